@@ -1,0 +1,48 @@
+//! Every named limit of protocol and formats, in one place.
+
+/// Unit of checksums and of direct I/O.
+pub const BLOCK_BYTES: usize = 4096;
+/// A FlatBuffers message in a frame, at most.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// A frame's payload, at most; also the largest fragment of a chunk.
+pub const PAYLOAD_BYTES_MAX: usize = 256 << 10;
+/// Fragments are multiples of this, the last one excepted (R39).
+pub const FRAGMENT_UNIT_BYTES: usize = 64 << 10;
+/// Smallest chunk size a volume can have.
+pub const CHUNK_BYTES_MIN: u32 = 4 << 10;
+/// Largest chunk size a volume can have.
+pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
+/// A new volume's chunk size.
+pub const CHUNK_BYTES_DEFAULT: u32 = 1 << 20;
+/// Leaves of the largest chunk: 4 MiB / 4 KiB.
+pub const LEAVES_MAX: usize = (CHUNK_BYTES_MAX as usize) / BLOCK_BYTES;
+/// Verifier: nesting depth of a FlatBuffers message.
+pub const MESSAGE_DEPTH_MAX: usize = 16;
+/// Verifier: tables in a FlatBuffers message.
+pub const MESSAGE_TABLES_MAX: usize = 4096;
+/// Entries in a page of a listing.
+pub const LIST_ENTRIES_MAX: u32 = 1024;
+/// Bytes of a file's, directory's or link's name; never empty, never `.` or `..`, no NUL and no `/`.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a path.
+pub const PATH_BYTES_MAX: usize = 4096;
+/// Bytes of a symbolic link's target.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Links followed while one path is walked, as in Linux.
+pub const SYMLINK_HOPS_MAX: u32 = 40;
+/// Names and values of one inode's extended attributes, together.
+pub const XATTR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one extended attribute's name.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// Extents of one file (1 TiB at 1 MiB chunks).
+pub const FILE_EXTENTS_MAX: u64 = 1 << 20;
+/// Roots in one message; larger files are staged (R37).
+pub const MESSAGE_ROOTS_MAX: usize = 8192;
+/// Bytes of a volume's name: `[a-z0-9][a-z0-9-]{0,62}`.
+pub const VOLUME_NAME_BYTES_MAX: usize = 63;
+/// Chunk ids in one `Delete` or `Inventory` message.
+pub const MESSAGE_CHUNKS_MAX: usize = 4096;
+/// Requests of a session that are not yet acknowledged (R17).
+pub const SESSION_RESULTS_MAX: usize = 256;
+/// Open sessions of a group (R17).
+pub const GROUP_SESSIONS_MAX: usize = 65_536;

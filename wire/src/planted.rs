@@ -1,0 +1,61 @@
+//! Planted bugs: faults that the checkers must catch. They exist only in builds with `--cfg planted`, which never ship; there one of them
+//! is chosen at run time. In every other build [`planted`] is the constant `false`.
+//!
+//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught.
+
+/// A fault that can be switched on in a build with `--cfg planted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// The store acknowledges a batch before its flush (I2, R31).
+    StoreSkipsFlush,
+    /// The store returns a chunk whose checksum doesn't match (I11).
+    StoreIgnoresChecksum,
+    /// The store recycles a segment before two checkpoints are beyond it (R32).
+    StoreReusesSegmentEarly,
+    /// Recovery cuts a damaged batch as if it were a torn tail (R29).
+    StoreCutsDamage,
+    /// The namespace drops the target of a rename.
+    NamespaceLosesRename,
+    /// The table of results forgets: a retry executes again (I7).
+    ReplicaForgetsResults,
+    /// The group answers before its entry is durable (R12).
+    ReplicaAnswersEarly,
+    /// A chunk is reclaimed although a version still references it (I10).
+    ReclaimsReferenced,
+}
+
+impl Bug {
+    /// Every planted bug.
+    pub const ALL: &'static [Self] = &[
+        Self::StoreSkipsFlush,
+        Self::StoreIgnoresChecksum,
+        Self::StoreReusesSegmentEarly,
+        Self::StoreCutsDamage,
+        Self::NamespaceLosesRename,
+        Self::ReplicaForgetsResults,
+        Self::ReplicaAnswersEarly,
+        Self::ReclaimsReferenced,
+    ];
+}
+
+#[cfg(planted)]
+static CHOSEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(u32::MAX);
+
+/// Whether `bug` is switched on.
+#[cfg(planted)]
+pub fn planted(bug: Bug) -> bool {
+    CHOSEN.load(std::sync::atomic::Ordering::Relaxed) == bug as u32
+}
+
+/// Whether `bug` is switched on: never, in this build.
+#[cfg(not(planted))]
+#[inline(always)]
+pub const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+/// Switches one bug on for the whole process, or all off.
+#[cfg(planted)]
+pub fn choose(bug: Option<Bug>) {
+    CHOSEN.store(bug.map_or(u32::MAX, |bug| bug as u32), std::sync::atomic::Ordering::Relaxed);
+}

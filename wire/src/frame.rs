@@ -75,7 +75,9 @@ frame_kinds! {
     PutFragment = 17;
     /// Ends an unfinished put; has no reply of its own.
     Abort = 18;
-    /// Bytes that the receiver may now send; no reply.
+    /// Bytes of chunk payload that the receiver of this frame may now send, beyond what it was granted before; no reply. The sender of
+    /// puts starts with the credit in `HelloReply`, spends a fragment's payload bytes when it sends it, and gets bytes back by this
+    /// frame alone. The receiver may collect up to a quarter of the initial credit before it sends one.
     Credit = 19;
     /// Blocks of a chunk.
     GetChunk = 20;

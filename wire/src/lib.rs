@@ -9,6 +9,8 @@ pub mod checksum;
 mod frame;
 mod ids;
 pub mod limits;
+pub mod map;
+pub mod message;
 pub mod meta;
 pub mod planted;
 mod ring;

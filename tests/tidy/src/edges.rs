@@ -1,0 +1,200 @@
+//! The walls: which of our crates may name which, in one table.
+//!
+//! Lower crates stand first, and an edge goes upwards in the table only, so there is no circle to look for. A *pure* crate has
+//! no I/O, clock, thread or randomness because nothing it depends on has: it may name [`PURE_FOREIGN`] of others' crates and
+//! nothing else. Others' crates with one allowed home are in [`FOREIGN_HOMES`] (`deny.toml` says the same to `cargo deny`).
+
+use toml::{Table, Value};
+
+use crate::tree::Tree;
+
+/// One crate: its folder and what of ours it may name.
+struct Crate {
+    name: &'static str,
+    folder: &'static str,
+    pure: bool,
+    /// Ours that it may name.
+    may: &'static [&'static str],
+}
+
+const fn pure(name: &'static str, folder: &'static str, may: &'static [&'static str]) -> Crate {
+    Crate { name, folder, pure: true, may }
+}
+
+const fn real(name: &'static str, folder: &'static str, may: &'static [&'static str]) -> Crate {
+    Crate { name, folder, pure: false, may }
+}
+
+/// Every crate of the workspace, lowest first.
+const CRATES: &[Crate] = &[
+    pure("wire-generated", "wire/generated", &[]),
+    pure("wire", "wire", &["wire-generated"]),
+    pure("placement", "meta/placement", &["wire"]),
+    pure("namespace", "meta/namespace", &["wire"]),
+    pure("replica", "meta/replica", &["wire", "namespace"]),
+    pure("journal", "engine/journal", &["wire"]),
+    pure("store", "engine/store", &["wire", "journal"]),
+    pure("shard", "engine/shard", &["wire", "placement", "store"]),
+    real("runtime", "engine/runtime", &["wire"]),
+    real(
+        "node",
+        "engine/node",
+        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "runtime"],
+    ),
+    real("client", "client", &["wire", "placement", "runtime"]),
+    // `catena debug` reads the formats of a stopped store, so the command names the two crates that own them.
+    real("cli", "cli", &["wire", "journal", "store", "runtime", "node", "client"]),
+    real(
+        "perf",
+        "perf",
+        &["wire", "namespace", "replica", "journal", "store", "shard", "runtime", "node", "client"],
+    ),
+    real(
+        "sim",
+        "tests/sim",
+        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "client"],
+    ),
+    real("harness", "tests/harness", &[]),
+    real("node-tests", "tests/node", &["wire", "client", "harness"]),
+    real("fault", "tests/fault", &["wire", "client", "harness"]),
+    real("tidy", "tests/tidy", &[]),
+];
+
+/// Others' crates that a pure crate may name.
+const PURE_FOREIGN: &[&str] = &["flatbuffers", "thiserror", "xxhash-rust"];
+
+/// Others' crates that only the named crates of ours may name.
+const FOREIGN_HOMES: &[(&str, &[&str])] = &[
+    ("glommio", &["runtime"]),
+    ("io-uring", &["runtime", "perf"]),
+    ("memmap2", &["runtime"]),
+    ("flatbuffers", &["wire", "wire-generated"]),
+    ("fuser", &["fault"]),
+];
+
+/// What the manifests say against the table.
+#[must_use]
+pub fn findings(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    let known = tree.files().iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    for file in known {
+        let folder = file.path.trim_end_matches("/Cargo.toml");
+        match file.text.parse::<Table>() {
+            Err(error) => findings.push(format!("{}: {error}", file.path)),
+            Ok(manifest) => match CRATES.iter().position(|ours| ours.folder == folder) {
+                Some(index) => check(index, &manifest, &mut findings),
+                None => findings
+                    .push(format!("{}: this crate isn't in the table of tests/tidy/src/edges.rs", file.path)),
+            },
+        }
+    }
+    findings
+}
+
+fn check(index: usize, manifest: &Table, findings: &mut Vec<String>) {
+    let ours = &CRATES[index];
+    let mut say = |what: String| findings.push(format!("{}/Cargo.toml: {what}", ours.folder));
+    let name = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
+    if name != Some(ours.name) {
+        say(format!("the package is {name:?}, the table calls it {:?}", ours.name));
+    }
+    if manifest.get("lints").and_then(|lints| lints.get("workspace")) != Some(&Value::Boolean(true))
+        && ours.name != "wire-generated"
+    {
+        say("`[lints] workspace = true` is missing".to_owned());
+    }
+    for dependency in dependencies(manifest) {
+        if CRATES.iter().any(|other| other.name == dependency) {
+            if !ours.may.contains(&dependency.as_str()) {
+                say(format!("{} may not name {dependency}", ours.name));
+            }
+        } else if let Some((_, homes)) = FOREIGN_HOMES.iter().find(|(foreign, _)| *foreign == dependency)
+            && !homes.contains(&ours.name)
+        {
+            say(format!("only {} may name {dependency}", homes.join(", ")));
+        } else if ours.pure && !PURE_FOREIGN.contains(&dependency.as_str()) {
+            say(format!("{} is pure and may not name {dependency}", ours.name));
+        }
+    }
+}
+
+/// Every dependency of a manifest: of the library, its tests, its build script and any target.
+fn dependencies(manifest: &Table) -> Vec<String> {
+    let mut found = Vec::new();
+    for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+        let whole = manifest.get(section).into_iter();
+        let targets = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values);
+        for table in whole.chain(targets.filter_map(|target| target.get(section))) {
+            for (key, value) in table.as_table().into_iter().flatten() {
+                // `alias = { package = "name" }` names `name`.
+                found.push(value.get("package").and_then(Value::as_str).unwrap_or(key).to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Names and folders of all crates, lowest first.
+pub fn crates() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CRATES.iter().map(|ours| (ours.name, ours.folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::File;
+
+    #[test]
+    fn the_table_has_no_circle() {
+        for (index, ours) in CRATES.iter().enumerate() {
+            for may in ours.may {
+                let other = CRATES
+                    .iter()
+                    .position(|other| other.name == *may)
+                    .expect("the table names its own crates");
+                assert!(other < index, "{} may name {may}, which stands above it", ours.name);
+                assert!(!ours.pure || CRATES[other].pure, "{} is pure and {may} isn't", ours.name);
+            }
+        }
+    }
+
+    #[test]
+    fn planted_edges_are_found() {
+        let check = |folder: &str, name: &str, rest: &str, expected: &str| {
+            let text = format!("[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n{rest}");
+            let tree = Tree::from_files(vec![File::new(&format!("{folder}/Cargo.toml"), &text)]);
+            let found = findings(&tree).join("\n");
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{name}: {found}");
+        };
+        check("engine/store", "store", "[dependencies]\nwire.workspace = true", "");
+        check(
+            "engine/store",
+            "store",
+            "[dependencies]\nruntime.workspace = true",
+            "store may not name runtime",
+        );
+        check("engine/store", "store", "[dev-dependencies]\ntempfile.workspace = true", "store is pure");
+        check(
+            "engine/store",
+            "store",
+            "[dependencies]\nio-uring.workspace = true",
+            "only runtime, perf may name",
+        );
+        check(
+            "engine/store",
+            "store",
+            "[dependencies]\nx = { package = \"glommio\" }",
+            "only runtime may name",
+        );
+        check(
+            "client",
+            "client",
+            "[target.'cfg(unix)'.dependencies]\nnode.workspace = true",
+            "may not name node",
+        );
+        check("client", "other", "", "the table calls it");
+        check("elsewhere", "elsewhere", "", "isn't in the table");
+        let bare = Tree::from_files(vec![File::new("wire/Cargo.toml", "[package]\nname = \"wire\"")]);
+        assert!(findings(&bare).join("\n").contains("lints"));
+    }
+}

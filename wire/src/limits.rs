@@ -64,3 +64,9 @@ pub const MAP_NODES_MAX: usize = 65_536;
 pub const MAP_STORES_MAX: usize = 65_536;
 /// Bits of the ring: 65,536 slices (R40).
 pub const RING_BITS_MAX: u8 = 16;
+/// Verifier: bytes of a message when every shared part is counted as often as it is referred to.
+pub const MESSAGE_APPARENT_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+/// Size of a file, as POSIX's signed offsets have it.
+pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Words of a range's proof: at most 15 siblings on either side on each of the three levels above 1,024 leaves.
+pub const PROOF_WORDS_MAX: usize = 3 * 2 * 15;

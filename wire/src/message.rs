@@ -5,22 +5,32 @@
 //! allocates at most a small multiple of the message's length; the data plane's messages are read in place and allocate nothing.
 //! Fields that this version doesn't know are ignored.
 
+mod answer;
+mod attributes;
+mod check;
 mod chunk;
+mod decode;
 mod encode;
 mod error;
+mod extents;
 mod hello;
+mod operation;
+mod query;
+mod session;
 mod shard_state;
+mod verify;
 mod words;
 
 pub use chunk::{ChunkPart, GetChunk, PutChunk};
 pub use encode::{Encoder, PayloadMeta, ReplyHead, RequestHead};
 pub use error::DecodeError;
+pub use extents::check_extents;
 pub use hello::{FEATURES, Hello, HelloReply, HopClass, Role};
 pub use shard_state::{ShardState, StoreCondition};
 pub use words::{ChunkIds, Leaves, Words};
 
 use crate::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
-use crate::{FrameKind, MapNumber, SessionId, Status};
+use crate::{FrameKind, MapNumber, SessionId};
 
 /// What a frame asks for: one variant for each [`FrameKind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,12 +173,6 @@ impl Request<'_> {
             Self::Query(_) => FrameKind::Query,
         }
     }
-
-    /// The request in `message`, the message of a request frame of this kind.
-    pub fn decode(kind: FrameKind, message: &[u8]) -> Result<Request<'_>, DecodeError> {
-        let _ = (kind, message);
-        Err(DecodeError::Malformed)
-    }
 }
 
 impl Reply<'_> {
@@ -189,11 +193,5 @@ impl Reply<'_> {
             Self::Answer(_) => FrameKind::Query,
             Self::Refused(_) => return None,
         })
-    }
-
-    /// The reply in `message`, the message of a reply frame of this kind and status.
-    pub fn decode(kind: FrameKind, status: Status, message: &[u8]) -> Result<Reply<'_>, DecodeError> {
-        let _ = (kind, status, message);
-        Err(DecodeError::Malformed)
     }
 }

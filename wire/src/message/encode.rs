@@ -2,10 +2,16 @@
 
 use std::fmt;
 
-use flatbuffers::FlatBufferBuilder;
+use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
+use wire_generated::message_generated as schema;
 
-use super::{Reply, Request};
-use crate::{FrameKind, Load, Status};
+use super::attributes::optional_bytes;
+use super::{Reply, Request, answer, chunk, hello, operation, query, session, shard_state};
+use crate::limits::{MAP_PAGE_BYTES, MESSAGE_CHUNKS_MAX};
+use crate::meta::SessionGrant;
+use crate::{FrameKind, Load, Prefix, Status};
+
+type Root = WIPOffset<UnionWIPOffset>;
 
 /// What the frame says about the payload that the caller sends behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +50,8 @@ pub struct ReplyHead {
 #[derive(Default)]
 pub struct Encoder {
     builder: FlatBufferBuilder<'static>,
+    /// Names of a listing, put together.
+    scratch: Vec<u8>,
 }
 
 impl fmt::Debug for Encoder {
@@ -58,7 +66,8 @@ impl Encoder {
         Self::default()
     }
 
-    /// Appends prefix and message of a request to `out`; the payload follows from wherever it lies.
+    /// Appends prefix and message of a request to `out`; the payload follows from wherever it lies. The request keeps its limits
+    /// ([`Mutation::check`](crate::meta::Mutation::check), [`Query::check`](crate::meta::Query::check)).
     pub fn request(
         &mut self,
         out: &mut Vec<u8>,
@@ -66,13 +75,116 @@ impl Encoder {
         request: &Request<'_>,
         payload: PayloadMeta,
     ) {
+        let RequestHead { correlation, deadline_ms } = head;
         self.builder.reset();
-        let _ = (out, head, request, payload);
+        let root = self.request_root(request);
+        self.builder.finish_minimal(root);
+        self.append(out, Prefix { deadline_ms, ..Prefix::request(request.kind(), correlation) }, payload);
     }
 
-    /// Appends prefix and message of a reply to `out`; the payload follows from wherever it lies.
+    /// Appends prefix and message of a reply to `out`; the payload follows from wherever it lies. A page of a listing that is too large for
+    /// a message is cut, its `end` then false.
     pub fn reply(&mut self, out: &mut Vec<u8>, head: ReplyHead, reply: &Reply<'_>, payload: PayloadMeta) {
+        assert!(reply.kind().is_none_or(|kind| kind == head.kind), "the reply is its request's");
+        let status_fits = match reply {
+            Reply::Mutate(outcome) => outcome.status == head.status,
+            Reply::Refused(_) => head.status != Status::Ok,
+            _ => head.status == Status::Ok,
+        };
+        assert!(status_fits, "the status says which reply it is");
         self.builder.reset();
-        let _ = (out, head, reply, payload);
+        let root = self.reply_root(head.kind, reply);
+        self.builder.finish_minimal(root);
+        let prefix = Prefix::reply(head.kind, head.correlation, head.status);
+        self.append(out, Prefix { load: head.load, more: head.more, ..prefix }, payload);
     }
+
+    fn append(&mut self, out: &mut Vec<u8>, prefix: Prefix, payload: PayloadMeta) {
+        let message = self.builder.finished_data();
+        let prefix = Prefix {
+            message_bytes: u32::try_from(message.len()).expect("limits of all fields bound a message"),
+            payload_bytes: payload.bytes,
+            payload_checksum: payload.checksum,
+            ..prefix
+        };
+        out.extend_from_slice(&prefix.encode(message));
+        out.extend_from_slice(message);
+    }
+
+    fn request_root(&mut self, request: &Request<'_>) -> Root {
+        let builder = &mut self.builder;
+        match request {
+            Request::Hello(message) => hello::encode_request(builder, message).as_union_value(),
+            Request::GetMap { have, page } => {
+                let args = schema::GetMapRequestArgs { have: have.0, page: *page };
+                schema::GetMapRequest::create(builder, &args).as_union_value()
+            }
+            Request::PutChunk(put) => chunk::encode_put(builder, put).as_union_value(),
+            Request::PutFragment { offset } => {
+                let args = schema::PutFragmentRequestArgs { offset: *offset };
+                schema::PutFragmentRequest::create(builder, &args).as_union_value()
+            }
+            Request::Abort | Request::ShardStatus => empty(builder),
+            Request::Credit { class, bytes } => {
+                let args = schema::CreditRequestArgs { hop_class: *class as u8, bytes: *bytes };
+                schema::CreditRequest::create(builder, &args).as_union_value()
+            }
+            Request::GetChunk(get) => chunk::encode_get(builder, get).as_union_value(),
+            Request::DeleteChunks { map, ids } => chunk::encode_delete(builder, *map, *ids).as_union_value(),
+            Request::Inventory { cursor, limit } => {
+                let args = schema::InventoryRequestArgs { cursor: *cursor, limit: *limit };
+                schema::InventoryRequest::create(builder, &args).as_union_value()
+            }
+            Request::OpenSession { name } => session::encode_open(builder, name).as_union_value(),
+            Request::KeepAlive { session, pins } => {
+                session::encode_keep_alive(builder, *session, pins).as_union_value()
+            }
+            Request::CloseSession { session } => {
+                let args = schema::CloseSessionRequestArgs { session: session.0 };
+                schema::CloseSessionRequest::create(builder, &args).as_union_value()
+            }
+            Request::Mutate(mutation) => {
+                operation::encode(builder, &mut self.scratch, mutation).as_union_value()
+            }
+            Request::Query(query) => query::encode(builder, query).as_union_value(),
+        }
+    }
+
+    fn reply_root(&mut self, kind: FrameKind, reply: &Reply<'_>) -> Root {
+        let builder = &mut self.builder;
+        match reply {
+            Reply::Hello(message) => hello::encode_reply(builder, message).as_union_value(),
+            Reply::Map { number, page, pages, bytes } => {
+                assert!(bytes.len() <= MAP_PAGE_BYTES, "a page keeps its limit");
+                let bytes = optional_bytes(builder, bytes);
+                let args = schema::GetMapReplyArgs { number: number.0, page: *page, pages: *pages, bytes };
+                schema::GetMapReply::create(builder, &args).as_union_value()
+            }
+            Reply::PutChunk { map } => {
+                let args = schema::PutChunkReplyArgs { map: map.0 };
+                schema::PutChunkReply::create(builder, &args).as_union_value()
+            }
+            Reply::GetChunk(part) => chunk::encode_part(builder, part).as_union_value(),
+            Reply::DeleteChunks | Reply::KeepAlive | Reply::CloseSession => empty(builder),
+            Reply::Inventory { ids, next, end } => {
+                assert!(ids.len() <= MESSAGE_CHUNKS_MAX, "a page keeps its limit");
+                let ids = Some(chunk::encode_ids(builder, *ids));
+                let args = schema::InventoryReplyArgs { ids, next: *next, end: *end };
+                schema::InventoryReply::create(builder, &args).as_union_value()
+            }
+            Reply::ShardStatus(state) => shard_state::encode(builder, state).as_union_value(),
+            Reply::Session(grant) => {
+                let SessionGrant { session, ttl_ms, keepalive_ms } = *grant;
+                let args = schema::OpenSessionReplyArgs { session: session.0, ttl_ms, keepalive_ms };
+                schema::OpenSessionReply::create(builder, &args).as_union_value()
+            }
+            Reply::Mutate(outcome) => session::encode_outcome(builder, outcome).as_union_value(),
+            Reply::Answer(answer) => answer::encode(builder, &mut self.scratch, answer).as_union_value(),
+            Reply::Refused(refusal) => session::encode_refusal(builder, kind, refusal),
+        }
+    }
+}
+
+fn empty(builder: &mut FlatBufferBuilder<'static>) -> Root {
+    schema::Empty::create(builder, &schema::EmptyArgs {}).as_union_value()
 }

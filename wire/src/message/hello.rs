@@ -1,5 +1,11 @@
 //! The first exchange of every connection: who speaks which version, with which features, to which cluster.
 
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
+use wire_generated::common_generated as common;
+use wire_generated::message_generated as schema;
+
+use super::{DecodeError, check};
+use crate::limits::HELLO_NAME_BYTES_MAX;
 use crate::{ClusterId, GroupId, MapNumber, NodeId, ShardIndex};
 
 /// Bits of [`Hello::features`] and [`HelloReply::features`]. None is defined yet; unknown bits are ignored.
@@ -72,4 +78,82 @@ impl HopClass {
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
+}
+
+pub(super) fn encode_request(
+    builder: &mut FlatBufferBuilder<'static>,
+    hello: &Hello,
+) -> WIPOffset<schema::HelloRequest<'static>> {
+    assert!(hello.name.len() <= HELLO_NAME_BYTES_MAX, "a name keeps its limit");
+    let name = Some(builder.create_string(&hello.name));
+    let cluster = hello.cluster.map(|cluster| common::Uuid::new(&cluster.0));
+    let args = schema::HelloRequestArgs {
+        version_min: hello.version_min,
+        version_max: hello.version_max,
+        features: hello.features,
+        name,
+        cluster: cluster.as_ref(),
+    };
+    schema::HelloRequest::create(builder, &args)
+}
+
+pub(super) fn decode_request(table: schema::HelloRequest<'_>) -> Result<Hello, DecodeError> {
+    check::that(table.version_min() <= table.version_max(), "range of versions")?;
+    Ok(Hello {
+        version_min: table.version_min(),
+        version_max: table.version_max(),
+        features: table.features(),
+        name: short_name(table.name())?,
+        cluster: table.cluster().map(|uuid| ClusterId(uuid.bytes().into())),
+    })
+}
+
+pub(super) fn encode_reply(
+    builder: &mut FlatBufferBuilder<'static>,
+    hello: &HelloReply,
+) -> WIPOffset<schema::HelloReply<'static>> {
+    assert!(hello.server.len() <= HELLO_NAME_BYTES_MAX, "a name keeps its limit");
+    let server = Some(builder.create_string(&hello.server));
+    let (role, role_index) = match hello.role {
+        Role::Shard(shard) => (schema::RoleKind::Shard, shard.0),
+        Role::Metadata(group) => (schema::RoleKind::Metadata, group.0),
+    };
+    let args = schema::HelloReplyArgs {
+        version: hello.version,
+        features: hello.features,
+        cluster: Some(&common::Uuid::new(&hello.cluster.0)),
+        node: hello.node.0,
+        role,
+        role_index,
+        map: hello.map.0,
+        put_credit_bytes: hello.put_credit_bytes,
+        server,
+    };
+    schema::HelloReply::create(builder, &args)
+}
+
+pub(super) fn decode_reply(table: schema::HelloReply<'_>) -> Result<HelloReply, DecodeError> {
+    let role = match table.role() {
+        schema::RoleKind::Shard => Role::Shard(ShardIndex(table.role_index())),
+        schema::RoleKind::Metadata => Role::Metadata(GroupId(table.role_index())),
+        schema::RoleKind::None => return Err(DecodeError::Missing("role")),
+        _ => return Err(DecodeError::Unknown("role")),
+    };
+    Ok(HelloReply {
+        version: table.version(),
+        features: table.features(),
+        cluster: ClusterId(table.cluster().bytes().into()),
+        node: NodeId(table.node()),
+        role,
+        map: MapNumber(table.map()),
+        put_credit_bytes: table.put_credit_bytes(),
+        server: short_name(table.server())?,
+    })
+}
+
+/// A name for logs; absent is empty.
+pub(super) fn short_name(name: Option<&str>) -> Result<String, DecodeError> {
+    let name = name.unwrap_or_default();
+    check::length("name", name.len(), HELLO_NAME_BYTES_MAX)?;
+    Ok(name.to_owned())
 }

@@ -1,5 +1,10 @@
 //! What a shard tells about itself: `catena status`, `df` and `/metrics` are made of it.
 
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
+use wire_generated::common_generated as common;
+use wire_generated::message_generated as schema;
+
+use super::DecodeError;
 use crate::{Incarnation, StoreId};
 
 /// Whether a store serves.
@@ -28,10 +33,8 @@ impl StoreCondition {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $position:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
         /// A shard's gauges and counters. Counters count from the start of the process.
-        ///
-        /// They travel as one vector in this order: a reader that knows fewer ignores the rest, one that knows more reads 0.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         pub struct ShardState {
             /// The store.
@@ -44,94 +47,105 @@ macro_rules! counters {
         }
 
         impl ShardState {
-            /// Names of the numbers, in wire order, for metrics.
+            /// Names of the numbers, for metrics.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
 
-            /// The numbers, in wire order.
+            /// The numbers, in the order of the names.
             pub fn numbers(&self) -> [u64; Self::NAMES.len()] {
                 [$(self.$name,)*]
             }
-
-            /// Takes the numbers over from wire order; missing ones are 0.
-            pub(super) fn take_numbers(&mut self, mut numbers: impl Iterator<Item = u64>) {
-                $(self.$name = numbers.next().unwrap_or(0);)*
-            }
-
         }
 
-        const _: () = {
-            let mut next = 0;
-            $(assert!($position == next, "positions are part of the protocol: append only"); next += 1;)*
-            assert!(next == ShardState::NAMES.len());
-        };
+        pub(super) fn encode(
+            builder: &mut FlatBufferBuilder<'static>,
+            state: &ShardState,
+        ) -> WIPOffset<schema::ShardStatusReply<'static>> {
+            let args = schema::ShardStatusReplyArgs {
+                store: Some(&common::Uuid::new(&state.store.0)),
+                incarnation: state.incarnation.0,
+                condition: state.condition as u8,
+                $($name: state.$name,)*
+            };
+            schema::ShardStatusReply::create(builder, &args)
+        }
+
+        pub(super) fn decode(table: schema::ShardStatusReply<'_>) -> Result<ShardState, DecodeError> {
+            let condition = StoreCondition::from_code(table.condition());
+            Ok(ShardState {
+                store: StoreId(table.store().bytes().into()),
+                incarnation: Incarnation(table.incarnation()),
+                condition: condition.ok_or(DecodeError::Unknown("condition of a store"))?,
+                $($name: table.$name(),)*
+            })
+        }
     };
 }
 
 counters! {
     /// Bytes that the store may grow to.
-    capacity_bytes = 0;
+    capacity_bytes;
     /// Bytes of segments in use.
-    used_bytes = 1;
+    used_bytes;
     /// Bytes of live chunks.
-    live_bytes = 2;
+    live_bytes;
     /// Bytes that a client may still write.
-    free_bytes = 3;
+    free_bytes;
     /// Bytes of dead chunks that cleaning will give back.
-    reclaimable_bytes = 4;
+    reclaimable_bytes;
     /// Bytes kept for deletes, cleaning and resync.
-    reserve_bytes = 5;
+    reserve_bytes;
     /// Live chunks.
-    chunk_count = 6;
+    chunk_count;
     /// Chunks known to be unreadable.
-    damaged_count = 7;
+    damaged_count;
     /// Segments of the store.
-    segment_count = 8;
+    segment_count;
     /// Segments that hold nothing.
-    segment_free_count = 9;
+    segment_free_count;
     /// Free segments that are zeroed, hence fast to flush.
-    segment_zeroed_count = 10;
+    segment_zeroed_count;
     /// Segments opened that weren't zeroed.
-    segment_unzeroed_total = 11;
+    segment_unzeroed_total;
     /// Requests waiting or in execution.
-    queue_depth = 12;
+    queue_depth;
     /// Open connections.
-    connection_count = 13;
+    connection_count;
     /// Chunks put.
-    put_total = 14;
+    put_total;
     /// Bytes put.
-    put_bytes_total = 15;
+    put_bytes_total;
     /// Chunk reads answered.
-    get_total = 16;
+    get_total;
     /// Bytes read by clients.
-    get_bytes_total = 17;
+    get_bytes_total;
     /// Chunks deleted.
-    delete_total = 18;
+    delete_total;
     /// Commit batches written.
-    batch_total = 19;
+    batch_total;
     /// Flushes of the device.
-    flush_total = 20;
+    flush_total;
     /// Bytes written to the device, descriptors, checkpoints and cleaning included.
-    disk_write_bytes_total = 21;
+    disk_write_bytes_total;
     /// Bytes read from the device.
-    disk_read_bytes_total = 22;
+    disk_read_bytes_total;
     /// Live bytes moved by cleaning.
-    cleaned_bytes_total = 23;
+    cleaned_bytes_total;
     /// Bytes scrubbed.
-    scrubbed_bytes_total = 24;
+    scrubbed_bytes_total;
     /// Blocks that didn't match their checksum, whoever noticed.
-    checksum_mismatch_total = 25;
+    checksum_mismatch_total;
     /// Requests answered `Busy`.
-    busy_total = 26;
+    busy_total;
     /// Requests answered with another status than `Ok`, `NotFound` or `Busy`.
-    refused_total = 27;
+    refused_total;
     /// Checkpoints written.
-    checkpoint_total = 28;
+    checkpoint_total;
     /// Batches since the last durable checkpoint.
-    batches_since_checkpoint = 29;
+    batches_since_checkpoint;
     /// Bytes of memory of the index.
-    index_bytes = 30;
+    index_bytes;
     /// Bytes of the arena in use.
-    arena_used_bytes = 31;
+    arena_used_bytes;
     /// Bytes of the arena.
-    arena_bytes = 32;
+    arena_bytes;
 }

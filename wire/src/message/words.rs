@@ -54,7 +54,7 @@ impl<'a> Words<'a> {
     }
 
     /// The words, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = u64> + Clone + use<'a> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = u64> + DoubleEndedIterator + Clone + use<'a> {
         let source = self.0;
         (0..self.len()).map(move |i| match source {
             Source::Values(values) => values[i],
@@ -105,7 +105,7 @@ impl<'a> ChunkIds<'a> {
     }
 
     /// The ids, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = ChunkId> + Clone + use<'a> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = ChunkId> + DoubleEndedIterator + Clone + use<'a> {
         let source = self.0;
         (0..self.len()).map(move |i| match source {
             Source::Values(values) => values[i],

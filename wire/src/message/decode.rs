@@ -1,0 +1,130 @@
+//! From a frame's message to a request or reply: total on any bytes.
+
+use wire_generated::message_generated as schema;
+
+use super::attributes::bytes_of;
+use super::verify::root;
+use super::{
+    DecodeError, HopClass, Reply, Request, answer, check, chunk, hello, operation, query, session,
+    shard_state,
+};
+use crate::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
+use crate::meta::SessionGrant;
+use crate::{FrameKind, MapNumber, SessionId, Status};
+
+impl Request<'_> {
+    /// The request in `message`, the message of a request frame of this kind.
+    pub fn decode(kind: FrameKind, message: &[u8]) -> Result<Request<'_>, DecodeError> {
+        Ok(match kind {
+            FrameKind::Hello => Request::Hello(hello::decode_request(root(message)?)?),
+            FrameKind::GetMap => {
+                let table = root::<schema::GetMapRequest<'_>>(message)?;
+                check::that(table.page() < MAP_PAGES_MAX, "page")?;
+                Request::GetMap { have: MapNumber(table.have()), page: table.page() }
+            }
+            FrameKind::PutChunk => Request::PutChunk(chunk::decode_put(root(message)?)?),
+            FrameKind::PutFragment => {
+                Request::PutFragment { offset: chunk::decode_fragment(root(message)?)? }
+            }
+            FrameKind::Abort => {
+                root::<schema::Empty<'_>>(message)?;
+                Request::Abort
+            }
+            FrameKind::Credit => {
+                let table = root::<schema::CreditRequest<'_>>(message)?;
+                let class = HopClass::from_code(table.hop_class());
+                Request::Credit {
+                    class: class.ok_or(DecodeError::Unknown("hop class"))?,
+                    bytes: table.bytes(),
+                }
+            }
+            FrameKind::GetChunk => Request::GetChunk(chunk::decode_get(root(message)?)?),
+            FrameKind::DeleteChunks => {
+                let (map, ids) = chunk::decode_delete(root(message)?)?;
+                Request::DeleteChunks { map, ids }
+            }
+            FrameKind::Inventory => {
+                let table = root::<schema::InventoryRequest<'_>>(message)?;
+                let limit = table.limit();
+                check::that((1..=MESSAGE_CHUNKS_MAX).contains(&(limit as usize)), "limit")?;
+                Request::Inventory { cursor: table.cursor(), limit }
+            }
+            FrameKind::ShardStatus => {
+                root::<schema::Empty<'_>>(message)?;
+                Request::ShardStatus
+            }
+            FrameKind::OpenSession => {
+                let table = root::<schema::OpenSessionRequest<'_>>(message)?;
+                Request::OpenSession { name: hello::short_name(table.name())? }
+            }
+            FrameKind::KeepAlive => {
+                let table = root::<schema::KeepAliveRequest<'_>>(message)?;
+                let pins = session::decode_pins(table)?;
+                Request::KeepAlive { session: SessionId(table.session()), pins }
+            }
+            FrameKind::CloseSession => {
+                let table = root::<schema::CloseSessionRequest<'_>>(message)?;
+                Request::CloseSession { session: SessionId(table.session()) }
+            }
+            FrameKind::Mutate => Request::Mutate(operation::decode(root(message)?)?),
+            FrameKind::Query => Request::Query(query::decode(root(message)?)?),
+        })
+    }
+}
+
+impl Reply<'_> {
+    /// The reply in `message`, the message of a reply frame of this kind and status.
+    pub fn decode(kind: FrameKind, status: Status, message: &[u8]) -> Result<Reply<'_>, DecodeError> {
+        if kind == FrameKind::Mutate {
+            return session::decode_mutate_reply(root(message)?, status);
+        }
+        if status != Status::Ok {
+            return Ok(Reply::Refused(session::decode_refusal(root(message)?)));
+        }
+        Ok(match kind {
+            FrameKind::Hello => Reply::Hello(hello::decode_reply(root(message)?)?),
+            FrameKind::GetMap => decode_map(root(message)?)?,
+            FrameKind::PutChunk => {
+                let table = root::<schema::PutChunkReply<'_>>(message)?;
+                Reply::PutChunk { map: MapNumber(table.map()) }
+            }
+            FrameKind::GetChunk => Reply::GetChunk(chunk::decode_part(root(message)?)?),
+            FrameKind::Inventory => {
+                let table = root::<schema::InventoryReply<'_>>(message)?;
+                let ids = chunk::decode_ids(table.ids())?;
+                Reply::Inventory { ids, next: table.next(), end: table.end() }
+            }
+            FrameKind::ShardStatus => Reply::ShardStatus(Box::new(shard_state::decode(root(message)?)?)),
+            FrameKind::OpenSession => {
+                let table = root::<schema::OpenSessionReply<'_>>(message)?;
+                Reply::Session(SessionGrant {
+                    session: SessionId(table.session()),
+                    ttl_ms: table.ttl_ms(),
+                    keepalive_ms: table.keepalive_ms(),
+                })
+            }
+            FrameKind::Query => Reply::Answer(answer::decode(root(message)?)?),
+            FrameKind::DeleteChunks | FrameKind::KeepAlive | FrameKind::CloseSession => {
+                root::<schema::Empty<'_>>(message)?;
+                match kind {
+                    FrameKind::DeleteChunks => Reply::DeleteChunks,
+                    FrameKind::KeepAlive => Reply::KeepAlive,
+                    _ => Reply::CloseSession,
+                }
+            }
+            FrameKind::PutFragment | FrameKind::Abort | FrameKind::Credit | FrameKind::Mutate => {
+                return Err(DecodeError::Invalid("kind of a reply"));
+            }
+        })
+    }
+}
+
+fn decode_map(table: schema::GetMapReply<'_>) -> Result<Reply<'_>, DecodeError> {
+    let (page, pages) = (table.page(), table.pages());
+    let bytes = bytes_of(table.bytes());
+    check::length("pages of the map", pages as usize, MAP_PAGES_MAX as usize)?;
+    check::length("page of the map", bytes.len(), MAP_PAGE_BYTES)?;
+    let unchanged = pages == 0 && page == 0 && bytes.is_empty();
+    check::that(unchanged || (page < pages && !bytes.is_empty()), "page of the map")?;
+    Ok(Reply::Map { number: MapNumber(table.number()), page, pages, bytes })
+}

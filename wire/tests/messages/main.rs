@@ -1,0 +1,6 @@
+//! The codec from outside: golden frames, round trips of random values, and hostile bytes.
+
+mod fuzz;
+mod golden;
+mod random;
+mod samples;

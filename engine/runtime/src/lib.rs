@@ -1,1 +1,51 @@
-//! runtime
+//! The runtime: one thread = one glommio executor and one io_uring of our own, driving one [`Service`].
+//!
+//! A service is called when a frame's head, a payload, a file operation, mail or a deadline has come, and asks [`Io`] for sends,
+//! receives and file operations in turn. Between the kernel and the service there is no future, no task and no allocation per
+//! request: completions carry tokens. Everything that decides stays in pure crates; this is the only one that names glommio
+//! and io_uring, and the only one with unsafe code.
+//!
+//! # Classes of unsafe code
+//!
+//! 1. **Buffer lifetime against completion** (`ring`, `disk`, `receive`, `driver`, `outbox`, `heads`): memory that an operation in flight
+//!    points to is owned by a record which outlives its completion: a file operation's record and a link's phase hold slot
+//!    references, a link owns its stash and batches and isn't freed while anything of it is in flight.
+//! 2. **Registered memory** (`thread`, `heads`): the arena and the receive buffers are mapped for longer than the uring lives.
+//! 3. **Descriptor ownership** (`sys`): each descriptor has one owner; the uring hands over accepted ones once.
+//! 4. **System calls** (`sys`): pointers to local variables that outlive the call.
+//!
+//! The kernel writes to a slot while a receive or a read into it is in flight. Whoever looks at it meanwhile sees a mixture; nobody
+//! does, since a slot is handed on only with the completion.
+
+#![expect(unsafe_code, reason = "io_uring, memory maps and system calls; the classes are listed above")]
+
+mod arena;
+pub mod clock;
+mod config;
+mod disk;
+mod driver;
+mod heads;
+mod io;
+mod link;
+mod operation;
+mod outbox;
+mod receive;
+mod ring;
+mod service;
+mod store_file;
+mod sys;
+mod thread;
+mod wake;
+
+pub use arena::{Arena, ArenaError, ArenaReport, PageKind};
+pub use config::{LinkLimits, ThreadConfig};
+pub use disk::RANGES_MAX;
+pub use io::{Io, IoCounters};
+pub use ring::RingError;
+pub use service::{
+    CloseReason, FileId, IoOutcome, IoRefused, IoToken, LinkId, LinkKind, Payload, SendRefused, Service, SlotRange,
+};
+pub use store_file::{
+    FileSystem, LOCK_WAIT, OpenFileError, StoreFile, file_system, sync_directory, takes_direct_io,
+};
+pub use thread::{StartError, ThreadHandle, serve, spawn_thread};

@@ -1,0 +1,488 @@
+//! One turn of a thread: reap, call the service, arm receives, send; and what it does between turns.
+//!
+//! ```text
+//! ┌─▶ reap completions ─▶ on_open/head/payload/io/sent/close ─▶ mail, timer ─▶ on_turn ─▶ receives, sends ─┐
+//! └───────────── one enter: submit and, when nothing is left to do, wait ◀──────────────────────────────────┘
+//! ```
+
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+
+use io_uring::{cqueue, opcode, types};
+use wire::Nanos;
+
+use crate::clock;
+use crate::disk::Owner;
+use crate::heads::HeadBuffers;
+use crate::io::Io;
+use crate::link::{Phase, Receiving, State};
+use crate::operation::{Operation, on_target};
+use crate::outbox::{SEND_BYTES_MAX, SliceKind};
+use crate::ring::{Completion, Wait};
+use crate::service::{CloseReason, IoToken, LinkKind, Service};
+use crate::sys;
+
+/// A thread's whole state. The uring (in `io`) is dropped before the buffers that it knows.
+pub(crate) struct Driver<S: Service> {
+    pub(crate) io: Io,
+    pub(crate) heads: HeadBuffers,
+    pub(crate) service: S,
+    completions: Vec<Completion>,
+    tokens: Vec<u64>,
+    sweep_at: Nanos,
+    /// The service was called after this turn's `on_turn`.
+    again: bool,
+    spin: Option<Spin>,
+}
+
+/// Completions taken in one go.
+const COMPLETIONS_MAX: usize = 1024;
+/// How often links are looked at for what took too long.
+const SWEEP_INTERVAL: u64 = Nanos::SECOND;
+
+impl<S: Service> Driver<S> {
+    pub(crate) fn new(io: Io, heads: HeadBuffers, service: S, spin: bool) -> Self {
+        let sweep_at = io.now;
+        Self {
+            io,
+            heads,
+            service,
+            completions: Vec::with_capacity(COMPLETIONS_MAX),
+            tokens: Vec::with_capacity(64),
+            sweep_at,
+            again: false,
+            spin: spin.then(Spin::default),
+        }
+    }
+
+    /// Runs until the service stopped and everything in flight has ended.
+    pub(crate) async fn run(mut self) {
+        self.arm_bell();
+        loop {
+            let more = self.turn();
+            if self.io.stopping && self.is_done() {
+                if !self.io.bell_armed {
+                    return;
+                }
+                // Last of all: the word that it writes to is freed with the thread.
+                self.io.cancel(Operation::Bell);
+                self.io.ring.enter(Wait::For { timeout: None, batch: 1, gather_us: 0 });
+                continue;
+            }
+            self.rest(more);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.io.links.count() == 0
+            && self.io.disk.in_flight() == 0
+            && self.io.listeners.iter().all(|listener| !listener.armed)
+    }
+
+    /// One turn; returns whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        self.io.counters.turns += 1;
+        self.io.now = clock::now();
+        let mut active = std::mem::take(&mut self.again);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.ring.reap(&mut completions);
+        let full = completions.len() == completions.capacity();
+        for completion in completions.drain(..) {
+            active |= self.complete(completion);
+        }
+        self.completions = completions;
+        if self.io.wake.take_pending() {
+            active = true;
+            if self.io.wake.take_stop() {
+                self.service.on_stop(&mut self.io);
+            }
+            self.service.on_mail(&mut self.io);
+        }
+        if let Some(at) = self.io.deadline
+            && at <= self.io.now
+        {
+            active = true;
+            self.io.deadline = None;
+            let now = self.io.now;
+            self.service.on_timer(&mut self.io, now);
+        }
+        if self.sweep_at <= self.io.now {
+            self.sweep();
+        }
+        active |= self.close_links();
+        if active {
+            let now = self.io.now;
+            self.service.on_turn(&mut self.io, now);
+        }
+        let resumed = self.arm_receives();
+        let left = self.send_some();
+        self.again = resumed;
+        resumed || left || full || !self.io.to_close.is_empty()
+    }
+
+    /// Between two turns: enters the kernel if there is a reason, waits there if there is nothing else to do.
+    fn rest(&mut self, more: bool) {
+        if more {
+            self.io.ring.enter(Wait::No);
+            return;
+        }
+        if self.spin() {
+            return;
+        }
+        if !self.io.wake.try_sleep() {
+            self.io.ring.enter(Wait::No);
+            return;
+        }
+        let timeout = self.next_deadline().map(|at| at.since(clock::now()));
+        self.io.ring.enter(Wait::For { timeout, batch: 1, gather_us: 0 });
+        self.io.wake.awake();
+    }
+
+    fn next_deadline(&self) -> Option<Nanos> {
+        let sweep = (self.io.links.count() > 0 || self.io.listeners.iter().any(|listener| !listener.armed))
+            .then_some(self.sweep_at);
+        match (self.io.deadline, sweep) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Submits and looks for completions for a few microseconds; `true`: something is there.
+    fn spin(&mut self) -> bool {
+        let Some(spin) = &mut self.spin else { return false };
+        let Some(until) = spin.begin(clock::now()) else { return false };
+        if self.io.ring.queued() > 0 {
+            self.io.ring.enter(Wait::No);
+        }
+        loop {
+            if self.io.ring.has_completions() || self.io.wake.is_pending() {
+                self.io.ring.enter(Wait::No);
+                spin.found();
+                return true;
+            }
+            if clock::now() >= until {
+                spin.missed();
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) -> bool {
+        match Operation::of(completion.user_data) {
+            Operation::Ignored | Operation::Timeout => return false,
+            Operation::Bell => {
+                self.io.bell_armed = false;
+                if !(self.io.stopping && self.is_done()) {
+                    self.arm_bell();
+                }
+            }
+            Operation::Accept(listener) => self.accepted(listener as usize, completion),
+            Operation::Receive(index) => self.received(index, completion),
+            Operation::Send(index) => self.sent(index, completion.result),
+            Operation::Connect(index) => self.connected(index, completion.result),
+            Operation::Disk(number) => {
+                let io = &mut self.io;
+                let ended = io.disk.complete(number, completion.result, &mut io.ring, &mut io.arena);
+                if let Some((owner, outcome)) = ended {
+                    io.counters.file_operations += 1;
+                    match owner {
+                        Owner::Service(token) => self.service.on_io(io, IoToken(token), outcome),
+                        Owner::Background(_) => {}
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn arm_bell(&mut self) {
+        self.io.bell_armed = true;
+        let word: *mut u64 = &raw mut *self.io.bell_word;
+        let entry = opcode::Read::new(types::Fd(self.io.wake.bell().as_raw_fd()), word.cast(), 8)
+            .build()
+            .user_data(Operation::Bell.user_data());
+        // SAFETY: the word is boxed, lives as long as the uring, and nobody else looks at it.
+        unsafe { self.io.ring.push(&entry) };
+    }
+
+    fn accepted(&mut self, listener: usize, completion: Completion) {
+        if !cqueue::more(completion.flags) {
+            self.io.listeners[listener].armed = false;
+        }
+        if completion.result >= 0 {
+            self.admit(completion.result);
+            self.io.arm_accept(listener);
+        } else if completion.result != -libc::ECANCELED {
+            // Out of descriptors, most likely: the sweep tries again.
+            let error = std::io::Error::from_raw_os_error(-completion.result);
+            tracing::warn!(%error, "accepting connections failed, trying again within a second");
+        }
+    }
+
+    fn admit(&mut self, fd: i32) {
+        let fd = sys::own(fd);
+        self.io.counters.accepted += 1;
+        if self.io.links.count() >= self.io.limits.links_cap || self.io.stopping {
+            self.io.counters.refused += 1;
+            return;
+        }
+        let over_limit = self.io.links.count() >= self.io.limits.links;
+        let id = self.io.links.open(State::Open, self.io.now);
+        let fixed = self.io.register_link(id.index, &fd);
+        let stream = TcpStream::from(fd);
+        let peer = stream.peer_addr().ok();
+        let link = self.io.links.at(id.index);
+        link.fd = Some(stream.into());
+        link.fixed = fixed;
+        link.accepted = true;
+        link.peer = peer;
+        self.io.list_receive(id.index);
+        self.service.on_open(&mut self.io, id, LinkKind::Accepted { over_limit }, peer);
+    }
+
+    fn connected(&mut self, index: u32, result: i32) {
+        let id = self.io.links.id(index);
+        let now = self.io.now;
+        let link = self.io.links.at(index);
+        link.connecting = false;
+        link.address = None;
+        match link.state {
+            State::Connecting if result == 0 => {
+                link.state = State::Open;
+                link.active = now;
+                let peer = link.peer;
+                self.io.list_receive(index);
+                self.service.on_open(&mut self.io, id, LinkKind::Connected, peer);
+            }
+            State::Connecting => self.io.abort(index, CloseReason::Refused { errno: -result }),
+            _ => self.io.to_close.push(index),
+        }
+    }
+
+    fn sent(&mut self, index: u32, result: i32) {
+        let id = self.io.links.id(index);
+        let now = self.io.now;
+        let io = &mut self.io;
+        let link = io.links.at(index);
+        link.sending = false;
+        if let State::Closing { .. } = link.state {
+            if !link.in_flight() {
+                io.to_close.push(index);
+            }
+            return;
+        }
+        let Ok(bytes) = usize::try_from(result) else {
+            match -result {
+                libc::EINTR | libc::EAGAIN => io.list_send(index),
+                errno => io.abort(index, CloseReason::Broken { errno }),
+            }
+            return;
+        };
+        link.active = now;
+        io.counters.sent_bytes += bytes as u64;
+        let mut tokens = std::mem::take(&mut self.tokens);
+        link.outbox.advance(bytes, &mut tokens, &mut io.batches, &mut io.arena);
+        if !link.outbox.is_empty() {
+            io.list_send(index);
+        } else if let State::Draining { reason, .. } = link.state {
+            io.abort(index, reason);
+        }
+        for token in tokens.drain(..) {
+            self.service.on_sent(io, id, token);
+        }
+        self.tokens = tokens;
+    }
+
+    /// Arms receives that are due; parses what waited for `resume`. Returns whether it called the service.
+    fn arm_receives(&mut self) -> bool {
+        let mut called = false;
+        let mut due = std::mem::take(&mut self.io.to_receive);
+        for index in due.drain(..) {
+            let link = self.io.links.at(index);
+            link.listed_receive = false;
+            if link.receiving != Receiving::Nothing || !link.is_open() || link.paused {
+                continue;
+            }
+            if std::mem::take(&mut link.resumed) && !link.stash.is_empty() {
+                self.parse_stash(index);
+                called = true;
+            }
+            self.io.arm_receive(index);
+        }
+        // What the calls have listed meanwhile is for the next turn.
+        due.append(&mut self.io.to_receive);
+        self.io.to_receive = due;
+        called || !self.io.to_receive.is_empty()
+    }
+
+    /// Begins sends until they make up one operation's worth of bytes; returns whether some are left for the next turn.
+    fn send_some(&mut self) -> bool {
+        let mut bytes = 0;
+        while bytes < SEND_BYTES_MAX {
+            let Some(index) = self.io.to_send.pop_front() else { return false };
+            self.io.links.at(index).listed_send = false;
+            bytes += self.io.send_slice(index);
+        }
+        !self.io.to_send.is_empty()
+    }
+
+    /// Frees links that are closed and have nothing in flight. Returns whether it called the service.
+    fn close_links(&mut self) -> bool {
+        let mut called = false;
+        while let Some(index) = self.io.to_close.pop() {
+            let id = self.io.links.id(index);
+            let io = &mut self.io;
+            let link = io.links.at(index);
+            let State::Closing { reason } = link.state else { continue };
+            if link.in_flight() {
+                continue;
+            }
+            link.outbox.clear(&mut io.batches, &mut io.arena);
+            let stash = std::mem::take(&mut link.stash);
+            io.stashes.give(stash);
+            io.release_phase(index);
+            let link = io.links.at(index);
+            if let Some(place) = link.fixed.take()
+                && let Err(error) = io.ring.register_file(place, None)
+            {
+                tracing::debug!(%error, "a descriptor stays registered");
+            }
+            link.fd = None;
+            io.links.free(index);
+            called = true;
+            self.service.on_close(io, id, reason);
+        }
+        called
+    }
+
+    /// Looks for links on which something took too long, and for listeners that stopped accepting.
+    fn sweep(&mut self) {
+        let now = self.io.now;
+        let limits = self.io.limits;
+        let shortest = limits
+            .head_timeout
+            .min(limits.hello_timeout)
+            .min(limits.connect_timeout)
+            .min(limits.idle_timeout.unwrap_or(u64::MAX));
+        self.sweep_at = now.after(SWEEP_INTERVAL.min(shortest / 4 + 1));
+        for index in 0..self.io.links.places() {
+            if let Some(reason) = self.io.overdue(index) {
+                self.io.counters.timeouts += 1;
+                self.io.abort(index, reason);
+            }
+        }
+        for listener in 0..self.io.listeners.len() {
+            self.io.arm_accept(listener);
+        }
+    }
+}
+
+impl Io {
+    fn send_slice(&mut self, index: u32) -> usize {
+        let now = self.now;
+        let link = self.links.at(index);
+        if link.sending || !matches!(link.state, State::Open | State::Draining { .. }) {
+            return 0;
+        }
+        let Some(slice) = link.outbox.next_slice(&mut self.arena) else { return 0 };
+        link.sending = true;
+        link.send_since = now;
+        link.send_bytes = slice.bytes;
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL | if slice.more { libc::MSG_MORE } else { 0 };
+        let entry = on_target!(link.target(), |fd| match slice.what {
+            SliceKind::One(address) => {
+                let len = u32::try_from(slice.bytes).expect("at most 256 KiB");
+                opcode::Send::new(fd, address, len).flags(flags).build()
+            }
+            SliceKind::Many(message) =>
+                opcode::SendMsg::new(fd, message).flags(flags.cast_unsigned()).build(),
+        });
+        let entry = entry.user_data(Operation::Send(index).user_data());
+        // SAFETY: the flying batch isn't changed until the completion, and holds a reference to each slot it sends from.
+        unsafe { self.ring.push(&entry) };
+        slice.bytes
+    }
+
+    /// Why a link has to be closed now, if it has.
+    fn overdue(&mut self, index: u32) -> Option<CloseReason> {
+        let (now, limits) = (self.now, self.limits);
+        let link = self.links.at(index);
+        let past = |since: Nanos, limit: u64| now.since(since) > limit;
+        match link.state {
+            State::Free | State::Closing { .. } => return None,
+            State::Connecting => {
+                let late = past(link.opened, limits.connect_timeout);
+                return late.then_some(CloseReason::Refused { errno: libc::ETIMEDOUT });
+            }
+            State::Draining { reason, until } => return (until <= now).then_some(reason),
+            State::Open => {}
+        }
+        if link.sending && past(link.send_since, limits.transfer_time(link.send_bytes)) {
+            return Some(CloseReason::SlowReader);
+        }
+        if link.paused {
+            return None;
+        }
+        match link.phase {
+            Phase::Into { total, .. } | Phase::Discard { total, .. }
+                if past(link.frame_since, limits.transfer_time(total as usize)) =>
+            {
+                return Some(CloseReason::SlowPayload);
+            }
+            Phase::Head if !link.stash.is_empty() => {
+                let bytes = link.stash.len();
+                if past(link.frame_since, limits.transfer_time(bytes)) {
+                    return Some(CloseReason::HeadTimeout);
+                }
+            }
+            _ => {}
+        }
+        if link.accepted && !link.greeted && past(link.opened, limits.hello_timeout) {
+            return Some(CloseReason::HelloTimeout);
+        }
+        let idle = limits.idle_timeout?;
+        (past(link.active, idle) && link.outbox.is_empty()).then_some(CloseReason::Idle)
+    }
+}
+
+/// How long it is worth to look for completions before sleeping: doubled when it paid, halved when it didn't.
+#[derive(Debug)]
+struct Spin {
+    nanoseconds: u64,
+    skipped: u32,
+}
+
+/// About what a sleep and a wake-up cost.
+const SPIN_MAX: u64 = 30 * Nanos::MICROSECOND;
+const SPIN_MIN: u64 = 2 * Nanos::MICROSECOND;
+/// After so many sleeps without spinning, it is tried again.
+const SPIN_RETRY: u32 = 64;
+
+impl Default for Spin {
+    fn default() -> Self {
+        Self { nanoseconds: SPIN_MAX, skipped: 0 }
+    }
+}
+
+impl Spin {
+    fn begin(&mut self, now: Nanos) -> Option<Nanos> {
+        if self.nanoseconds < SPIN_MIN {
+            self.skipped += 1;
+            if self.skipped < SPIN_RETRY {
+                return None;
+            }
+            self.nanoseconds = SPIN_MAX;
+        }
+        self.skipped = 0;
+        Some(now.after(self.nanoseconds))
+    }
+
+    fn found(&mut self) {
+        self.nanoseconds = (self.nanoseconds * 2).min(SPIN_MAX);
+    }
+
+    fn missed(&mut self) {
+        self.nanoseconds /= 2;
+    }
+}

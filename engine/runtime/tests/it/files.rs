@@ -1,0 +1,143 @@
+//! File operations through a thread's uring.
+
+use std::io::Write;
+use std::sync::mpsc;
+
+use runtime::{
+    FileId, Io, IoOutcome, IoToken, LinkId, LinkLimits, OpenFileError, Payload, Service, SlotRange, StoreFile,
+    ThreadConfig, serve,
+};
+use wire::{FrameKind, Memory, Prefix, Slot};
+
+use crate::support::{Client, pattern, start};
+
+/// A directory on a file system with direct I/O.
+pub fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("catena-runtime-").tempdir_in("/var/tmp").expect("a directory")
+}
+
+struct Round {
+    file: FileId,
+    slots: Vec<Slot>,
+    step: u64,
+    done: mpsc::Sender<Result<(), String>>,
+}
+
+impl Round {
+    fn next(&mut self, io: &mut Io) {
+        let token = IoToken(self.step);
+        let range = |slot, len| SlotRange { slot, offset: 0, len };
+        match self.step {
+            0 => io.allocate(self.file, 0, 4 << 20, token),
+            1 => {
+                for (number, &slot) in self.slots.iter().enumerate() {
+                    let bytes = io.memory().bytes_mut(slot);
+                    let len = bytes.len();
+                    bytes.copy_from_slice(&pattern(number as u64, len));
+                }
+                io.write(self.file, 0, &[range(self.slots[0], 4096)], token)
+            }
+            2 => {
+                let parts: Vec<_> = self.slots[..3].iter().map(|&slot| range(slot, 8192)).collect();
+                io.write(self.file, 4096, &parts, token)
+            }
+            3 => io.flush(self.file, token),
+            4 => io.read(self.file, 4096 + 8192, range(self.slots[3], 8192), token),
+            5 => io.read(self.file, 1 << 40, range(self.slots[3], 4096), token),
+            6 => io.read(self.file, 4095, range(self.slots[3], 4096), token),
+            _ => {
+                for slot in self.slots.drain(..) {
+                    io.memory().release(slot);
+                }
+                assert_eq!(io.memory().free_bytes(), io.memory().report().bytes);
+                let _ = self.done.send(Ok(()));
+                io.stop();
+                return;
+            }
+        }
+        .expect("room for an operation");
+    }
+}
+
+impl Service for Round {
+    fn on_head(&mut self, _: &mut Io, _: LinkId, _: &Prefix, _: &[u8]) -> Payload {
+        Payload::None
+    }
+
+    fn on_io(&mut self, io: &mut Io, token: IoToken, outcome: IoOutcome) {
+        assert_eq!(token.0, self.step);
+        let expected = match self.step {
+            1 => IoOutcome::Done { bytes: 4096 },
+            2 => IoOutcome::Done { bytes: 3 * 8192 },
+            4 => IoOutcome::Done { bytes: 8192 },
+            6 => IoOutcome::Failed { errno: 22 },
+            _ => IoOutcome::Done { bytes: 0 },
+        };
+        assert_eq!(outcome, expected, "step {}", self.step);
+        if self.step == 4 {
+            let expected = pattern(1, 8192);
+            assert!(io.memory().bytes(self.slots[3]) == expected, "the second of three ranges");
+        }
+        self.step += 1;
+        self.next(io);
+    }
+}
+
+#[test]
+fn write_flush_read() {
+    let directory = directory();
+    let path = directory.path().join("store");
+    let (done, wait) = mpsc::channel();
+    let handle = serve(ThreadConfig::new("files"), move |io| {
+        let file = StoreFile::create(&path).expect("a new file");
+        let file = io.register_file(&file).expect("registered");
+        let slots = (0..4).map(|_| io.memory().allocate(8192).expect("room")).collect();
+        let mut round = Round { file, slots, step: 0, done };
+        round.next(io);
+        round
+    })
+    .expect("started");
+    handle.join().expect("ended well");
+    wait.recv().expect("done").expect("all steps");
+}
+
+#[test]
+fn blocks_through_a_socket() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let blocks = 256_u64;
+    let mut file = std::fs::File::create(&path).expect("a new file");
+    for block in 0..blocks {
+        file.write_all(&pattern(block, 4096)).expect("written");
+    }
+    file.sync_all().expect("synced");
+    let server = start(LinkLimits::default(), Some(&path));
+    let mut client = Client::new(server.address);
+    let mut sent = 0;
+    let mut seen = vec![false; usize::try_from(blocks).expect("small")];
+    for received in 0..blocks {
+        while sent < blocks && sent < received + 32 {
+            client.send(FrameKind::GetChunk, sent, b"which block", &[]);
+            sent += 1;
+        }
+        let (prefix, _, payload) = client.receive();
+        assert!(payload == pattern(prefix.correlation, 4096), "block {}", prefix.correlation);
+        let seen = &mut seen[usize::try_from(prefix.correlation).expect("small")];
+        assert!(!std::mem::replace(seen, true), "an answer each");
+    }
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_named() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else { return };
+    match StoreFile::create(&directory.path().join("store")) {
+        // Newer kernels have direct I/O on tmpfs.
+        Ok(_) => {}
+        Err(error @ OpenFileError::NoDirectIo { .. }) => {
+            assert!(error.to_string().contains("tmpfs"), "{error}");
+        }
+        Err(error) => panic!("{error}"),
+    }
+}

@@ -1,0 +1,421 @@
+//! The checker: is there an order of all operations that a plain map could have executed, that agrees with real time and with all that
+//! clients were told?
+//!
+//! Every executed mutation was told its place in the group's log, and every read the index that it was made at. So the order is known but for two
+//! kinds of operations, and checking is one walk along the log, in time linear in the history:
+//!
+//! - *Unknown* mutations (no answer came) stay open for ever: each may have been executed anywhere behind its beginning, or never. The walk keeps
+//!   a set of *worlds*; before each step that touches a path, worlds are added in which open mutations that touch it too, or touch
+//!   what those touch, have been executed in any order. Those that touch nothing of the kind commute with the step and can wait.
+//! - Reads answered "not there" carry no index: such a read must hold in some state between what had ended when it began, and what began when
+//!   it had ended.
+//!
+//! A mutation that certainly was not executed is never executed in any world: if it took effect nevertheless, a later read finds no world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use wire::meta::InodeKind;
+use wire::{Nanos, Status};
+
+use crate::content::{Stamp, difference};
+use crate::history::{Action, Ending, Record, Seen};
+use crate::model::{Made, Node, Tree, below};
+
+/// What the clients saw can't have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anomaly(pub String);
+
+impl std::fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a check did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Operations that had to fit.
+    pub checked: u64,
+    /// Mutations whose outcome nobody was told.
+    pub unknown: u64,
+    /// Worlds at once, at most.
+    pub worlds_max: usize,
+}
+
+/// More worlds than this is a history that the checker can't decide; it is reported as an anomaly of the test, never passed over.
+const WORLDS_MAX: usize = 20_000;
+
+/// A state that the system may be in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct World {
+    tree: Tree,
+    /// Unknown mutations that this world has not executed, by place in the history.
+    open: Rc<BTreeSet<usize>>,
+    /// "Not there" answers under way that held once.
+    held: Rc<BTreeSet<usize>>,
+}
+
+struct Walk<'a> {
+    seed: u64,
+    records: &'a [Record],
+    floors: Vec<u64>,
+    /// Indices that executed mutations have.
+    taken: BTreeSet<u64>,
+    worlds: BTreeSet<World>,
+    summary: Summary,
+}
+
+/// An answer without index, and between which indices it must hold.
+struct Absence {
+    record: usize,
+    low: u64,
+    high: u64,
+}
+
+/// Checks a history.
+pub fn check(seed: u64, records: &[Record]) -> Result<Summary, Anomaly> {
+    let floors = floors(records);
+    let taken = real_time(records, &floors)?;
+    let open: BTreeSet<usize> = places(records, |record| record.ending == Ending::Unknown).collect();
+    let summary = Summary { unknown: open.len() as u64, ..Summary::default() };
+    let first = World { tree: Tree::default(), open: Rc::new(open), held: Rc::default() };
+    let mut walk = Walk { seed, records, floors, taken, worlds: BTreeSet::from([first]), summary };
+    walk.run()?;
+    Ok(walk.summary)
+}
+
+fn places<'a>(
+    records: &'a [Record],
+    mut which: impl FnMut(&Record) -> bool + 'a,
+) -> impl Iterator<Item = usize> + 'a {
+    records.iter().enumerate().filter(move |(_, record)| which(record)).map(|(i, _)| i)
+}
+
+/// For each operation the highest index that had been seen by anybody when it began.
+fn floors(records: &[Record]) -> Vec<u64> {
+    let mut ends: Vec<(Nanos, u64)> =
+        records.iter().filter_map(|record| Some((record.ended, record.ending.index()?))).collect();
+    ends.sort_unstable();
+    let mut highest = 0;
+    for (_, index) in &mut ends {
+        highest = highest.max(*index);
+        *index = highest;
+    }
+    let floor = |began: Nanos| {
+        let before = ends.partition_point(|(ended, _)| *ended < began);
+        before.checked_sub(1).map_or(0, |last| ends[last].1)
+    };
+    records.iter().map(|record| floor(record.began)).collect()
+}
+
+/// Order of indices against order in real time (I8): the fast half of the check.
+fn real_time(records: &[Record], floors: &[u64]) -> Result<BTreeSet<u64>, Anomaly> {
+    let mut taken = BTreeSet::new();
+    for (record, floor) in records.iter().zip(floors) {
+        let Some(index) = record.ending.index() else { continue };
+        let is_mutation = record.action.is_mutation();
+        if index < *floor || (is_mutation && index == *floor) {
+            return Err(Anomaly(format!(
+                "real-time order: {} has index {index}, but {floor} had been seen before it began",
+                describe(record)
+            )));
+        }
+        if is_mutation && !taken.insert(index) {
+            return Err(Anomaly(format!("{}: index {index} was given out twice", describe(record))));
+        }
+    }
+    Ok(taken)
+}
+
+impl Walk<'_> {
+    fn run(&mut self) -> Result<(), Anomaly> {
+        let mut steps: Vec<(u64, bool, usize)> = (0..)
+            .zip(self.records)
+            .filter_map(|(i, record)| Some((record.ending.index()?, !record.action.is_mutation(), i)))
+            .collect();
+        steps.sort_unstable();
+        let mut absences = self.absences();
+        absences.sort_unstable_by_key(|absence| absence.low);
+        let mut waiting = absences.into_iter().peekable();
+        let mut active: Vec<Absence> = Vec::new();
+        for (index, _, record) in steps {
+            self.close_absences(&mut active, Some(index))?;
+            while waiting.peek().is_some_and(|absence| absence.low < index) {
+                let absence = waiting.next().expect("peeked");
+                self.try_absence(&absence)?;
+                active.push(absence);
+            }
+            self.close_absences(&mut active, Some(index))?;
+            self.step(record)?;
+            for absence in &active {
+                self.try_absence(absence)?;
+            }
+        }
+        for absence in waiting {
+            self.try_absence(&absence)?;
+            active.push(absence);
+        }
+        self.close_absences(&mut active, None)
+    }
+
+    /// Reads answered with a status that says what is not there.
+    fn absences(&self) -> Vec<Absence> {
+        let mut begins: Vec<(Nanos, u64)> = self
+            .records
+            .iter()
+            .filter_map(|record| {
+                let index = record.ending.index()?;
+                Some((record.began, if record.action.is_mutation() { index - 1 } else { index }))
+            })
+            .collect();
+        begins.sort_unstable();
+        let mut lowest = u64::MAX;
+        for (_, index) in begins.iter_mut().rev() {
+            lowest = lowest.min(*index);
+            *index = lowest;
+        }
+        let high = |ended: Nanos| {
+            let after = begins.partition_point(|(began, _)| *began <= ended);
+            begins.get(after).map_or(u64::MAX, |(_, index)| *index)
+        };
+        places(self.records, |record| matches!(record.ending, Ending::Refused(_)))
+            .map(|i| Absence { record: i, low: self.floors[i], high: high(self.records[i].ended) })
+            .collect()
+    }
+
+    /// Worlds in which an absence whose time has run out never held are none.
+    fn close_absences(&mut self, active: &mut Vec<Absence>, next: Option<u64>) -> Result<(), Anomaly> {
+        let over = |absence: &Absence| next.is_none_or(|next| absence.high < next);
+        for absence in active.extract_if(.., |absence| over(absence)) {
+            let before = std::mem::take(&mut self.worlds);
+            let example = before.first().map(|world| world.tree.clone());
+            for mut world in before {
+                if world.held.contains(&absence.record) {
+                    Rc::make_mut(&mut world.held).remove(&absence.record);
+                    self.worlds.insert(world);
+                }
+            }
+            self.summary.checked += 1;
+            if self.worlds.is_empty() {
+                return Err(self.impossible(absence.record, example.as_ref()));
+            }
+        }
+        Ok(())
+    }
+
+    fn try_absence(&mut self, absence: &Absence) -> Result<(), Anomaly> {
+        self.expand(absence.record)?;
+        let record = &self.records[absence.record];
+        let Ending::Refused(status) = record.ending else { unreachable!("an absence is a refusal") };
+        let worlds = std::mem::take(&mut self.worlds);
+        for mut world in worlds {
+            let holds =
+                match (&record.action, world.tree.look(record.action.paths()[0].map_or("", |path| path))) {
+                    (_, Ok(None)) => status == Status::NotFound,
+                    (_, Err(why)) => status == why,
+                    (Action::List { .. }, Ok(Some(Node::File { .. }))) => status == Status::NotDirectory,
+                    _ => false,
+                };
+            if holds && !world.held.contains(&absence.record) {
+                Rc::make_mut(&mut world.held).insert(absence.record);
+            }
+            self.worlds.insert(world);
+        }
+        Ok(())
+    }
+
+    /// Executes a mutation, or compares a read, whose index is known.
+    fn step(&mut self, place: usize) -> Result<(), Anomaly> {
+        self.expand(place)?;
+        self.summary.checked += 1;
+        let before = std::mem::take(&mut self.worlds);
+        let example = before.first().map(|world| world.tree.clone());
+        for mut world in before {
+            if self.fits(&mut world.tree, place) {
+                self.worlds.insert(world);
+            }
+        }
+        if self.worlds.is_empty() { Err(self.impossible(place, example.as_ref())) } else { Ok(()) }
+    }
+
+    /// Adds every world that is reached by executing open mutations that have to do with this step.
+    fn expand(&mut self, place: usize) -> Result<(), Anomaly> {
+        if self.worlds.iter().all(|world| world.open.is_empty()) {
+            return Ok(());
+        }
+        let ending = self.records[place].ending.index();
+        let mut queue: Vec<World> = self.worlds.iter().cloned().collect();
+        while let Some(world) = queue.pop() {
+            for candidate in self.related(place, &world.open) {
+                let floor = self.floors[candidate];
+                if ending.is_some_and(|index| index <= floor) {
+                    continue;
+                }
+                let mut next = world.clone();
+                let record = &self.records[candidate];
+                let done = next.tree.execute(&record.action, record.stamp, Made::By(record.stamp));
+                // A failed one changes nothing, so that executing it leads nowhere.
+                if done.is_err() || next.tree == world.tree {
+                    continue;
+                }
+                Rc::make_mut(&mut next.open).remove(&candidate);
+                if self.worlds.insert(next.clone()) {
+                    queue.push(next);
+                }
+            }
+            self.summary.worlds_max = self.summary.worlds_max.max(self.worlds.len());
+            if self.worlds.len() > WORLDS_MAX {
+                let open = world.open.len();
+                return Err(Anomaly(format!("undecided: {WORLDS_MAX} worlds, {open} mutations open")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Open mutations that touch what this step touches, or what those touch.
+    fn related(&self, place: usize, open: &BTreeSet<usize>) -> Vec<usize> {
+        let mut touched: Vec<&Action> = vec![&self.records[place].action];
+        let mut rest: Vec<usize> = open.iter().copied().collect();
+        let mut found = Vec::new();
+        while let Some(action) = touched.pop() {
+            rest.retain(|&candidate| {
+                let other = &self.records[candidate].action;
+                let related = touch(action, other);
+                if related {
+                    found.push(candidate);
+                    touched.push(other);
+                }
+                !related
+            });
+        }
+        found
+    }
+
+    fn fits(&self, tree: &mut Tree, place: usize) -> bool {
+        let record = &self.records[place];
+        match &record.ending {
+            Ending::Executed { index, status, version, offset, size } => {
+                match tree.execute(&record.action, record.stamp, Made::At(*index)) {
+                    Ok(effect) => {
+                        *status == Status::Ok
+                            && effect.version.is_none_or(|made| made == Made::At(*version))
+                            && effect.offset.is_none_or(|expected| expected == *offset)
+                            && effect.size.is_none_or(|expected| expected == *size)
+                    }
+                    Err((why, in_the_way)) => {
+                        *status == why
+                            && in_the_way.is_none_or(|made| self.same_version(tree, made, *version, *index))
+                    }
+                }
+            }
+            Ending::Found { index, seen } => self.agrees(tree, record, *index, seen),
+            Ending::Listed { names, .. } => {
+                let path = record.action.paths()[0].map_or("", |path| path);
+                matches!(tree.look(path), Ok(Some(Node::Directory))) && tree.names(path) == *names
+            }
+            Ending::NotExecuted | Ending::Unknown | Ending::Refused(_) | Ending::Nothing => {
+                unreachable!("only endings with an index are steps")
+            }
+        }
+    }
+
+    fn agrees(&self, tree: &mut Tree, record: &Record, index: u64, seen: &Seen) -> bool {
+        let path = record.action.paths()[0].map_or("", |path| path);
+        match tree.look(path) {
+            Ok(Some(Node::Directory)) => seen.kind == InodeKind::Directory,
+            Ok(Some(Node::File { content, made })) => {
+                let (content, made) = (Rc::clone(content), *made);
+                let same = seen.kind == InodeKind::File && seen.size == content.len();
+                let bytes_agree = seen.bytes.as_ref().is_none_or(|(from, bytes)| {
+                    let to = from.saturating_add(bytes.len() as u64);
+                    to <= content.len() && difference(self.seed, &content.range(*from, to), bytes).is_none()
+                });
+                same && bytes_agree && self.same_version(tree, made, seen.version, index)
+            }
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Whether a file's version can be the one that was seen at `index`; learns the index of an unknown mutation.
+    fn same_version(&self, tree: &mut Tree, made: Made, seen: u64, index: u64) -> bool {
+        match made {
+            Made::At(known) => known == seen,
+            Made::By(stamp) => {
+                let begun = places(self.records, |record| record.stamp == stamp)
+                    .next()
+                    .is_some_and(|place| self.floors[place] < seen);
+                let possible = begun && seen <= index && !self.taken.contains(&seen);
+                if possible {
+                    tree.bind(stamp, seen);
+                }
+                possible
+            }
+        }
+    }
+
+    fn impossible(&self, place: usize, example: Option<&Tree>) -> Anomaly {
+        let record = &self.records[place];
+        let mut text = format!("no order explains {}", describe(record));
+        if let Some(tree) = example {
+            text += &format!("\n  the map before it, in one world:{}", render(tree));
+            if let (Ending::Found { seen: Seen { bytes: Some((from, bytes)), .. }, .. }, Some(path)) =
+                (&record.ending, record.action.paths()[0])
+                && let Ok(Some(Node::File { content, .. })) = tree.look(path)
+            {
+                let expected = content.range(*from, *from + bytes.len() as u64);
+                if let Some(difference) = difference(self.seed, &expected, bytes) {
+                    text += &format!("\n  bytes: {difference}");
+                }
+            }
+        }
+        Anomaly(text)
+    }
+}
+
+/// Whether two operations have a path in common, or one has a path below the other's.
+fn touch(one: &Action, other: &Action) -> bool {
+    let near = |a: &str, b: &str| a == b || below(a, b).is_some() || below(b, a).is_some();
+    one.paths().into_iter().flatten().any(|a| other.paths().into_iter().flatten().any(|b| near(a, b)))
+}
+
+/// One operation, for a person.
+pub fn describe(record: &Record) -> String {
+    let ending = match &record.ending {
+        Ending::Found { index, seen } => {
+            let bytes = seen.bytes.as_ref().map(|(from, bytes)| (*from, bytes.len()));
+            format!(
+                "{:?} of {} bytes, version {}, at {index}, read {bytes:?}",
+                seen.kind, seen.size, seen.version
+            )
+        }
+        other => format!("{other:?}"),
+    };
+    let (client, stamp) = (record.client, record.stamp.0);
+    format!(
+        "client {client} operation {stamp} ({}..{} µs) {:?} → {ending}",
+        record.began.0 / 1000,
+        record.ended.0 / 1000,
+        record.action
+    )
+}
+
+fn render(tree: &Tree) -> String {
+    let mut by_path: BTreeMap<&str, String> = BTreeMap::new();
+    for (path, node) in tree.iter() {
+        let text = match node {
+            Node::Directory => "directory".to_owned(),
+            Node::File { content, made } => format!("{} bytes, {made:?}", content.len()),
+        };
+        by_path.insert(path, text);
+    }
+    by_path.iter().fold(String::new(), |text, (path, what)| format!("{text}\n    /{path}: {what}"))
+}
+
+/// The number of an operation, for histories made by hand.
+pub fn stamp_of(place: usize) -> Stamp {
+    Stamp(place as u64 + 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The virtual clock, and what is going to happen, in order of time and, within one instant, of arrival.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use wire::Nanos;
+
+/// What is going to happen.
+#[derive(Debug)]
+pub struct Schedule<T> {
+    now: Nanos,
+    next: u64,
+    waiting: BinaryHeap<Reverse<Waiting<T>>>,
+    happened: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    at: Nanos,
+    number: u64,
+    what: T,
+}
+
+impl<T> PartialEq for Waiting<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl<T> Eq for Waiting<T> {}
+
+impl<T> PartialOrd for Waiting<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Waiting<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl<T> Schedule<T> {
+    /// Nothing yet; the clock stands at `now`.
+    pub fn new(now: Nanos) -> Self {
+        Self { now, next: 0, waiting: BinaryHeap::new(), happened: 0 }
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// How much has happened.
+    pub fn happened(&self) -> u64 {
+        self.happened
+    }
+
+    /// `what` happens at `at`, or now if that is past.
+    pub fn at(&mut self, at: Nanos, what: T) {
+        let number = self.next;
+        self.next += 1;
+        self.waiting.push(Reverse(Waiting { at: at.max(self.now), number, what }));
+    }
+
+    /// `what` happens `nanoseconds` from now.
+    pub fn after(&mut self, nanoseconds: u64, what: T) {
+        self.at(self.now.after(nanoseconds), what);
+    }
+
+    /// Moves the clock to what happens next, and gives it out.
+    pub fn pop(&mut self) -> Option<T> {
+        let Reverse(waiting) = self.waiting.pop()?;
+        assert!(waiting.at >= self.now, "time does not go back");
+        self.now = waiting.at;
+        self.happened += 1;
+        Some(waiting.what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_happen_in_order_of_time_and_then_of_arrival() {
+        let mut schedule = Schedule::new(Nanos(5));
+        for (at, what) in [(9, 'c'), (7, 'a'), (9, 'd'), (3, 'z'), (7, 'b')] {
+            schedule.at(Nanos(at), what);
+        }
+        let order: Vec<(u64, char)> =
+            std::iter::from_fn(|| schedule.pop().map(|what| (schedule.now().0, what))).collect();
+        assert_eq!(order, [(5, 'z'), (7, 'a'), (7, 'b'), (9, 'c'), (9, 'd')]);
+    }
+}

@@ -2,5 +2,6 @@
 
 mod fuzz;
 mod golden;
+mod map;
 mod random;
 mod samples;

@@ -1,6 +1,6 @@
 //! Golden frames: the bytes of one frame of every kind, checked in. A change here is a change of the protocol.
 //!
-//! `CATENA_RECORD_GOLDEN=1 cargo test -p wire --test messages golden` writes them again.
+//! `CATENA_RECORD_GOLDEN=1 cargo test -p wire --test codec golden` writes them again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

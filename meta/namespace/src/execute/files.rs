@@ -1,0 +1,255 @@
+//! Contents: commit (replace, write, append), truncate, copy, stage.
+
+use wire::limits::FILE_EXTENTS_MAX;
+use wire::meta::{Change as ContentChange, Commit, CopyRange, Extents, NewAttributes, Place, Precondition};
+use wire::{InodeId, Status, Version};
+
+use super::attributes::{check_xattrs, sorted};
+use super::{Execution, Plan, as_file, check_precondition, owner_of, slot, target};
+use crate::change::{Change, Made, Source, Target};
+use crate::extents::{FILE_BYTES_MAX, Summary, check_extents};
+use crate::inode::{Content, Inode, Owner};
+use crate::path::{Failure, Found};
+use crate::volume::Volume;
+
+/// Mode of a file whose maker says nothing.
+const DEFAULT_MODE: u16 = 0o644;
+
+impl Execution<'_> {
+    pub(super) fn commit(&self, commit: &Commit) -> Result<Plan, Failure> {
+        if let Some(attributes) = &commit.attributes {
+            check_xattrs(&attributes.xattrs)?;
+        }
+        let follow = !matches!(commit.change, ContentChange::Replace { .. });
+        let found = self.find(&commit.place, follow)?;
+        check_precondition(commit.precondition, &found)?;
+        let chunk_bytes = found.volume.summary.policy.chunk_bytes;
+        let summary = self.check_source(&commit.extents, commit.upload, chunk_bytes)?;
+        let mut plan = Plan { version: self.version(), ..Plan::default() };
+        let present = match found.inode {
+            Some((_, inode)) if inode.is_directory() => return Err(found.failure(Status::IsDirectory)),
+            Some((id, inode)) if matches!(inode.content, Content::Symlink(_)) => {
+                self.unlink(&commit.place, &found, id, &mut plan)?;
+                None
+            }
+            present => present,
+        };
+        let made = present.is_none();
+        plan.inode = match present {
+            Some((id, _)) => id,
+            None => self.make_file(&commit.place, &found, commit.attributes.as_ref(), &mut plan)?,
+        };
+        let modified = commit.attributes.as_ref().and_then(|attributes| attributes.modified);
+        let modified = modified.unwrap_or(self.now());
+        let file = target(commit.place.volume, plan.inode);
+        let source =
+            Source { session: self.context.session, upload: commit.upload, extents: commit.extents.clone() };
+        let before = present.map_or(0, |(_, inode)| inode.size);
+        match commit.change {
+            ContentChange::Replace { size } => {
+                if size < summary.end {
+                    return Err(found.failure(Status::BadRequest));
+                }
+                check_size(&found, size)?;
+                plan.size = size;
+                plan.changes.push(Change::Replace { target: file, size, modified, source });
+                if let (false, Some(attributes)) = (made, &commit.attributes) {
+                    push_attributes(&mut plan, file, attributes, modified);
+                }
+            }
+            ContentChange::Write => {
+                plan.offset = summary.start;
+                plan.size = before.max(summary.end);
+                let modified = if made { modified } else { self.now() };
+                check_chunks(found.volume, present, &summary, 0)?;
+                plan.changes.push(Change::Write {
+                    target: file,
+                    shift: 0,
+                    size: plan.size,
+                    modified,
+                    source,
+                });
+            }
+            ContentChange::Append => {
+                if summary.chunks > 0 && summary.start != 0 {
+                    return Err(found.failure(Status::BadRequest));
+                }
+                plan.offset = before;
+                plan.size = before.checked_add(summary.end).ok_or(found.failure(Status::TooLarge))?;
+                check_size(&found, plan.size)?;
+                let modified = if made { modified } else { self.now() };
+                check_chunks(found.volume, present, &summary, before)?;
+                let size = plan.size;
+                plan.changes.push(Change::Write { target: file, shift: before, size, modified, source });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The request's extents with the staged ones before them: checked, and none of the ids used before (R23).
+    fn check_source(&self, extents: &Extents, upload: u64, chunk_bytes: u32) -> Result<Summary, Failure> {
+        let session = self.context.session;
+        let own = check_extents(extents, session, chunk_bytes)?;
+        self.namespace.uploads.check_unused(session, extents)?;
+        if upload == 0 {
+            return Ok(own);
+        }
+        let (staged, parts) = self.namespace.uploads.staged(session, upload);
+        if parts == 0 {
+            return Err(Status::BadRequest.into());
+        }
+        if own.chunks == 0 {
+            return Ok(staged);
+        }
+        if own.start < staged.end {
+            return Err(Status::BadRequest.into());
+        }
+        let whole = Summary {
+            chunks: staged.chunks + own.chunks,
+            stored: staged.stored + own.stored,
+            start: staged.start,
+            end: own.end,
+        };
+        if whole.chunks > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(whole) }
+    }
+
+    /// Plans a new file at a free place.
+    fn make_file(
+        &self,
+        place: &Place,
+        found: &Found<'_>,
+        attributes: Option<&NewAttributes>,
+        plan: &mut Plan,
+    ) -> Result<InodeId, Failure> {
+        let inode = found.volume.summary.next_inode;
+        let owner = attributes.map_or(Owner { mode: DEFAULT_MODE, uid: 0, gid: 0 }, owner_of);
+        let modified = attributes.and_then(|attributes| attributes.modified).unwrap_or(self.now());
+        let file = target(place.volume, inode);
+        plan.changes.push(Change::MakeInode { target: file, made: Made::File, owner, modified });
+        if let Some(xattrs) =
+            attributes.map(|attributes| &attributes.xattrs).filter(|xattrs| !xattrs.is_empty())
+        {
+            plan.changes.push(Change::SetXattrs { target: file, xattrs: sorted(xattrs) });
+        }
+        plan.changes.push(Change::Link { slot: slot(place.volume, found.slot()?), inode });
+        Ok(inode)
+    }
+
+    pub(super) fn truncate(
+        &self,
+        place: &Place,
+        size: u64,
+        precondition: Precondition,
+    ) -> Result<Plan, Failure> {
+        let found = self.find(place, true)?;
+        check_precondition(precondition, &found)?;
+        let (id, inode) = found.present()?;
+        as_file(&found, inode)?;
+        check_size(&found, size)?;
+        let cut = Change::Truncate { target: target(place.volume, id), size, modified: self.now() };
+        Ok(Plan { changes: vec![cut], inode: id, version: self.version(), size, ..Plan::default() })
+    }
+
+    pub(super) fn copy_range(&self, copy: &CopyRange) -> Result<Plan, Failure> {
+        if copy.source.volume != copy.target.volume {
+            return Err(Status::Unsupported.into()); // R27
+        }
+        let from = self.find(&copy.source, true)?;
+        let (source_id, source) = from.present()?;
+        as_file(&from, source)?;
+        if copy.source_version != Version(0) && copy.source_version != source.version {
+            return Err(Failure { version: source.version, ..from.failure(Status::VersionConflict) });
+        }
+        let found = self.find(&copy.target, true)?;
+        check_precondition(copy.precondition, &found)?;
+        let mut plan = Plan { version: self.version(), ..Plan::default() };
+        let before = found.inode.map(|(_, inode)| as_file(&found, inode)).transpose()?;
+        plan.inode = match found.inode {
+            Some((id, _)) => id,
+            None => self.make_file(&copy.target, &found, None, &mut plan)?,
+        };
+        let source_target = target(copy.source.volume, source_id);
+        if copy.whole {
+            plan.size = source.size;
+            if plan.inode == source_id {
+                plan.version = source.version;
+                return Ok(plan); // a file is a copy of itself
+            }
+            plan.changes.push(Change::CopyWhole { source: source_target, target: plan.inode });
+            return Ok(plan);
+        }
+        let start = copy.source_offset.min(source.size);
+        let length = copy.length.min(source.size - start);
+        let end = copy.target_offset.checked_add(length).ok_or(found.failure(Status::TooLarge))?;
+        check_size(&found, end)?;
+        plan.offset = copy.target_offset;
+        plan.size = before.map_or(0, |file| file.size);
+        if length == 0 {
+            plan.version = before.map_or(self.version(), |file| file.version);
+            return Ok(plan);
+        }
+        plan.size = plan.size.max(end);
+        let copied = source.chunks() + before.map_or(0, Inode::chunks) + 2;
+        if copied > FILE_EXTENTS_MAX {
+            return Err(found.failure(Status::TooLarge));
+        }
+        plan.changes.push(Change::CopyRange {
+            source: source_target,
+            start,
+            length,
+            target: plan.inode,
+            offset: copy.target_offset,
+            size: plan.size,
+            modified: self.now(),
+        });
+        Ok(plan)
+    }
+
+    pub(super) fn stage(&self, upload: u64, extents: &Extents) -> Result<Plan, Failure> {
+        let session = self.context.session;
+        let own = check_extents(extents, session, wire::limits::CHUNK_BYTES_MAX)?;
+        self.namespace.uploads.check_unused(session, extents)?;
+        let whole = self.namespace.uploads.check_stage(session, upload, &own)?;
+        let stage = Change::Stage { source: Source { session, upload, extents: extents.clone() } };
+        Ok(Plan { changes: vec![stage], size: whole.end, ..Plan::default() })
+    }
+}
+
+fn push_attributes(plan: &mut Plan, file: Target, attributes: &NewAttributes, modified: wire::Timestamp) {
+    let owner = owner_of(attributes);
+    plan.changes.push(Change::SetAttributes { target: file, owner, modified });
+    plan.changes.push(Change::SetXattrs { target: file, xattrs: sorted(&attributes.xattrs) });
+}
+
+fn check_size(found: &Found<'_>, size: u64) -> Result<(), Failure> {
+    if size > FILE_BYTES_MAX { Err(found.failure(Status::TooLarge)) } else { Ok(()) }
+}
+
+/// Whether the file stays within [`FILE_EXTENTS_MAX`] when extents like `written` are laid over it, shifted by `shift`.
+fn check_chunks(
+    volume: &Volume,
+    present: Option<(InodeId, &Inode)>,
+    written: &Summary,
+    shift: u64,
+) -> Result<(), Failure> {
+    let there = present.map_or(0, |(_, inode)| inode.chunks());
+    // What is cut leaves at most one piece more than there was; only near the limit is it worth counting what goes.
+    if there + written.chunks < FILE_EXTENTS_MAX {
+        return Ok(());
+    }
+    let gone = match present.map(|(_, inode)| &inode.content) {
+        Some(Content::Many(list)) => {
+            let (start, end) = (written.start + shift, written.end + shift);
+            let inside = volume
+                .overlapping(*list, start, end)
+                .into_iter()
+                .filter(|(offset, piece)| *offset >= start && offset + piece.length <= end);
+            inside.map(|(_, piece)| u64::from(piece.count)).sum()
+        }
+        _ => 0,
+    };
+    // A list with holes may keep some of it: then the limit is found when it is applied, so refuse what isn't sure to fit.
+    let contiguous = written.end - written.start == written.stored;
+    let after = there + written.chunks - if contiguous { gone } else { 0 };
+    if after + 1 > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(()) }
+}

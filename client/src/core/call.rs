@@ -1,0 +1,161 @@
+//! Calls come in, and are cancelled.
+
+use std::sync::Arc;
+
+use wire::meta::Mutation;
+use wire::{Nanos, Sequence, SessionId};
+
+use super::effect::{Call, Done, Failure, ReadId, Ticket, UploadId};
+use super::request::{Copies, Get, Mutate, Put, Request, RequestId, State, Trouble, What, Worst};
+use super::session::MintError;
+use super::upkeep::{Read, Timer};
+use super::{Context, Core, Effect};
+use crate::error::UnavailableReason;
+
+impl Core {
+    pub(super) fn on_call(&mut self, cx: &mut Context<'_>, ticket: Ticket, call: Call, patience: u64) {
+        if self.is_shut {
+            if let Call::PutChunk { slot, .. } = call {
+                cx.memory.release(slot);
+            }
+            let address = self.any_endpoint();
+            let failure = Failure::Unavailable { address, reason: UnavailableReason::Shutdown };
+            cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
+            return;
+        }
+        let what = match call {
+            Call::Map => What::Map,
+            Call::Query { group, query } => What::Query { group, query: Some(*query) },
+            Call::Mutate { group, upload, operation } => What::Mutate(Mutate {
+                group,
+                upload,
+                mutation: Some(Mutation {
+                    session: SessionId::default(),
+                    sequence: Sequence::default(),
+                    acked_upto: Sequence::default(),
+                    operation: *operation,
+                }),
+                session: SessionId::default(),
+                sequence: Sequence::default(),
+                numbered: false,
+            }),
+            Call::OpenUpload { group } => What::OpenUpload { group },
+            Call::PutChunk { upload, slot, length } => {
+                assert!(
+                    length > 0 && length as usize <= cx.memory.bytes(slot).len(),
+                    "a chunk is in its slot"
+                );
+                let id = match self.sessions.mint(upload) {
+                    Ok(id) => id,
+                    Err(error) => {
+                        cx.memory.release(slot);
+                        let failure = match error {
+                            MintError::Expired => Failure::SessionExpired,
+                            MintError::TooLarge => Failure::TooLarge,
+                        };
+                        cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
+                        return;
+                    }
+                };
+                let leaves = Vec::new();
+                What::Put(Put { upload, id, slot, length, root: 0, leaves, sent: 0, damaged: 0 })
+            }
+            Call::GetChunk(call) => {
+                assert!(
+                    call.range.start < call.range.end && call.range.end <= call.length,
+                    "a range of the chunk"
+                );
+                What::Get(Get {
+                    call,
+                    slot: None,
+                    received: 0,
+                    arriving: 0,
+                    more: false,
+                    proof: Vec::new(),
+                    failed: Vec::new(),
+                    asked: None,
+                    worst: Worst::Missing,
+                    mismatches: 0,
+                })
+            }
+            Call::OpenRead { group, pin } => {
+                self.last_read += 1;
+                let read = ReadId(self.last_read);
+                self.reads.insert(read, Read { group, pin, pinned: false });
+                self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
+                cx.effects.push(Effect::Finished { ticket, result: Ok(Done::Read(read)) });
+                return;
+            }
+            Call::ShardState { address } => What::ShardState { address },
+        };
+        self.begin(cx, Some(ticket), what, cx.now.after(patience));
+    }
+
+    /// A new request, on its way.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut Context<'_>,
+        ticket: Option<Ticket>,
+        what: What,
+        deadline: Nanos,
+    ) -> RequestId {
+        debug_assert!(deadline >= cx.now);
+        let id = self.requests.insert(Request {
+            ticket,
+            what,
+            deadline,
+            state: State::Ready,
+            copies: Copies::default(),
+            retries: 0,
+            trouble: Trouble::None,
+            admitted: false,
+        });
+        self.timers.set(Timer::Request(id), deadline);
+        self.work.push_back(id);
+        id
+    }
+
+    pub(super) fn on_cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        let Some(id) = self.requests.of_ticket(ticket) else { return };
+        self.requests.detach(id);
+        let request = self.requests.get(id).expect("just found");
+        // A mutation that may be executed is followed to its end, so that its sequence isn't acknowledged before.
+        let is_under_way = matches!(request.what, What::Mutate(_)) && request.copies.is_uncertain();
+        if !is_under_way {
+            self.finish(cx, id, Err(Failure::Unknown));
+        }
+    }
+
+    pub(super) fn on_close_upload(&mut self, cx: &mut Context<'_>, upload: UploadId) {
+        if let Some(session) = self.sessions.close_upload(upload) {
+            self.close_if_unused(cx, session);
+        }
+    }
+
+    pub(super) fn on_close_read(&mut self, read: ReadId) {
+        self.reads.remove(&read);
+        self.timers.clear(Timer::Read(read));
+    }
+
+    /// Closes the sessions as far as links stand, and fails whatever is under way.
+    pub(super) fn on_shutdown(&mut self, cx: &mut Context<'_>) {
+        if std::mem::replace(&mut self.is_shut, true) {
+            return;
+        }
+        let address = self.any_endpoint();
+        for id in self.requests.all() {
+            let failure =
+                Failure::Unavailable { address: Arc::clone(&address), reason: UnavailableReason::Shutdown };
+            self.fail(cx, id, failure);
+        }
+        for session in self.sessions.all() {
+            self.begin(cx, None, What::CloseSession { session }, cx.now.after(CLOSE_PATIENCE));
+        }
+        for read in std::mem::take(&mut self.reads).into_keys() {
+            self.timers.clear(Timer::Read(read));
+        }
+    }
+}
+
+/// How long a session's closing is tried; then it expires by itself.
+pub(super) const CLOSE_PATIENCE: u64 = 5 * Nanos::SECOND;

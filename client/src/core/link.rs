@@ -1,0 +1,192 @@
+//! Connections by address: opened on first use, closed when idle for a minute, at most 256 of them (R43).
+//!
+//! ```text
+//! (none) ── wanted ──▶ Connecting ── LinkUp, Hello sent ──▶ Greeting ── HelloReply ──▶ Ready ── idle, broken, too many ──▶ (none)
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use wire::{Load, Nanos};
+
+use super::effect::LinkNumber;
+use super::request::RequestId;
+use crate::error::UnavailableReason;
+
+/// Connections of one client, at most (R43).
+pub const LINKS_MAX: usize = 256;
+/// A connection that nobody used for so long is closed (R43).
+pub const LINK_IDLE: u64 = 60 * Nanos::SECOND;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Connecting,
+    Greeting,
+    Ready,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: Arc<str>,
+    pub(super) state: LinkState,
+    /// Correlation ids of requests sent here that are not fully answered.
+    pub(super) in_flight: BTreeMap<u64, RequestId>,
+    /// Requests that go out when the link is ready.
+    pub(super) waiting: Vec<RequestId>,
+    /// Puts whose fragments are not all sent; the first one's are.
+    pub(super) sending: VecDeque<RequestId>,
+    /// Payload bytes of puts that may be sent (R38).
+    pub(super) credit: u64,
+    pub(super) last_used: Nanos,
+    /// The get whose payload is arriving.
+    pub(super) receiving: Option<RequestId>,
+}
+
+impl Link {
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.waiting.is_empty() && self.sending.is_empty()
+    }
+}
+
+/// What is known of an address beyond its connection.
+#[derive(Debug)]
+struct Address {
+    link: Option<LinkNumber>,
+    failures: u32,
+    retry_at: Nanos,
+    reason: UnavailableReason,
+    load: Load,
+}
+
+/// How an address can be used now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Send.
+    Ready(LinkNumber),
+    /// Wait until this link is ready.
+    Opening(LinkNumber),
+    /// A new link was made: connect it.
+    New(LinkNumber),
+    /// Not before this time; it failed for this reason.
+    Later(Nanos, UnavailableReason),
+    /// As many links as may be are in use.
+    Full,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: BTreeMap<LinkNumber, Link>,
+    addresses: BTreeMap<Arc<str>, Address>,
+    last_number: u64,
+}
+
+impl Links {
+    pub(super) fn get(&mut self, number: LinkNumber) -> Option<&mut Link> {
+        self.links.get_mut(&number)
+    }
+
+    pub(super) fn numbers(&self) -> Vec<LinkNumber> {
+        self.links.keys().copied().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The way to `address`; makes a link where there is none.
+    pub(super) fn access(&mut self, address: &Arc<str>, now: Nanos) -> Access {
+        let entry = self.addresses.entry(Arc::clone(address)).or_insert_with(|| Address {
+            link: None,
+            failures: 0,
+            retry_at: Nanos(0),
+            reason: UnavailableReason::Connect,
+            load: Load::default(),
+        });
+        if let Some(number) = entry.link {
+            let link = self.links.get_mut(&number).expect("an address names a living link");
+            link.last_used = now;
+            return match link.state {
+                LinkState::Ready => Access::Ready(number),
+                LinkState::Connecting | LinkState::Greeting => Access::Opening(number),
+            };
+        }
+        if now < entry.retry_at {
+            return Access::Later(entry.retry_at, entry.reason);
+        }
+        if self.links.len() >= LINKS_MAX {
+            return Access::Full;
+        }
+        self.last_number += 1;
+        let number = LinkNumber(self.last_number);
+        entry.link = Some(number);
+        let link = Link {
+            address: Arc::clone(address),
+            state: LinkState::Connecting,
+            in_flight: BTreeMap::new(),
+            waiting: Vec::new(),
+            sending: VecDeque::new(),
+            credit: 0,
+            last_used: now,
+            receiving: None,
+        };
+        self.links.insert(number, link);
+        Access::New(number)
+    }
+
+    /// The idle link that was used longest ago: the one to close when there are too many.
+    pub(super) fn least_recently_used(&self) -> Option<LinkNumber> {
+        let idle = self.links.iter().filter(|(_, link)| link.is_idle());
+        idle.min_by_key(|(number, link)| (link.last_used, **number)).map(|(number, _)| *number)
+    }
+
+    /// The link is ready: its address works.
+    pub(super) fn mark_ready(&mut self, number: LinkNumber, credit: u64) {
+        let link = self.links.get_mut(&number).expect("the caller has the link");
+        link.state = LinkState::Ready;
+        link.credit = credit;
+        if let Some(address) = self.addresses.get_mut(&link.address) {
+            address.failures = 0;
+        }
+    }
+
+    /// Takes a link out.
+    pub(super) fn remove(&mut self, number: LinkNumber) -> Option<Link> {
+        let link = self.links.remove(&number)?;
+        if let Some(address) = self.addresses.get_mut(&link.address) {
+            assert_eq!(address.link, Some(number), "an address has one link");
+            address.link = None;
+        }
+        Some(link)
+    }
+
+    /// Counts a failure to come to a conversation with `address`; the count is the caller's measure for the pause.
+    pub(super) fn count_failure(&mut self, address: &Arc<str>, reason: UnavailableReason) -> u32 {
+        let Some(entry) = self.addresses.get_mut(address) else { return 1 };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.reason = reason;
+        entry.failures
+    }
+
+    /// No new connection to `address` before `at`.
+    pub(super) fn pause(&mut self, address: &Arc<str>, at: Nanos) {
+        if let Some(entry) = self.addresses.get_mut(address) {
+            entry.retry_at = at;
+        }
+    }
+
+    pub(super) fn note_load(&mut self, number: LinkNumber, load: Load) {
+        if let Some(link) = self.links.get(&number)
+            && let Some(address) = self.addresses.get_mut(&link.address)
+        {
+            address.load = load;
+        }
+    }
+
+    /// How long a request to `address` is likely to take, for comparing replicas: queue × service time (DESIGN §5). An address that
+    /// nothing is known of looks unloaded, so that it is tried.
+    pub(super) fn expected_wait(&self, address: &str) -> u64 {
+        self.addresses
+            .get(address)
+            .map_or(0, |entry| (u64::from(entry.load.queue_depth) + 1) * u64::from(entry.load.service_time))
+    }
+}

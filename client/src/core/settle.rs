@@ -1,0 +1,199 @@
+//! How requests end or begin again: finished, failed, out of time, tried again, thrown off a broken link.
+
+use std::sync::Arc;
+
+use wire::Nanos;
+
+use super::effect::{Done, Effect, Failure, LinkNumber};
+use super::link::LinkState;
+use super::request::{RequestId, State, Trouble, What};
+use super::upkeep::Timer;
+use super::{Context, Core};
+use crate::error::UnavailableReason;
+
+impl Core {
+    /// The request is over, with this result.
+    pub(super) fn finish(&mut self, cx: &mut Context<'_>, id: RequestId, result: Result<Done, Failure>) {
+        let Some(request) = self.requests.remove(id) else { return };
+        self.timers.clear(Timer::Request(id));
+        match request.state {
+            State::AwaitLink(link) => {
+                if let Some(link) = self.links.get(link) {
+                    link.waiting.retain(|waiting| *waiting != id);
+                }
+            }
+            State::Sending(link, correlation) | State::AwaitReply(link, correlation) => {
+                if let Some(entry) = self.links.get(link) {
+                    entry.in_flight.remove(&correlation);
+                    entry.sending.retain(|sending| *sending != id);
+                    if let (State::Sending(..), What::Put(put)) = (request.state, &request.what)
+                        && put.sent > 0
+                        && result.is_err()
+                    {
+                        self.send_abort(cx, link, correlation);
+                        self.pump(cx, link);
+                    }
+                }
+            }
+            State::AwaitSession | State::AwaitSequence => self.sessions.stop_waiting(id),
+            State::AwaitWindow => self.window_queue.retain(|waiting| *waiting != id),
+            State::Ready | State::AwaitMap | State::Backoff => {}
+        }
+        if request.admitted {
+            self.window_used -= request.what.window_bytes();
+        }
+        if let Some(next) = self.window_queue.front().copied() {
+            self.wake(next);
+        }
+        match request.what {
+            What::Put(put) => cx.memory.release(put.slot),
+            What::Get(get) => {
+                if let Some(slot) = get.slot {
+                    cx.memory.release(slot);
+                }
+            }
+            What::Mutate(mutate) if mutate.numbered => {
+                let session = mutate.session;
+                if let Some(living) = self.sessions.get(session)
+                    && living.finish(mutate.sequence)
+                {
+                    while let Some(next) =
+                        self.sessions.get(session).and_then(|living| living.waiting.pop_front())
+                    {
+                        self.wake(next);
+                    }
+                }
+                self.close_if_unused(cx, session);
+            }
+            What::MapPage => self.on_map_fetch_end(id),
+            What::OpenSession { group } => {
+                // Whoever still waits came after the last trouble: ask again.
+                if self.sessions.reopen(group) && !self.is_shut {
+                    self.begin(cx, None, What::OpenSession { group }, Nanos(u64::MAX));
+                }
+            }
+            _ => {}
+        }
+        match (request.ticket, result) {
+            (Some(ticket), result) => cx.effects.push(Effect::Finished { ticket, result }),
+            // Nobody takes the bytes.
+            (None, Ok(Done::Bytes { slot, .. })) => cx.memory.release(slot),
+            (None, _) => {}
+        }
+    }
+
+    /// The request is over without success; a mutation of which a copy may have been executed is `Unknown` (R14).
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, id: RequestId, failure: Failure) {
+        let Some(request) = self.requests.get(id) else { return };
+        let is_unknown = matches!(request.what, What::Mutate(_)) && request.copies.is_uncertain();
+        self.finish(cx, id, Err(if is_unknown { Failure::Unknown } else { failure }));
+    }
+
+    /// The deadline has come.
+    pub(super) fn expire(&mut self, cx: &mut Context<'_>, id: RequestId) {
+        let address = self.address_of(id);
+        let Some(request) = self.requests.get(id) else { return };
+        let is_unanswered = matches!(request.state, State::Sending(..) | State::AwaitReply(..));
+        let trouble = std::mem::replace(&mut request.trouble, Trouble::None);
+        let trouble = if is_unanswered { Trouble::Silence(Arc::clone(&address)) } else { trouble };
+        self.fail(cx, id, trouble.into_failure(address));
+    }
+
+    /// Tries again after a pause that grows with the number of tries, at least `pause` long.
+    pub(super) fn retry(&mut self, cx: &mut Context<'_>, id: RequestId, pause: u64) {
+        let Some(request) = self.requests.get(id) else { return };
+        let step = request.retries;
+        request.retries = request.retries.saturating_add(1);
+        let backoff = self.random.backoff(BACKOFF_MIN, step, BACKOFF_MAX);
+        self.back_off_until(cx, id, cx.now.after(backoff.max(pause)));
+    }
+
+    pub(super) fn back_off_until(&mut self, cx: &mut Context<'_>, id: RequestId, at: Nanos) {
+        let Some(request) = self.requests.get(id) else { return };
+        request.state = State::Backoff;
+        let deadline = request.deadline;
+        self.timers.set(Timer::Request(id), at.max(cx.now).min(deadline));
+    }
+
+    /// Whom the request waits for.
+    pub(super) fn address_of(&mut self, id: RequestId) -> Arc<str> {
+        let state = self.requests.get(id).map(|request| request.state);
+        let link = match state {
+            Some(State::AwaitLink(link) | State::Sending(link, _) | State::AwaitReply(link, _)) => link,
+            _ => return self.any_endpoint(),
+        };
+        self.links.get(link).map(|link| Arc::clone(&link.address)).unwrap_or_else(|| self.any_endpoint())
+    }
+
+    /// A connection ended, or never came about.
+    pub(super) fn on_link_down(&mut self, cx: &mut Context<'_>, link: LinkNumber, reason: UnavailableReason) {
+        self.drop_link(cx, link, reason);
+    }
+
+    /// Closes a connection on which something went wrong.
+    pub(super) fn break_link(&mut self, cx: &mut Context<'_>, link: LinkNumber, reason: UnavailableReason) {
+        if self.links.get(link).is_some() {
+            cx.effects.push(Effect::Close { link });
+            self.drop_link(cx, link, reason);
+        }
+    }
+
+    /// Closes a connection that nobody uses.
+    pub(super) fn close_link(&mut self, cx: &mut Context<'_>, number: LinkNumber) {
+        let link = self.links.remove(number).expect("the caller has it");
+        assert!(link.is_idle(), "only an idle link is closed");
+        self.timers.clear(Timer::Link(number));
+        cx.effects.push(Effect::Close { link: number });
+    }
+
+    fn drop_link(&mut self, cx: &mut Context<'_>, number: LinkNumber, reason: UnavailableReason) {
+        let Some(link) = self.links.remove(number) else { return };
+        self.timers.clear(Timer::Link(number));
+        if link.state != LinkState::Ready || reason == UnavailableReason::Protocol {
+            let failures = self.links.count_failure(&link.address, reason);
+            let pause = self.random.backoff(REOPEN_MIN, failures - 1, REOPEN_MAX);
+            self.links.pause(&link.address, cx.now.after(pause));
+        }
+        let trouble = Trouble::Unavailable(Arc::clone(&link.address), reason);
+        // Nothing that waiting could mend: whoever wanted this address is told.
+        let is_hopeless = matches!(reason, UnavailableReason::Version | UnavailableReason::WrongCluster);
+        for id in link.waiting {
+            self.note_trouble(id, trouble.clone());
+            let is_map_page = self.next_if_map_page(id);
+            if is_hopeless && !is_map_page && !self.is_own(id) {
+                self.requests.get(id).expect("it was waiting").state = State::Ready;
+                self.fail(cx, id, Failure::Unavailable { address: Arc::clone(&link.address), reason });
+            } else {
+                self.retry(cx, id, 0);
+            }
+        }
+        for id in link.in_flight.into_values() {
+            let Some(request) = self.requests.get(id) else { continue };
+            if let What::Get(get) = &mut request.what
+                && let Some(slot) = get.slot.take()
+            {
+                cx.memory.release(slot);
+            }
+            self.note_trouble(id, trouble.clone());
+            self.next_if_map_page(id);
+            self.retry(cx, id, 0);
+        }
+        // Whoever was there may have moved.
+        if self.map().is_some() {
+            self.refresh_map(cx);
+        }
+    }
+
+    fn is_own(&mut self, id: RequestId) -> bool {
+        self.requests.get(id).is_some_and(|request| request.ticket.is_none())
+    }
+}
+
+/// Pause before the second try; doubled with each further one.
+const BACKOFF_MIN: u64 = 10 * Nanos::MILLISECOND;
+/// The longest pause between tries.
+const BACKOFF_MAX: u64 = Nanos::SECOND;
+/// Pause before a second connection to an address that didn't answer; doubled with each further one.
+const REOPEN_MIN: u64 = 20 * Nanos::MILLISECOND;
+/// The longest pause between connections.
+const REOPEN_MAX: u64 = 2 * Nanos::SECOND;

@@ -30,7 +30,7 @@ pub use shard_state::{ShardState, StoreCondition};
 pub use words::{ChunkIds, Leaves, Words};
 
 use crate::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
-use crate::{FrameKind, MapNumber, SessionId};
+use crate::{ChunkId, FrameKind, MapNumber, SessionId};
 
 /// What a frame asks for: one variant for each [`FrameKind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub enum Request<'a> {
     },
     /// A page of the ids that the store holds.
     Inventory {
-        /// 0, then what the page before gave as `next`.
-        cursor: u64,
+        /// The last id of the page before; `None`: from the beginning.
+        after: Option<ChunkId>,
         /// Ids wanted, 1 to [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
         limit: u32,
     },
@@ -131,9 +131,7 @@ pub enum Reply<'a> {
     Inventory {
         /// The page.
         ids: ChunkIds<'a>,
-        /// Cursor of the next page.
-        next: u64,
-        /// Whether there is none.
+        /// Whether no page follows.
         end: bool,
     },
     /// To `ShardStatus`.

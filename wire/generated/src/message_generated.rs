@@ -1707,7 +1707,7 @@ impl<'a> ::flatbuffers::Follow<'a> for InventoryRequest<'a> {
 }
 
 impl<'a> InventoryRequest<'a> {
-  pub const VT_CURSOR: ::flatbuffers::VOffsetT = 4;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 4;
   pub const VT_LIMIT: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
@@ -1717,21 +1717,21 @@ impl<'a> InventoryRequest<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args InventoryRequestArgs
+    args: &'args InventoryRequestArgs<'args>
   ) -> ::flatbuffers::WIPOffset<InventoryRequest<'bldr>> {
     let mut builder = InventoryRequestBuilder::new(_fbb);
-    builder.add_cursor(args.cursor);
     builder.add_limit(args.limit);
+    if let Some(x) = args.after { builder.add_after(x); }
     builder.finish()
   }
 
 
   #[inline]
-  pub fn cursor(&self) -> u64 {
+  pub fn after(&self) -> Option<&'a ChunkId> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(InventoryRequest::VT_CURSOR, Some(0)).unwrap()}
+    unsafe { self._tab.get::<ChunkId>(InventoryRequest::VT_AFTER, None)}
   }
   #[inline]
   pub fn limit(&self) -> u32 {
@@ -1748,21 +1748,21 @@ impl ::flatbuffers::Verifiable for InventoryRequest<'_> {
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
-     .visit_field::<u64>("cursor", Self::VT_CURSOR, false)?
+     .visit_field::<ChunkId>("after", Self::VT_AFTER, false)?
      .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
      .finish();
     Ok(())
   }
 }
-pub struct InventoryRequestArgs {
-    pub cursor: u64,
+pub struct InventoryRequestArgs<'a> {
+    pub after: Option<&'a ChunkId>,
     pub limit: u32,
 }
-impl<'a> Default for InventoryRequestArgs {
+impl<'a> Default for InventoryRequestArgs<'a> {
   #[inline]
   fn default() -> Self {
     InventoryRequestArgs {
-      cursor: 0,
+      after: None,
       limit: 0,
     }
   }
@@ -1774,8 +1774,8 @@ pub struct InventoryRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a>
 }
 impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> InventoryRequestBuilder<'a, 'b, A> {
   #[inline]
-  pub fn add_cursor(&mut self, cursor: u64) {
-    self.fbb_.push_slot::<u64>(InventoryRequest::VT_CURSOR, cursor, 0);
+  pub fn add_after(&mut self, after: &ChunkId) {
+    self.fbb_.push_slot_always::<&ChunkId>(InventoryRequest::VT_AFTER, after);
   }
   #[inline]
   pub fn add_limit(&mut self, limit: u32) {
@@ -1799,7 +1799,7 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> InventoryRequestBuilder<'a, '
 impl ::core::fmt::Debug for InventoryRequest<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("InventoryRequest");
-      ds.field("cursor", &self.cursor());
+      ds.field("after", &self.after());
       ds.field("limit", &self.limit());
       ds.finish()
   }
@@ -1821,8 +1821,7 @@ impl<'a> ::flatbuffers::Follow<'a> for InventoryReply<'a> {
 
 impl<'a> InventoryReply<'a> {
   pub const VT_IDS: ::flatbuffers::VOffsetT = 4;
-  pub const VT_NEXT: ::flatbuffers::VOffsetT = 6;
-  pub const VT_END: ::flatbuffers::VOffsetT = 8;
+  pub const VT_END: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1834,7 +1833,6 @@ impl<'a> InventoryReply<'a> {
     args: &'args InventoryReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<InventoryReply<'bldr>> {
     let mut builder = InventoryReplyBuilder::new(_fbb);
-    builder.add_next(args.next);
     if let Some(x) = args.ids { builder.add_ids(x); }
     builder.add_end(args.end);
     builder.finish()
@@ -1847,13 +1845,6 @@ impl<'a> InventoryReply<'a> {
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkId>>>(InventoryReply::VT_IDS, None).unwrap()}
-  }
-  #[inline]
-  pub fn next(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(InventoryReply::VT_NEXT, Some(0)).unwrap()}
   }
   #[inline]
   pub fn end(&self) -> bool {
@@ -1871,7 +1862,6 @@ impl ::flatbuffers::Verifiable for InventoryReply<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkId>>>("ids", Self::VT_IDS, true)?
-     .visit_field::<u64>("next", Self::VT_NEXT, false)?
      .visit_field::<bool>("end", Self::VT_END, false)?
      .finish();
     Ok(())
@@ -1879,7 +1869,6 @@ impl ::flatbuffers::Verifiable for InventoryReply<'_> {
 }
 pub struct InventoryReplyArgs<'a> {
     pub ids: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkId>>>,
-    pub next: u64,
     pub end: bool,
 }
 impl<'a> Default for InventoryReplyArgs<'a> {
@@ -1887,7 +1876,6 @@ impl<'a> Default for InventoryReplyArgs<'a> {
   fn default() -> Self {
     InventoryReplyArgs {
       ids: None, // required field
-      next: 0,
       end: false,
     }
   }
@@ -1901,10 +1889,6 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> InventoryReplyBuilder<'a, 'b,
   #[inline]
   pub fn add_ids(&mut self, ids: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkId>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(InventoryReply::VT_IDS, ids);
-  }
-  #[inline]
-  pub fn add_next(&mut self, next: u64) {
-    self.fbb_.push_slot::<u64>(InventoryReply::VT_NEXT, next, 0);
   }
   #[inline]
   pub fn add_end(&mut self, end: bool) {
@@ -1930,7 +1914,6 @@ impl ::core::fmt::Debug for InventoryReply<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("InventoryReply");
       ds.field("ids", &self.ids());
-      ds.field("next", &self.next());
       ds.field("end", &self.end());
       ds.finish()
   }

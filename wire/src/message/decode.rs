@@ -47,7 +47,8 @@ impl Request<'_> {
                 let table = root::<schema::InventoryRequest<'_>>(message)?;
                 let limit = table.limit();
                 check::that((1..=MESSAGE_CHUNKS_MAX).contains(&(limit as usize)), "limit")?;
-                Request::Inventory { cursor: table.cursor(), limit }
+                let after = table.after().map(|id| crate::ChunkId { session: SessionId(id.session()), ordinal: id.ordinal() });
+                Request::Inventory { after, limit }
             }
             FrameKind::ShardStatus => {
                 root::<schema::Empty<'_>>(message)?;
@@ -92,7 +93,7 @@ impl Reply<'_> {
             FrameKind::Inventory => {
                 let table = root::<schema::InventoryReply<'_>>(message)?;
                 let ids = chunk::decode_ids(table.ids())?;
-                Reply::Inventory { ids, next: table.next(), end: table.end() }
+                Reply::Inventory { ids, end: table.end() }
             }
             FrameKind::ShardStatus => Reply::ShardStatus(Box::new(shard_state::decode(root(message)?)?)),
             FrameKind::OpenSession => {

@@ -131,8 +131,9 @@ impl Encoder {
             }
             Request::GetChunk(get) => chunk::encode_get(builder, get).as_union_value(),
             Request::DeleteChunks { map, ids } => chunk::encode_delete(builder, *map, *ids).as_union_value(),
-            Request::Inventory { cursor, limit } => {
-                let args = schema::InventoryRequestArgs { cursor: *cursor, limit: *limit };
+            Request::Inventory { after, limit } => {
+                let after = after.map(|id| wire_generated::common_generated::ChunkId::new(id.session.0, id.ordinal));
+                let args = schema::InventoryRequestArgs { after: after.as_ref(), limit: *limit };
                 schema::InventoryRequest::create(builder, &args).as_union_value()
             }
             Request::OpenSession { name } => session::encode_open(builder, name).as_union_value(),
@@ -166,10 +167,10 @@ impl Encoder {
             }
             Reply::GetChunk(part) => chunk::encode_part(builder, part).as_union_value(),
             Reply::DeleteChunks | Reply::KeepAlive | Reply::CloseSession => empty(builder),
-            Reply::Inventory { ids, next, end } => {
+            Reply::Inventory { ids, end } => {
                 assert!(ids.len() <= MESSAGE_CHUNKS_MAX, "a page keeps its limit");
                 let ids = Some(chunk::encode_ids(builder, *ids));
-                let args = schema::InventoryReplyArgs { ids, next: *next, end: *end };
+                let args = schema::InventoryReplyArgs { ids, end: *end };
                 schema::InventoryReply::create(builder, &args).as_union_value()
             }
             Reply::ShardStatus(state) => shard_state::encode(builder, state).as_union_value(),

@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod golden;
+mod limits;
 mod map;
 mod random;
 mod samples;

@@ -253,7 +253,7 @@ impl Random {
             }
             FrameKind::Inventory => {
                 let limit = u32::try_from(self.between(1, 4096)).expect("few");
-                Request::Inventory { cursor: self.u64(), limit }
+                Request::Inventory { after: Some(self.chunk()), limit }
             }
             FrameKind::ShardStatus => Request::ShardStatus,
             FrameKind::OpenSession => Request::OpenSession { name: self.text(255) },
@@ -406,7 +406,7 @@ impl Random {
             FrameKind::DeleteChunks => Reply::DeleteChunks,
             FrameKind::Inventory => {
                 let ids = ChunkIds::new(&pool.ids[..self.below(50)]);
-                Reply::Inventory { ids, next: self.u64(), end: self.flag() }
+                Reply::Inventory { ids, end: self.flag() }
             }
             FrameKind::ShardStatus => Reply::ShardStatus(Box::new(self.shard_state())),
             FrameKind::OpenSession => Reply::Session(SessionGrant {

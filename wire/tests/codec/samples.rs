@@ -52,7 +52,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("credit", Request::Credit { class: HopClass::Tail, bytes: 1 << 20 }),
         ("get-chunk", Request::GetChunk(GetChunk { id: chunk(9), first_block: 3, block_count: 2 })),
         ("delete-chunks", Request::DeleteChunks { map: MapNumber(4), ids: ChunkIds::new(&IDS) }),
-        ("inventory", Request::Inventory { cursor: 17, limit: 4096 }),
+        ("inventory", Request::Inventory { after: Some(IDS[0]), limit: 4096 }),
         ("shard-status", Request::ShardStatus),
         ("open-session", Request::OpenSession { name: "catena put".to_owned() }),
         (
@@ -206,7 +206,7 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameKind, Status, Reply<'static>)
         ok(
             "inventory",
             FrameKind::Inventory,
-            Reply::Inventory { ids: ChunkIds::new(&IDS), next: 19, end: true },
+            Reply::Inventory { ids: ChunkIds::new(&IDS), end: true },
         ),
         ok("shard-status", FrameKind::ShardStatus, Reply::ShardStatus(Box::new(shard_state()))),
         ok(

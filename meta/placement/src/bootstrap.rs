@@ -53,3 +53,57 @@ pub fn one_node(parts: OneNode) -> Result<ClusterMap, MapError> {
         groups: vec![Group { group: GroupId(0), generation: 0, epoch: Epoch(1), members: vec![member] }],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(stores: u8, ring_bits: u8) -> OneNode {
+        let store = |i: u8| {
+            (StoreId([i + 1; 16]), ShardIndex(i.into()), format!("127.0.0.1:{}", 7430 + u16::from(i)))
+        };
+        OneNode {
+            cluster: ClusterId([1; 16]),
+            node: NodeId(1),
+            name: "node-1".to_owned(),
+            stores: (0..stores).map(store).collect(),
+            metadata_address: "127.0.0.1:7421".to_owned(),
+            ring_bits,
+            reclaim_delay_ms: 600_000,
+        }
+    }
+
+    #[test]
+    fn slices_are_spread_evenly() {
+        for (stores, ring_bits) in [(1, 0), (1, 12), (3, 12), (7, 12), (16, 16), (5, 3)] {
+            let map = one_node(parts(stores, ring_bits)).expect("a valid map");
+            let counts: Vec<usize> =
+                map.as_map().stores.iter().map(|store| map.slices_of(store.store).count()).collect();
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert_eq!(counts.iter().sum::<usize>(), 1 << ring_bits);
+            assert!(most.expect("a store") - least.expect("a store") <= 1, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_map_is_number_1_in_epoch_1_and_generation_0() {
+        let map = one_node(parts(2, 12)).expect("a valid map");
+        assert_eq!(map.number(), MapNumber(1));
+        assert!(map.as_map().slices.iter().all(|slice| slice.epoch == Epoch(1)));
+        let group = map.group(GroupId(0)).expect("group 0");
+        assert_eq!((group.epoch, group.generation), (Epoch(1), 0));
+        assert!(!map.is_redundant());
+    }
+
+    #[test]
+    fn parts_that_make_no_map_are_errors() {
+        assert_eq!(
+            one_node(parts(0, 12)),
+            Err(MapError::SliceMembers(wire::SliceIndex(0))),
+            "slices need a store"
+        );
+        assert_eq!(one_node(parts(1, 17)), Err(MapError::SliceCount { found: 1 << 16, expected: 0 }));
+        let nowhere = OneNode { metadata_address: String::new(), ..parts(1, 2) };
+        assert_eq!(one_node(nowhere), Err(MapError::GroupMembers(GroupId(0))));
+    }
+}

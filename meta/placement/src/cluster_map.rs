@@ -135,3 +135,92 @@ impl ClusterMap {
         self.map.settings.chain_length > 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire::map::{GroupMember, Node, Settings, Slice};
+    use wire::{NodeId, ShardIndex};
+
+    use super::*;
+
+    /// Two slices on three stores: one healthy chain with a joiner, one whose head is gone.
+    fn sample() -> ClusterMap {
+        use ReplicaState::{LastServing, Offline, Serving, Syncing, Waiting};
+        let member = |store, state| Member { store, state };
+        let store = |i: u8| Store {
+            store: StoreId([i; 16]),
+            node: NodeId(1),
+            shard: ShardIndex(i.into()),
+            address: format!("127.0.0.1:{}", 7430 + u16::from(i)),
+        };
+        let slice = |epoch, members| Slice { epoch: Epoch(epoch), loss_map_number: MapNumber(0), members };
+        let replica =
+            |port: u16, state| GroupMember { node: NodeId(1), state, address: format!("127.0.0.1:{port}") };
+        let group = |id, members| Group { group: GroupId(id), generation: 0, epoch: Epoch(1), members };
+        ClusterMap::new(Map {
+            number: MapNumber(5),
+            cluster: ClusterId([1; 16]),
+            ring_bits: 1,
+            settings: Settings { chain_length: 3, min_in_sync: 2, reclaim_delay_ms: 1_000 },
+            nodes: vec![Node { node: NodeId(1), name: "n".to_owned() }],
+            stores: (0..3).map(store).collect(),
+            slices: vec![
+                slice(7, vec![member(2, Serving), member(0, Serving), member(1, Syncing)]),
+                slice(9, vec![member(1, Offline), member(0, Serving), member(2, Waiting)]),
+            ],
+            groups: vec![
+                group(0, vec![replica(1, Serving), replica(2, Serving), replica(3, Waiting)]),
+                group(7, vec![replica(4, LastServing)]),
+            ],
+        })
+        .expect("a valid map")
+    }
+
+    fn shards<'a>(stores: impl Iterator<Item = &'a Store>) -> Vec<u16> {
+        stores.map(|store| store.shard.0).collect()
+    }
+
+    #[test]
+    fn a_route_tells_who_takes_writes_who_acks_and_who_reads() {
+        let map = sample();
+        let route = map.route_of_slice(SliceIndex(0));
+        assert_eq!(route.epoch, Epoch(7));
+        assert_eq!(route.head().map(|store| store.shard), Some(ShardIndex(2)));
+        assert_eq!(shards(route.ackers()), [2, 0, 1], "I2: Syncing members ack too");
+        assert_eq!(shards(route.readers()), [2, 0]);
+        let route = map.route_of_slice(SliceIndex(1));
+        assert_eq!((shards(route.ackers()), shards(route.readers())), (vec![0], vec![0]));
+    }
+
+    #[test]
+    fn a_chunk_is_routed_by_its_slice() {
+        let map = sample();
+        for ordinal in 0..100 {
+            let id = ChunkId { session: SessionId(3), ordinal };
+            let route = map.route(id);
+            assert_eq!(route.slice, wire::slice_of(id, 1));
+            assert_eq!(route, map.route_of_slice(route.slice));
+        }
+    }
+
+    #[test]
+    fn groups_are_found_by_session() {
+        let map = sample();
+        let session = SessionId::new(GroupId(7), 3, 9).expect("in range");
+        assert_eq!(map.group_of_session(session).map(|group| group.group), Some(GroupId(7)));
+        assert_eq!(map.group(GroupId(1)), None);
+        let serving: Vec<&str> =
+            map.group_members(GroupId(0)).map(|member| member.address.as_str()).collect();
+        assert_eq!(serving, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(map.group_members(GroupId(7)).count(), 0, "the last that served doesn't serve");
+    }
+
+    #[test]
+    fn slices_of_a_store_are_those_with_it_in_the_chain() {
+        let map = sample();
+        let slices = |store| map.slices_of(store).collect::<Vec<_>>();
+        assert_eq!(slices(StoreId([1; 16])), [SliceIndex(0), SliceIndex(1)]);
+        assert_eq!(slices(StoreId([9; 16])), []);
+        assert_eq!(map.store(StoreId([2; 16])).map(|store| store.shard), Some(ShardIndex(2)));
+    }
+}

@@ -117,9 +117,128 @@ fn known(map: &Map, node: NodeId) -> Result<(), MapError> {
     }
 }
 
-/// `host:port`, the port a number from 1 to 65,535. The host is the resolver's business.
+/// `host:port`, the port a number from 1 to 65,535.
 fn is_address(address: &str) -> bool {
     address
         .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+        .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// Something printable without blanks; an IPv6 address stands in brackets.
+fn is_host(host: &str) -> bool {
+    let printable = host.bytes().all(|byte| byte.is_ascii_graphic());
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    !host.is_empty() && printable && (bracketed || !host.contains(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::map::{GroupMember, ReplicaState};
+    use wire::{Epoch, MapNumber, ShardIndex, StoreId};
+
+    use super::*;
+    use crate::{OneNode, one_node};
+
+    fn valid() -> Map {
+        let stores = (0..3)
+            .map(|i| (StoreId([i; 16]), ShardIndex(i.into()), format!("127.0.0.1:{}", 7430 + u16::from(i))));
+        let parts = OneNode {
+            cluster: wire::ClusterId([1; 16]),
+            node: NodeId(1),
+            name: "node-1".to_owned(),
+            stores: stores.collect(),
+            metadata_address: "127.0.0.1:7421".to_owned(),
+            ring_bits: 3,
+            reclaim_delay_ms: 600_000,
+        };
+        one_node(parts).expect("a valid map").as_map().clone()
+    }
+
+    fn check(change: impl FnOnce(&mut Map)) -> Result<(), MapError> {
+        let mut map = valid();
+        change(&mut map);
+        validate(&map)
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        assert_eq!(check(|_| ()), Ok(()));
+        assert_eq!(check(|map| map.number = MapNumber(0)), Err(MapError::Number));
+        for (chain_length, min_in_sync) in [(0, 0), (1, 0), (1, 2), (4, 2)] {
+            let expected = Err(MapError::ChainLength { chain_length, min_in_sync });
+            let change = |map: &mut Map| {
+                (map.settings.chain_length, map.settings.min_in_sync) = (chain_length, min_in_sync);
+            };
+            assert_eq!(check(change), expected);
+        }
+        for delay in [0, 999, 7 * 24 * 3_600_000 + 1] {
+            let expected = Err(MapError::ReclaimDelay(delay));
+            assert_eq!(check(|map| map.settings.reclaim_delay_ms = delay), expected);
+        }
+    }
+
+    #[test]
+    fn nodes_and_stores_are_checked() {
+        assert_eq!(check(|map| map.nodes.push(map.nodes[0].clone())), Err(MapError::NodeOrder(NodeId(1))));
+        assert_eq!(check(|map| map.stores[1].node = NodeId(2)), Err(MapError::NodeUnknown(NodeId(2))));
+        let repeated = StoreId([0; 16]);
+        assert_eq!(check(|map| map.stores[1].store = repeated), Err(MapError::StoreRepeated(repeated)));
+        for address in
+            ["", ":1", "host", "host:", "host:0", "host:65536", "host:x", "::1:7430", "a b:1", "h\n:1"]
+        {
+            let change = |map: &mut Map| address.clone_into(&mut map.stores[2].address);
+            assert_eq!(check(change), Err(MapError::StoreAddress(2)), "{address}");
+        }
+        for address in ["localhost:1", "[::1]:65535", "10.1.2.3:7430", "node-1.example.org:7430"] {
+            let change = |map: &mut Map| address.clone_into(&mut map.stores[2].address);
+            assert_eq!(check(change), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn slices_are_checked() {
+        let count = |found| Err(MapError::SliceCount { found, expected: 8 });
+        assert_eq!(check(|map| drop(map.slices.pop())), count(7));
+        assert_eq!(
+            check(|map| map.ring_bits = 17),
+            Err(MapError::SliceCount { found: 8, expected: 0 }),
+            "R40"
+        );
+        let members = Err(MapError::SliceMembers(SliceIndex(5)));
+        assert_eq!(check(|map| map.slices[5].members.clear()), members);
+        assert_eq!(check(|map| map.slices[5].members[0].store = 3), members);
+        let repeat = |map: &mut Map| {
+            let member = map.slices[5].members[0];
+            map.slices[5].members.push(member);
+        };
+        assert_eq!(check(repeat), members);
+        let epoch = Err(MapError::SliceEpoch(SliceIndex(5)));
+        assert_eq!(check(|map| map.slices[5].epoch = Epoch(0)), epoch);
+        assert_eq!(check(|map| map.slices[5].loss_map_number = MapNumber(2)), epoch, "R8: a later map");
+        assert_eq!(check(|map| map.slices[5].loss_map_number = MapNumber(1)), Ok(()));
+    }
+
+    #[test]
+    fn groups_are_checked() {
+        let order = |group| Err(MapError::GroupOrder(GroupId(group)));
+        let members = |group| Err(MapError::GroupMembers(GroupId(group)));
+        assert_eq!(check(|map| map.groups.clear()), order(0), "R27: group 0 holds the names");
+        assert_eq!(check(|map| map.groups.push(map.groups[0].clone())), order(0));
+        let add = |change: fn(&mut Group)| {
+            check(|map| {
+                let mut group = Group { group: GroupId(4), ..map.groups[0].clone() };
+                change(&mut group);
+                map.groups.push(group);
+            })
+        };
+        assert_eq!(add(|_| ()), Ok(()));
+        assert_eq!(add(|group| group.group = GroupId(4_096)), members(4_096), "R20: 12 bits");
+        assert_eq!(add(|group| group.generation = 1_024), members(4), "R20: 10 bits");
+        assert_eq!(add(|group| group.epoch = Epoch(0)), members(4));
+        assert_eq!(add(|group| group.members.clear()), members(4));
+        let member =
+            GroupMember { node: NodeId(9), state: ReplicaState::Serving, address: "host:1".to_owned() };
+        let change = |map: &mut Map| map.groups[0].members.push(member);
+        assert_eq!(check(change), Err(MapError::NodeUnknown(NodeId(9))));
+    }
 }

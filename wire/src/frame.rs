@@ -28,6 +28,8 @@ use crate::limits::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 pub const PREFIX_BYTES: usize = 64;
 /// The version that this build speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
+/// The oldest version that this build speaks.
+pub const PROTOCOL_VERSION_MIN: u16 = 1;
 const MAGIC: u32 = u32::from_le_bytes(*b"CTNA");
 const FLAG_REPLY: u16 = 1;
 const FLAG_MORE: u16 = 2;
@@ -313,6 +315,15 @@ mod tests {
             assert_eq!(Prefix::verify(&bytes, b"hello"), Ok(()));
             assert_eq!(Prefix::verify(&bytes, b"hellO"), Err(DecodePrefixError::HeadChecksum));
         }
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let mut bytes = sample().encode(b"hello");
+        bytes[OFFSET_VERSION] = 2;
+        let error = Prefix::decode(&bytes).expect_err("a newer version");
+        assert_eq!(error, DecodePrefixError::Version { found: 2 });
+        assert_eq!(error.to_string(), "protocol version 2 isn't spoken here (this is 1)");
     }
 
     #[test]

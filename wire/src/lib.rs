@@ -18,7 +18,9 @@ mod slot;
 mod status;
 mod time;
 
-pub use frame::{DecodePrefixError, FrameKind, Load, PREFIX_BYTES, PROTOCOL_VERSION, Prefix};
+pub use frame::{
+    DecodePrefixError, FrameKind, Load, PREFIX_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix,
+};
 pub use ids::{
     ChunkId, ClusterId, CommitIndex, Epoch, GroupId, Incarnation, InodeId, Layout, MapNumber, NodeId,
     Sequence, SessionId, ShardIndex, SliceIndex, StoreId, Version, VolumeId,

@@ -47,7 +47,9 @@ impl Request<'_> {
                 let table = root::<schema::InventoryRequest<'_>>(message)?;
                 let limit = table.limit();
                 check::that((1..=MESSAGE_CHUNKS_MAX).contains(&(limit as usize)), "limit")?;
-                let after = table.after().map(|id| crate::ChunkId { session: SessionId(id.session()), ordinal: id.ordinal() });
+                let after = table
+                    .after()
+                    .map(|id| crate::ChunkId { session: SessionId(id.session()), ordinal: id.ordinal() });
                 Request::Inventory { after, limit }
             }
             FrameKind::ShardStatus => {

@@ -132,7 +132,8 @@ impl Encoder {
             Request::GetChunk(get) => chunk::encode_get(builder, get).as_union_value(),
             Request::DeleteChunks { map, ids } => chunk::encode_delete(builder, *map, *ids).as_union_value(),
             Request::Inventory { after, limit } => {
-                let after = after.map(|id| wire_generated::common_generated::ChunkId::new(id.session.0, id.ordinal));
+                let after =
+                    after.map(|id| wire_generated::common_generated::ChunkId::new(id.session.0, id.ordinal));
                 let args = schema::InventoryRequestArgs { after: after.as_ref(), limit: *limit };
                 schema::InventoryRequest::create(builder, &args).as_union_value()
             }

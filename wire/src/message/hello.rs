@@ -6,7 +6,7 @@ use wire_generated::message_generated as schema;
 
 use super::{DecodeError, check};
 use crate::limits::HELLO_NAME_BYTES_MAX;
-use crate::{ClusterId, GroupId, MapNumber, NodeId, ShardIndex};
+use crate::{ClusterId, GroupId, MapNumber, NodeId, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, ShardIndex};
 
 /// Bits of [`Hello::features`] and [`HelloReply::features`]. None is defined yet; unknown bits are ignored.
 pub const FEATURES: u64 = 0;
@@ -77,6 +77,14 @@ impl HopClass {
     /// The class with this code.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+impl Hello {
+    /// The version that both sides speak, the highest of them; `None`: answer `UnsupportedVersion`.
+    pub fn common_version(&self) -> Option<u16> {
+        let version = self.version_max.min(PROTOCOL_VERSION);
+        (version >= self.version_min.max(PROTOCOL_VERSION_MIN)).then_some(version)
     }
 }
 
@@ -156,4 +164,25 @@ pub(super) fn short_name(name: Option<&str>) -> Result<String, DecodeError> {
     let name = name.unwrap_or_default();
     check::length("name", name.len(), HELLO_NAME_BYTES_MAX)?;
     Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version_is_spoken() {
+        let hello = |version_min, version_max| Hello {
+            version_min,
+            version_max,
+            features: 0,
+            name: String::new(),
+            cluster: None,
+        };
+        for (version_min, version_max, expected) in
+            [(1, 1, Some(1)), (0, 1, Some(1)), (1, 9, Some(1)), (0, 0, None), (2, 9, None)]
+        {
+            assert_eq!(hello(version_min, version_max).common_version(), expected);
+        }
+    }
 }

@@ -203,11 +203,7 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameKind, Status, Reply<'static>)
             Reply::GetChunk(ChunkPart { length: 1 << 20, offset: 12_288, proof: Words::new(&LEAVES) }),
         ),
         ok("delete-chunks", FrameKind::DeleteChunks, Reply::DeleteChunks),
-        ok(
-            "inventory",
-            FrameKind::Inventory,
-            Reply::Inventory { ids: ChunkIds::new(&IDS), end: true },
-        ),
+        ok("inventory", FrameKind::Inventory, Reply::Inventory { ids: ChunkIds::new(&IDS), end: true }),
         ok("shard-status", FrameKind::ShardStatus, Reply::ShardStatus(Box::new(shard_state()))),
         ok(
             "open-session",

@@ -9,6 +9,8 @@ use crate::source;
 use crate::tree::Tree;
 
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
+const OPERATING: &str = "docs/operating.md";
+const CONFIGURATION: &str = "engine/node/src/config/defaults.toml";
 /// Lines that ARCHITECTURE.md may have: it is read in one sitting.
 pub const ARCHITECTURE_LINES_MAX: usize = 300;
 
@@ -17,6 +19,7 @@ pub const ARCHITECTURE_LINES_MAX: usize = 300;
 pub fn findings(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     architecture(tree, &mut findings);
+    configuration(tree, &mut findings);
     for page in tree.files().iter().filter(|file| file.is_page()) {
         for (line, target) in links(&page.text) {
             let path = resolve(&page.path, target);
@@ -61,6 +64,31 @@ fn architecture(tree: &Tree, findings: &mut Vec<String>) {
         {
             findings.push(format!("{ARCHITECTURE}:{line}: {path} declares no {item}"));
         }
+    }
+}
+
+/// Every key of the configuration is documented, and nothing else is.
+fn configuration(tree: &Tree, findings: &mut Vec<String>) {
+    let defaults: toml::Table = match tree.text(CONFIGURATION).parse() {
+        Ok(defaults) => defaults,
+        Err(error) => return findings.push(format!("{CONFIGURATION}: {error}")),
+    };
+    let mut keys = Vec::new();
+    for (key, value) in &defaults {
+        // A list of sections has the keys of its first one.
+        match value.as_array().and_then(|list| list.first()).unwrap_or(value).as_table() {
+            Some(section) => keys.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
+            None => keys.push(key.clone()),
+        }
+    }
+    let rows = tree.text(OPERATING).lines().skip_while(|line| *line != "## Configuration");
+    let rows = rows.skip(1).take_while(|line| !line.starts_with("## "));
+    let documented: Vec<&str> = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    for key in keys.iter().filter(|key| !documented.contains(&key.as_str())) {
+        findings.push(format!("{OPERATING}: the key {key} isn't documented"));
+    }
+    for key in documented.iter().filter(|key| !keys.iter().any(|known| known == *key)) {
+        findings.push(format!("{OPERATING}: {CONFIGURATION} has no key {key}"));
     }
 }
 
@@ -148,6 +176,25 @@ mod tests {
         check("```\n`wire/src/gone.rs`\n```", "");
         check(&"\n".repeat(ARCHITECTURE_LINES_MAX), "more than");
         assert!(of(&[(ARCHITECTURE, "`wire`")]).iter().any(|finding| finding.contains("the crate store")));
+    }
+
+    #[test]
+    fn the_configuration_is_documented() {
+        let check = |rows: &str, expected: &str| {
+            let page = format!("## Configuration\n{rows}\n## Next\n| `other` |");
+            let defaults = (CONFIGURATION, "a = 1\n[[disks]]\npath = \"\"");
+            let found = of(&[
+                (ARCHITECTURE, "CRATES"),
+                ("README.md", "[o](docs/operating.md)"),
+                (OPERATING, &page),
+                defaults,
+            ]);
+            let found = found.join("\n");
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{rows}: {found}");
+        };
+        check("| `a` | 1 |\n| `disks.path` | |", "");
+        check("| `a` | 1 |", "the key disks.path isn't documented");
+        check("| `a` |\n| `disks.path` |\n| `b` |", "has no key b");
     }
 
     #[test]

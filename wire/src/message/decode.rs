@@ -3,6 +3,7 @@
 use wire_generated::message_generated as schema;
 
 use super::attributes::bytes_of;
+use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
     DecodeError, HopClass, Reply, Request, answer, check, chunk, hello, operation, query, session,
@@ -47,10 +48,7 @@ impl Request<'_> {
                 let table = root::<schema::InventoryRequest<'_>>(message)?;
                 let limit = table.limit();
                 check::that((1..=MESSAGE_CHUNKS_MAX).contains(&(limit as usize)), "limit")?;
-                let after = table
-                    .after()
-                    .map(|id| crate::ChunkId { session: SessionId(id.session()), ordinal: id.ordinal() });
-                Request::Inventory { after, limit }
+                Request::Inventory { after: table.after().map(decode_chunk_id), limit }
             }
             FrameKind::ShardStatus => {
                 root::<schema::Empty<'_>>(message)?;
@@ -95,6 +93,9 @@ impl Reply<'_> {
             FrameKind::Inventory => {
                 let table = root::<schema::InventoryReply<'_>>(message)?;
                 let ids = chunk::decode_ids(table.ids())?;
+                // A reader goes on after the last id: rising ids mean that it gets to the end.
+                let rise = ids.iter().zip(ids.iter().skip(1)).all(|(id, next)| id < next);
+                check::that(rise, "order of chunk ids")?;
                 Reply::Inventory { ids, end: table.end() }
             }
             FrameKind::ShardStatus => Reply::ShardStatus(Box::new(shard_state::decode(root(message)?)?)),

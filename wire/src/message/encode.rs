@@ -133,7 +133,7 @@ impl Encoder {
             Request::DeleteChunks { map, ids } => chunk::encode_delete(builder, *map, *ids).as_union_value(),
             Request::Inventory { after, limit } => {
                 let after =
-                    after.map(|id| wire_generated::common_generated::ChunkId::new(id.session.0, id.ordinal));
+                    after.map(super::extents::encode_chunk_id);
                 let args = schema::InventoryRequestArgs { after: after.as_ref(), limit: *limit };
                 schema::InventoryRequest::create(builder, &args).as_union_value()
             }

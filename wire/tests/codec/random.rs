@@ -26,7 +26,9 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(random: &mut Random) -> Self {
         let words = (0..LEAVES_MAX).map(|_| random.word()).collect();
-        let ids = (0..MESSAGE_CHUNKS_MAX).map(|_| random.chunk()).collect();
+        let mut ids: Vec<ChunkId> = (0..MESSAGE_CHUNKS_MAX).map(|_| random.chunk()).collect();
+        ids.sort_unstable();
+        ids.dedup();
         Self { words, ids, bytes: random.bytes(1, 8 << 10) }
     }
 }

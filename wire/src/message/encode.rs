@@ -132,8 +132,7 @@ impl Encoder {
             Request::GetChunk(get) => chunk::encode_get(builder, get).as_union_value(),
             Request::DeleteChunks { map, ids } => chunk::encode_delete(builder, *map, *ids).as_union_value(),
             Request::Inventory { after, limit } => {
-                let after =
-                    after.map(super::extents::encode_chunk_id);
+                let after = after.map(super::extents::encode_chunk_id);
                 let args = schema::InventoryRequestArgs { after: after.as_ref(), limit: *limit };
                 schema::InventoryRequest::create(builder, &args).as_union_value()
             }

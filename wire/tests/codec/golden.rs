@@ -12,7 +12,8 @@ use wire::{FrameKind, Load, PREFIX_BYTES, Prefix, Status};
 
 use crate::samples;
 
-const PAYLOAD: PayloadMeta = PayloadMeta { bytes: 4096, checksum: 0x0102_0304_0506_0708 };
+/// Of the kinds that have one; their leaves verify it, hence no checksum (R36).
+const PAYLOAD: PayloadMeta = PayloadMeta { bytes: 4096, checksum: 0 };
 const REQUEST_HEAD: RequestHead = RequestHead { correlation: 0x0a0b_0c0d_0e0f_1011, deadline_ms: 1_500 };
 
 fn frames() -> BTreeMap<String, Vec<u8>> {
@@ -20,15 +21,21 @@ fn frames() -> BTreeMap<String, Vec<u8>> {
     let mut frames = BTreeMap::new();
     for (name, request) in samples::requests() {
         let mut frame = Vec::new();
-        encoder.request(&mut frame, REQUEST_HEAD, &request, PAYLOAD);
+        let has_payload = matches!(request.kind(), FrameKind::PutChunk | FrameKind::PutFragment);
+        encoder.request(&mut frame, REQUEST_HEAD, &request, payload(has_payload));
         assert!(frames.insert(format!("request {name}"), frame).is_none(), "{name} is there twice");
     }
     for (name, kind, status, reply) in samples::replies() {
         let mut frame = Vec::new();
-        encoder.reply(&mut frame, reply_head(kind, status), &reply, PAYLOAD);
+        let has_payload = kind == FrameKind::GetChunk;
+        encoder.reply(&mut frame, reply_head(kind, status), &reply, payload(has_payload));
         assert!(frames.insert(format!("reply {name}"), frame).is_none(), "{name} is there twice");
     }
     frames
+}
+
+fn payload(there: bool) -> PayloadMeta {
+    if there { PAYLOAD } else { PayloadMeta::default() }
 }
 
 fn reply_head(kind: FrameKind, status: Status) -> ReplyHead {
@@ -41,7 +48,12 @@ fn split(frame: &[u8]) -> (Prefix, &[u8]) {
     assert_eq!(Prefix::verify(prefix_bytes, message), Ok(()));
     let prefix = Prefix::decode(prefix_bytes).expect("a valid prefix");
     assert_eq!(prefix.message_bytes as usize, message.len());
-    assert_eq!((prefix.payload_bytes, prefix.payload_checksum), (PAYLOAD.bytes, PAYLOAD.checksum));
+    let has_payload = match prefix.kind {
+        FrameKind::PutChunk | FrameKind::PutFragment => !prefix.reply,
+        kind => kind == FrameKind::GetChunk && prefix.reply,
+    };
+    let found = PayloadMeta { bytes: prefix.payload_bytes, checksum: prefix.payload_checksum };
+    assert_eq!(found, payload(has_payload));
     assert_eq!(prefix.correlation, REQUEST_HEAD.correlation);
     (prefix, message)
 }

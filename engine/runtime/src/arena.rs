@@ -5,16 +5,16 @@
 //! not is said once per process (DESIGN §8).
 
 mod buddy;
+mod mapping;
 
-use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::{Advice, MmapMut, MmapOptions};
 use thiserror::Error;
 use wire::{Memory, Slot};
 
-use crate::sys;
 use buddy::{Buddy, TOP_BYTES};
+pub(crate) use mapping::Mapping;
 
 /// What the arena's memory consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +75,7 @@ pub enum ArenaError {
 /// The thread's I/O memory.
 #[derive(Debug)]
 pub struct Arena {
-    map: MmapMut,
-    /// Where the first aligned byte is in `map`.
-    skip: usize,
+    mapping: Rc<Mapping>,
     buddy: Buddy,
     pages: PageKind,
     registered: bool,
@@ -88,7 +86,7 @@ impl Arena {
     pub fn new(bytes: usize) -> Result<Self, ArenaError> {
         let blocks = bytes.div_ceil(TOP_BYTES).max(1);
         let bytes = blocks * TOP_BYTES;
-        let (map, skip, pages) = map_memory(bytes)?;
+        let (mapping, pages) = Mapping::new(bytes)?;
         if pages == PageKind::Small && !SMALL_PAGES_TOLD.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 bytes,
@@ -96,7 +94,7 @@ impl Arena {
                  (allow transparent huge pages: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled)"
             );
         }
-        Ok(Self { map, skip, buddy: Buddy::new(blocks), pages, registered: false })
+        Ok(Self { mapping: Rc::new(mapping), buddy: Buddy::new(blocks), pages, registered: false })
     }
 
     /// What this arena got.
@@ -123,17 +121,25 @@ impl Arena {
     }
 
     /// Start and length of the whole aligned memory.
-    pub(crate) fn span(&mut self) -> (*mut u8, usize) {
-        (self.map.as_mut_ptr().wrapping_add(self.skip), self.buddy.total_bytes())
+    pub(crate) fn span(&self) -> (*mut u8, usize) {
+        (self.mapping.address(0), self.buddy.total_bytes())
+    }
+
+    /// The memory itself, for those who hold slots of their own.
+    pub(crate) fn mapping(&self) -> &Rc<Mapping> {
+        &self.mapping
     }
 
     /// Where `len` bytes at `offset` of the slot are, for the kernel; and in which registered buffer that is.
-    pub(crate) fn address(&mut self, slot: Slot, offset: usize, len: usize) -> (*mut u8, u16) {
+    pub(crate) fn address(&self, slot: Slot, offset: usize, len: usize) -> (*mut u8, u16) {
         let (start, capacity) = self.buddy.place(slot);
-        assert!(offset.checked_add(len).is_some_and(|end| end <= capacity), "{len} bytes at {offset} leave the slot");
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= capacity),
+            "{len} bytes at {offset} leave the slot"
+        );
         let at = start + offset;
         let piece = u16::try_from(at / PIECE_BYTES).expect("arenas are below 64 TiB");
-        (self.map.as_mut_ptr().wrapping_add(self.skip + at), piece)
+        (self.mapping.address(at), piece)
     }
 }
 
@@ -152,34 +158,17 @@ impl Memory for Arena {
 
     fn bytes(&self, slot: Slot) -> &[u8] {
         let (start, capacity) = self.buddy.place(slot);
-        &self.map[self.skip + start..self.skip + start + capacity]
+        // SAFETY: slots are disjoint, this one is borrowed through the arena, and it isn't handed on while the kernel writes to it.
+        unsafe { self.mapping.slice(start, capacity) }
     }
 
     fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let (start, capacity) = self.buddy.place(slot);
-        &mut self.map[self.skip + start..self.skip + start + capacity]
+        // SAFETY: slots are disjoint, this one is borrowed through the arena, and it isn't handed on while the kernel uses it.
+        unsafe { self.mapping.slice_mut(start, capacity) }
     }
 }
 
-fn map_memory(bytes: usize) -> Result<(MmapMut, usize, PageKind), ArenaError> {
-    if let Ok(map) = MmapOptions::new().len(bytes).huge(Some(HUGE_PAGE_BITS)).map_anon() {
-        return Ok((map, 0, PageKind::HugeReserved));
-    }
-    let map = MmapOptions::new()
-        .len(bytes + HUGE_PAGE_BYTES)
-        .map_anon()
-        .map_err(|source| ArenaError::Map { bytes, source })?;
-    let skip = map.as_ptr().align_offset(HUGE_PAGE_BYTES);
-    let advised = map.advise_range(Advice::HugePage, skip, bytes).is_ok();
-    // The advice is only advice: touch the first page and see what the kernel put there.
-    let mut map = map;
-    map[skip] = 0;
-    let huge = advised && sys::resident_huge_bytes(ptr::from_ref(&map[skip]) as usize) >= HUGE_PAGE_BYTES;
-    Ok((map, skip, if huge { PageKind::HugeTransparent } else { PageKind::Small }))
-}
-
-const HUGE_PAGE_BITS: u8 = 21;
-const HUGE_PAGE_BYTES: usize = 1 << HUGE_PAGE_BITS;
 /// The kernel registers at most 1 GiB as one buffer; slots never cross this because both are powers of two.
 pub(crate) const PIECE_BYTES: usize = 1 << 30;
 static SMALL_PAGES_TOLD: AtomicBool = AtomicBool::new(false);

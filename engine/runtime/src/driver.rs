@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use io_uring::{cqueue, opcode, types};
 use wire::Nanos;
 
+use crate::background::outcome_of;
 use crate::clock;
 use crate::disk::Owner;
 use crate::heads::HeadBuffers;
@@ -20,7 +21,7 @@ use crate::operation::{Operation, on_target};
 use crate::outbox::{SEND_BYTES_MAX, SliceKind};
 use crate::ring::{Completion, Wait};
 use crate::service::{CloseReason, IoToken, LinkKind, Service};
-use crate::sys;
+use crate::{sys, tasks};
 
 /// A thread's whole state. The uring (in `io`) is dropped before the buffers that it knows.
 pub(crate) struct Driver<S: Service> {
@@ -32,11 +33,14 @@ pub(crate) struct Driver<S: Service> {
     sweep_at: Nanos,
     /// The service was called after this turn's `on_turn`.
     again: bool,
+    yielded_at: Nanos,
     spin: Option<Spin>,
 }
 
 /// Completions taken in one go.
 const COMPLETIONS_MAX: usize = 1024;
+/// While there is always work, background tasks get a turn this often.
+const YIELD_INTERVAL: u64 = 200 * Nanos::MICROSECOND;
 /// How often links are looked at for what took too long.
 const SWEEP_INTERVAL: u64 = Nanos::SECOND;
 
@@ -51,6 +55,7 @@ impl<S: Service> Driver<S> {
             tokens: Vec::with_capacity(64),
             sweep_at,
             again: false,
+            yielded_at: sweep_at,
             spin: spin.then(Spin::default),
         }
     }
@@ -69,13 +74,19 @@ impl<S: Service> Driver<S> {
                 self.io.ring.enter(Wait::For { timeout: None, batch: 1, gather_us: 0 });
                 continue;
             }
-            self.rest(more);
+            if self.io.tasks.shared.live() > 0 {
+                self.rest_among_tasks(more).await;
+            } else {
+                self.rest(more);
+            }
         }
     }
 
     fn is_done(&self) -> bool {
         self.io.links.count() == 0
             && self.io.disk.in_flight() == 0
+            && self.io.tasks.shared.live() == 0
+            && !self.io.tasks.shared.has_orders()
             && self.io.listeners.iter().all(|listener| !listener.armed)
     }
 
@@ -109,6 +120,7 @@ impl<S: Service> Driver<S> {
         if self.sweep_at <= self.io.now {
             self.sweep();
         }
+        active |= tasks::carry_out(&mut self.io, &mut self.service);
         active |= self.close_links();
         if active {
             let now = self.io.now;
@@ -136,6 +148,34 @@ impl<S: Service> Driver<S> {
         let timeout = self.next_deadline().map(|at| at.since(clock::now()));
         self.io.ring.enter(Wait::For { timeout, batch: 1, gather_us: 0 });
         self.io.wake.awake();
+    }
+
+    /// As [`rest`](Self::rest) while background tasks are alive: they get their turn, and waiting is the executor's.
+    async fn rest_among_tasks(&mut self, more: bool) {
+        self.io.ring.enter(Wait::No);
+        if more || self.io.ring.has_completions() || self.io.wake.is_pending() {
+            // The kernel isn't the only one to be served: now and then tasks run although there is work.
+            let now = clock::now();
+            if now.since(self.yielded_at) > YIELD_INTERVAL {
+                self.yielded_at = now;
+                glommio::executor().yield_task_queue_now().await;
+            }
+            return;
+        }
+        self.io.ring.set_bell(true);
+        if let Some(at) = self.next_deadline() {
+            self.io.arm_timeout(at);
+        }
+        // Submits the time limit, and sees what completed before the bell was on.
+        self.io.ring.enter(Wait::No);
+        if !self.io.ring.has_completions() && self.io.wake.try_sleep() {
+            let shared = std::rc::Rc::clone(&self.io.tasks.shared);
+            shared.bell().await;
+            self.io.wake.awake();
+        }
+        self.io.ring.set_bell(false);
+        self.yielded_at = clock::now();
+        self.io.ring.enter(Wait::No);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
@@ -170,7 +210,11 @@ impl<S: Service> Driver<S> {
 
     fn complete(&mut self, completion: Completion) -> bool {
         match Operation::of(completion.user_data) {
-            Operation::Ignored | Operation::Timeout => return false,
+            Operation::Ignored => return false,
+            Operation::Timeout => {
+                self.io.timeout_at = None;
+                return false;
+            }
             Operation::Bell => {
                 self.io.bell_armed = false;
                 if !(self.io.stopping && self.is_done()) {
@@ -188,7 +232,7 @@ impl<S: Service> Driver<S> {
                     io.counters.file_operations += 1;
                     match owner {
                         Owner::Service(token) => self.service.on_io(io, IoToken(token), outcome),
-                        Owner::Background(_) => {}
+                        Owner::Background(ticket) => io.task_ended(ticket, outcome_of(outcome)),
                     }
                 }
             }
@@ -379,6 +423,22 @@ impl<S: Service> Driver<S> {
 }
 
 impl Io {
+    /// Makes the uring wake the thread at `at`, unless it will do so earlier.
+    fn arm_timeout(&mut self, at: Nanos) {
+        if self.timeout_at.is_some_and(|armed| armed <= at) {
+            return;
+        }
+        self.timeout_at = Some(at);
+        let left = at.since(clock::now());
+        let seconds = left / Nanos::SECOND;
+        let nanoseconds = u32::try_from(left % Nanos::SECOND).expect("below 10^9");
+        *self.timeout = types::Timespec::new().sec(seconds).nsec(nanoseconds);
+        let entry =
+            opcode::Timeout::new(&raw const *self.timeout).build().user_data(Operation::Timeout.user_data());
+        // SAFETY: the boxed time is read when the entry is handed over, in the enter that follows, before it is changed again.
+        unsafe { self.ring.push(&entry) };
+    }
+
     fn send_slice(&mut self, index: u32) -> usize {
         let now = self.now;
         let link = self.links.at(index);

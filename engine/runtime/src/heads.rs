@@ -30,7 +30,8 @@ impl HeadBuffers {
     /// All buffers, given to the kernel.
     pub(crate) fn new(ring: &mut Ring) -> Result<Self, RingError> {
         let setup = |source| RingError::Setup { step: "mapping receive buffers", source };
-        let entries = MmapMut::map_anon(usize::from(HEAD_BUFFERS) * size_of::<BufRingEntry>()).map_err(setup)?;
+        let entries =
+            MmapMut::map_anon(usize::from(HEAD_BUFFERS) * size_of::<BufRingEntry>()).map_err(setup)?;
         let data = MmapMut::map_anon(usize::from(HEAD_BUFFERS) * HEAD_BUFFER_BYTES).map_err(setup)?;
         let mut buffers = Self { ring: entries, data, tail: 0 };
         let address = buffers.ring.as_mut_ptr() as u64;

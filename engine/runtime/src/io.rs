@@ -14,12 +14,14 @@ use crate::clock;
 use crate::config::{LinkLimits, ThreadConfig};
 use crate::disk::{Action, DiskOperations, Owner, Request, whole};
 use crate::link::{Links, Stashes, State};
+use crate::mailbox::Receiver;
 use crate::operation::{Operation, Target};
 use crate::outbox::{BatchPool, OutPayload};
 use crate::ring::Ring;
 use crate::service::{CloseReason, FileId, IoRefused, IoToken, LinkId, SendRefused, SlotRange};
 use crate::store_file::StoreFile;
 use crate::sys;
+use crate::tasks::Tasks;
 use crate::wake::Wake;
 
 /// What a thread has done since it started; for metrics.
@@ -77,6 +79,10 @@ pub struct Io {
     pub(crate) to_receive: Vec<u32>,
     pub(crate) to_send: std::collections::VecDeque<u32>,
     pub(crate) to_close: Vec<u32>,
+    pub(crate) tasks: Tasks,
+    /// The earliest time limit that the uring holds, and where it reads the next one from.
+    pub(crate) timeout_at: Option<Nanos>,
+    pub(crate) timeout: Box<types::Timespec>,
     pub(crate) counters: IoCounters,
 }
 
@@ -109,6 +115,9 @@ impl Io {
             to_receive: Vec::new(),
             to_send: std::collections::VecDeque::new(),
             to_close: Vec::new(),
+            tasks: Tasks::new(config.background_tasks),
+            timeout_at: None,
+            timeout: Box::new(types::Timespec::new()),
             counters: IoCounters::default(),
         }
     }
@@ -145,6 +154,11 @@ impl Io {
         self.deadline = None;
     }
 
+    /// Makes this thread the receiver's: `on_mail` is called when it may have items.
+    pub fn attach<T>(&self, receiver: &Receiver<T>) {
+        receiver.attach(&self.wake);
+    }
+
     /// What the thread has done so far.
     pub fn counters(&self) -> IoCounters {
         IoCounters { enters: self.ring.enters(), ..self.counters }
@@ -163,6 +177,7 @@ impl Io {
             let id = self.links.id(index);
             self.close(id, CloseReason::Stopping);
         }
+        self.tasks.cancel_all();
     }
 
     // ---- links
@@ -201,9 +216,8 @@ impl Io {
     }
 
     pub(crate) fn cancel(&mut self, operation: Operation) {
-        let entry = opcode::AsyncCancel::new(operation.user_data())
-            .build()
-            .user_data(Operation::Ignored.user_data());
+        let entry =
+            opcode::AsyncCancel::new(operation.user_data()).build().user_data(Operation::Ignored.user_data());
         // SAFETY: the entry points to no memory.
         unsafe { self.ring.push(&entry) };
     }
@@ -220,7 +234,9 @@ impl Io {
         link.peer = Some(address);
         link.connecting = true;
         let raw: *const sys::RawAddress = &raw const **link.address.insert(Box::new(raw));
-        let entry = crate::operation::on_target!(link.target(), |fd| opcode::Connect::new(fd, raw.cast(), len).build())
+        let entry =
+            crate::operation::on_target!(link.target(), |fd| opcode::Connect::new(fd, raw.cast(), len)
+                .build())
             .user_data(Operation::Connect(id.index).user_data());
         // SAFETY: the address is boxed and stays in the link until the connection attempt ended.
         unsafe { self.ring.push(&entry) };
@@ -359,8 +375,21 @@ impl Io {
     }
 
     /// Reads `range.len` bytes at `offset` into a slot. Offsets and lengths are multiples of the file's alignment.
-    pub fn read(&mut self, file: FileId, offset: u64, range: SlotRange, token: IoToken) -> Result<(), IoRefused> {
-        self.begin(Action::Read, file, offset, &whole(range.slot, range.offset, range.len), Owner::Service(token.0))
+    pub fn read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        range: SlotRange,
+        token: IoToken,
+    ) -> Result<(), IoRefused> {
+        self.begin(
+            Action::Read,
+            file,
+            offset,
+            &whole(range.slot, range.offset, range.len),
+            Owner::Service(token.0),
+        )
+        .map(drop)
     }
 
     /// Writes the ranges, one after another, at `offset`; one range from a registered buffer, several as one vectored write.
@@ -371,17 +400,17 @@ impl Io {
         ranges: &[SlotRange],
         token: IoToken,
     ) -> Result<(), IoRefused> {
-        self.begin(Action::Write, file, offset, ranges, Owner::Service(token.0))
+        self.begin(Action::Write, file, offset, ranges, Owner::Service(token.0)).map(drop)
     }
 
     /// Makes all writes that have completed durable (`fdatasync`). Writes still in flight are not covered (R31).
     pub fn flush(&mut self, file: FileId, token: IoToken) -> Result<(), IoRefused> {
-        self.begin(Action::Flush, file, 0, &[], Owner::Service(token.0))
+        self.begin(Action::Flush, file, 0, &[], Owner::Service(token.0)).map(drop)
     }
 
     /// Reserves space and extends the file over it.
     pub fn allocate(&mut self, file: FileId, offset: u64, len: u64, token: IoToken) -> Result<(), IoRefused> {
-        self.begin(Action::Allocate { len }, file, offset, &[], Owner::Service(token.0))
+        self.begin(Action::Allocate { len }, file, offset, &[], Owner::Service(token.0)).map(drop)
     }
 
     pub(crate) fn begin(
@@ -391,17 +420,17 @@ impl Io {
         offset: u64,
         ranges: &[SlotRange],
         owner: Owner,
-    ) -> Result<(), IoRefused> {
+    ) -> Result<u32, IoRefused> {
         if self.disk.is_full() {
             return Err(IoRefused::Full);
         }
         let target = self.target(file);
         let request = Request { owner, action, target, offset, ranges };
-        self.disk.begin(&mut self.ring, &mut self.arena, request);
+        let number = self.disk.begin(&mut self.ring, &mut self.arena, request);
         if self.disk.in_flight() <= EAGER_OPERATIONS {
             self.ring.submit();
         }
-        Ok(())
+        Ok(number)
     }
 
     /// File operations in flight.

@@ -11,8 +11,10 @@
 //!    points to is owned by a record which outlives its completion: a file operation's record and a link's phase hold slot
 //!    references, a link owns its stash and batches and isn't freed while anything of it is in flight.
 //! 2. **Registered memory** (`thread`, `heads`): the arena and the receive buffers are mapped for longer than the uring lives.
-//! 3. **Descriptor ownership** (`sys`): each descriptor has one owner; the uring hands over accepted ones once.
-//! 4. **System calls** (`sys`): pointers to local variables that outlive the call.
+//! 3. **Disjoint slots** (`arena`, `background`): references to different slots of the one mapping may exist at once; a slot is
+//!    reached through the arena, or by the one background buffer that owns it.
+//! 4. **Descriptor ownership** (`sys`): each descriptor has one owner; the uring hands over accepted ones once.
+//! 5. **System calls** (`sys`): pointers to local variables that outlive the call.
 //!
 //! The kernel writes to a slot while a receive or a read into it is in flight. Whoever looks at it meanwhile sees a mixture; nobody
 //! does, since a slot is handed on only with the completion.
@@ -20,6 +22,7 @@
 #![expect(unsafe_code, reason = "io_uring, memory maps and system calls; the classes are listed above")]
 
 mod arena;
+mod background;
 pub mod clock;
 mod config;
 mod disk;
@@ -27,23 +30,32 @@ mod driver;
 mod heads;
 mod io;
 mod link;
+mod mailbox;
 mod operation;
 mod outbox;
+mod probe;
 mod receive;
+mod reply;
 mod ring;
 mod service;
 mod store_file;
 mod sys;
+mod tasks;
 mod thread;
 mod wake;
 
 pub use arena::{Arena, ArenaError, ArenaReport, PageKind};
+pub use background::{Background, BackgroundBuffer, BackgroundError, SpawnRefused, TaskId};
 pub use config::{LinkLimits, ThreadConfig};
 pub use disk::RANGES_MAX;
 pub use io::{Io, IoCounters};
+pub use mailbox::{Receiver, Sender, mailbox};
+pub use probe::{Probe, UringState, allowed_cpus, probe};
+pub use reply::{Replier, Reply, Unanswered, reply};
 pub use ring::RingError;
 pub use service::{
-    CloseReason, FileId, IoOutcome, IoRefused, IoToken, LinkId, LinkKind, Payload, SendRefused, Service, SlotRange,
+    CloseReason, FileId, IoOutcome, IoRefused, IoToken, LinkId, LinkKind, Payload, SendRefused, Service,
+    SlotRange,
 };
 pub use store_file::{
     FileSystem, LOCK_WAIT, OpenFileError, StoreFile, file_system, sync_directory, takes_direct_io,

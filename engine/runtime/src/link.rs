@@ -27,9 +27,14 @@ pub(crate) enum State {
     Connecting,
     Open,
     /// Closing once the queue is sent.
-    Draining { reason: CloseReason, until: Nanos },
+    Draining {
+        reason: CloseReason,
+        until: Nanos,
+    },
     /// Shut down; waits for what is in flight.
-    Closing { reason: CloseReason },
+    Closing {
+        reason: CloseReason,
+    },
 }
 
 /// What the next received bytes are.
@@ -226,7 +231,8 @@ impl Stashes {
     }
 
     /// Bytes held by all links.
-    pub(crate) fn held(&self) -> usize {
+    #[cfg(test)]
+    fn held(&self) -> usize {
         self.held
     }
 
@@ -236,10 +242,10 @@ impl Stashes {
         if stash.capacity() >= wanted {
             return true;
         }
-        let capacity = match wanted {
-            0..=SMALL_STASH_BYTES => SMALL_STASH_BYTES,
-            0..=LARGE_STASH_BYTES => LARGE_STASH_BYTES,
-            _ => wanted.next_power_of_two(),
+        let capacity = if wanted <= SMALL_STASH_BYTES {
+            SMALL_STASH_BYTES
+        } else {
+            wanted.next_power_of_two().max(LARGE_STASH_BYTES)
         };
         if self.held - stash.capacity() + capacity > self.limit {
             return false;

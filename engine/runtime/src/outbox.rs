@@ -55,7 +55,10 @@ pub(crate) struct Batch {
 
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").field("parts", &self.parts.len()).field("next", &self.next).finish()
+        f.debug_struct("Batch")
+            .field("parts", &self.parts.len())
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 

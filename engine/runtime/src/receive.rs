@@ -105,7 +105,9 @@ impl<S: Service> Driver<S> {
             self.io.counters.received_bytes += len as u64;
             self.io.links.at(index).more = cqueue::sock_nonempty(completion.flags);
             match receiving {
-                Receiving::Heads => self.received_heads(index, buffer.expect("the kernel picked a buffer"), len),
+                Receiving::Heads => {
+                    self.received_heads(index, buffer.expect("the kernel picked a buffer"), len)
+                }
                 Receiving::Stash => self.received_stash(index, len),
                 Receiving::Payload => self.received_payload(index, len),
                 Receiving::Nothing => unreachable!("a receive was in flight"),
@@ -195,7 +197,8 @@ fn ingest<S: Service>(io: &mut Io, service: &mut S, index: u32, bytes: &[u8]) ->
             Phase::Discard { left, total } => {
                 let taken = (left as usize).min(rest.len());
                 let left = left - u32::try_from(taken).expect("at most `left`");
-                io.links.at(index).phase = if left == 0 { Phase::Head } else { Phase::Discard { left, total } };
+                io.links.at(index).phase =
+                    if left == 0 { Phase::Head } else { Phase::Discard { left, total } };
                 taken
             }
         };

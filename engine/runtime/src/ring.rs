@@ -8,9 +8,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::squeue::Entry;
-use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode};
 use thiserror::Error;
+
+use crate::sys::{self, EnterRing, WaitLimits};
 
 /// Why a thread has no uring. Each has a message of its own, because each has another mend.
 #[derive(Debug, Error)]
@@ -51,7 +52,7 @@ impl RingError {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
             Some(libc::ENOSYS) => Self::TooOld { missing: "io_uring" },
-            Some(libc::ENOMEM) => Self::LockedMemory { limit: crate::sys::memlock_limit().0 },
+            Some(libc::ENOMEM) => Self::LockedMemory { limit: sys::memlock_limit().0 },
             _ => Self::Setup { step: "io_uring_setup", source },
         }
     }
@@ -96,12 +97,25 @@ pub(crate) struct Offered {
 pub(crate) struct Ring {
     uring: IoUring,
     offered: Offered,
+    /// Its descriptor's place among the thread's registered ones.
+    registered: Option<u32>,
     enters: u64,
 }
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("offered", &self.offered).field("enters", &self.enters).finish()
+        f.debug_struct("Ring")
+            .field("offered", &self.offered)
+            .field("enters", &self.enters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if let Some(place) = self.registered {
+            sys::unregister_ring(self.uring.as_raw_fd(), place);
+        }
     }
 }
 
@@ -113,7 +127,6 @@ impl Ring {
         if let Some(&(_, missing)) = NEEDED.iter().find(|&&(code, _)| !probe.is_supported(code)) {
             return Err(RingError::TooOld { missing });
         }
-        let mut uring = uring;
         let parameters = uring.params();
         let offered = Offered {
             deferred: parameters.is_setup_single_issuer(),
@@ -123,11 +136,16 @@ impl Ring {
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
             return Err(RingError::TooOld { missing: "a wait with a time limit" });
         }
-        // Saves a lookup of the descriptor per enter; a thread has 16 such places and glommio takes none.
-        if let Err(error) = uring.submitter().register_ring_fd() {
-            tracing::debug!(%error, "the uring's descriptor can't be registered");
+        Ok(Self { uring, offered, registered: None, enters: 0 })
+    }
+
+    /// Registers the uring's descriptor with the thread, which saves its lookup at each enter. (The crate's own function remembers it
+    /// in a value that lives for one call.)
+    pub(crate) fn register_self(&mut self) {
+        match sys::register_ring(self.uring.as_raw_fd()) {
+            Ok(place) => self.registered = Some(place),
+            Err(error) => tracing::debug!(%error, "the uring's descriptor can't be registered"),
         }
-        Ok(Self { uring, offered, enters: 0 })
     }
 
     pub(crate) fn offered(&self) -> Offered {
@@ -182,31 +200,18 @@ impl Ring {
         match wait {
             Wait::No => self.raw_enter(queued, 0, ENTER_GETEVENTS, None),
             Wait::For { timeout, batch, gather_us } => {
-                let timespec = timeout.map(|nanoseconds| {
-                    Timespec::new()
-                        .sec(nanoseconds / 1_000_000_000)
-                        .nsec(u32::try_from(nanoseconds % 1_000_000_000).expect("below 10^9"))
-                });
                 let gather = self.offered.gather && batch > 1 && gather_us > 0;
-                let mut arguments = SubmitArgs::new();
-                if gather {
-                    arguments = arguments.min_wait_usec(gather_us);
-                }
-                let wanted = if gather { batch } else { 1 };
-                if let Some(timespec) = &timespec {
-                    let arguments = arguments.timespec(timespec);
-                    self.raw_enter(queued, wanted, ENTER_GETEVENTS | ENTER_EXT_ARG, Some(&arguments));
-                } else {
-                    self.raw_enter(queued, wanted, ENTER_GETEVENTS | ENTER_EXT_ARG, Some(&arguments));
-                }
+                let limits = WaitLimits { timeout, gather_us: if gather { gather_us } else { 0 } };
+                self.raw_enter(queued, if gather { batch } else { 1 }, ENTER_GETEVENTS, Some(limits));
             }
         }
     }
 
-    fn raw_enter(&mut self, queued: u32, wanted: u32, flags: u32, arguments: Option<&SubmitArgs<'_, '_>>) {
+    fn raw_enter(&mut self, queued: u32, wanted: u32, flags: u32, limits: Option<WaitLimits>) {
         self.enters += 1;
-        // SAFETY: the arguments, where flagged, live until the call returns; queued entries were promised to `push`.
-        let result = unsafe { self.uring.submitter().enter(queued, wanted, flags, arguments) };
+        let ring = self.registered.map_or(EnterRing::Plain(self.uring.as_raw_fd()), EnterRing::Registered);
+        // SAFETY: queued entries were promised to `push`.
+        let result = unsafe { sys::enter_ring(ring, queued, wanted, flags, limits) };
         let Err(error) = result else { return };
         match error.raw_os_error() {
             // Interrupted, timed out, completions to reap first, no memory for a request now: all are met by the next turn.
@@ -220,7 +225,11 @@ impl Ring {
         let mut queue = self.uring.completion();
         while into.len() < into.capacity() {
             let Some(entry) = queue.next() else { break };
-            into.push(Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() });
+            into.push(Completion {
+                user_data: entry.user_data(),
+                result: entry.result(),
+                flags: entry.flags(),
+            });
         }
     }
 
@@ -254,7 +263,12 @@ impl Ring {
     /// # Safety
     ///
     /// `entries` places at `address`, page-aligned, must stay mapped while the uring lives.
-    pub(crate) unsafe fn register_buffer_ring(&mut self, address: u64, entries: u16, group: u16) -> io::Result<()> {
+    pub(crate) unsafe fn register_buffer_ring(
+        &mut self,
+        address: u64,
+        entries: u16,
+        group: u16,
+    ) -> io::Result<()> {
         // SAFETY: promised by the caller.
         unsafe { self.uring.submitter().register_buf_ring_with_flags(address, entries, group, 0) }
     }
@@ -290,7 +304,11 @@ fn build(entries: u32) -> Result<IoUring, RingError> {
         result => return result.map_err(RingError::of_setup),
     }
     oldest.build(entries).map_err(|error| {
-        if invalid(&error) { RingError::TooOld { missing: "cooperative task running" } } else { RingError::of_setup(error) }
+        if invalid(&error) {
+            RingError::TooOld { missing: "cooperative task running" }
+        } else {
+            RingError::of_setup(error)
+        }
     })
 }
 
@@ -322,6 +340,5 @@ pub(crate) const NEEDED: [(u8, &str); 15] = [
     (opcode::Timeout::CODE, "timeout"),
 ];
 
-// From the kernel's interface (include/uapi/linux/io_uring.h); the crate keeps them to itself.
+/// `IORING_ENTER_GETEVENTS`; the crate keeps it to itself.
 const ENTER_GETEVENTS: u32 = 1 << 0;
-const ENTER_EXT_ARG: u32 = 1 << 3;

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
-use wire::Nanos;
 use wire::limits::BLOCK_BYTES;
 
 use crate::{clock, sys};
@@ -104,8 +103,9 @@ impl StoreFile {
         };
         lock(&file, path, wait)?;
         let told = sys::direct_alignment(file.as_fd());
-        let (memory_alignment, offset_alignment) =
-            told.map_err(|source| io_error("asking for the alignment of", path, source))?.unwrap_or((512, 512));
+        let (memory_alignment, offset_alignment) = told
+            .map_err(|source| io_error("asking for the alignment of", path, source))?
+            .unwrap_or((512, 512));
         let alignment = memory_alignment.max(offset_alignment);
         if alignment as usize > BLOCK_BYTES {
             return Err(OpenFileError::Alignment { path: path.into(), bytes: alignment });
@@ -174,8 +174,11 @@ fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), OpenFileError> {
         if waited >= wait {
             return Err(OpenFileError::Locked { path: path.into(), waited });
         }
-        #[expect(clippy::disallowed_methods, reason = "a set-up step outside any runtime thread; flock has no time limit")]
-        std::thread::sleep(pause.min(wait - waited));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a set-up step outside any runtime thread; flock has no time limit"
+        )]
+        std::thread::sleep(pause.min(wait.saturating_sub(waited)));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
@@ -204,7 +207,11 @@ pub fn file_system(path: &Path) -> io::Result<FileSystem> {
 }
 
 fn file_system_of(path: &Path) -> String {
-    let at = if path.exists() { Some(path) } else { path.parent().filter(|parent| !parent.as_os_str().is_empty()) };
+    let at = if path.exists() {
+        Some(path)
+    } else {
+        path.parent().filter(|parent| !parent.as_os_str().is_empty())
+    };
     file_system(at.unwrap_or(Path::new("."))).map_or_else(|_| "a file system".into(), |system| system.name)
 }
 
@@ -227,16 +234,14 @@ fn name_of(magic: i64) -> String {
 
 /// Whether files with direct I/O can be made in a directory; tried with a temporary one that has no name.
 pub fn takes_direct_io(directory: &Path) -> io::Result<bool> {
-    let opened =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE | libc::O_DIRECT).open(directory);
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE | libc::O_DIRECT)
+        .open(directory);
     match opened {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// A deadline helper for set-up code: nanoseconds of a duration, at most 584 years.
-pub(crate) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(Nanos(u64::MAX).0)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use wire::{Nanos, Timestamp};
@@ -19,7 +19,9 @@ impl RawAddress {
     pub(crate) fn new(address: SocketAddr) -> (Self, libc::socklen_t) {
         match address {
             SocketAddr::V4(address) => (Self { v4: raw_v4(address) }, size_of_address::<libc::sockaddr_in>()),
-            SocketAddr::V6(address) => (Self { v6: raw_v6(address) }, size_of_address::<libc::sockaddr_in6>()),
+            SocketAddr::V6(address) => {
+                (Self { v6: raw_v6(address) }, size_of_address::<libc::sockaddr_in6>())
+            }
         }
     }
 }
@@ -197,7 +199,13 @@ pub(crate) fn direct_alignment(fd: BorrowedFd<'_>) -> io::Result<Option<(u32, u3
     let mut status = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is a terminated empty string and the pointer is to writable memory of the right type.
     check(unsafe {
-        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, status.as_mut_ptr())
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            status.as_mut_ptr(),
+        )
     })?;
     // SAFETY: all zeroes is a value of this plain structure, and the call filled it.
     let status = unsafe { status.assume_init() };
@@ -240,12 +248,6 @@ fn limit(resource: libc::__rlimit_resource_t) -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// Whether the process may do as root does.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: plain system call without pointers.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Bytes on transparent huge pages in the mapping that holds `address`.
 pub(crate) fn resident_huge_bytes(address: usize) -> usize {
     let Ok(maps) = std::fs::read_to_string(Path::new("/proc/self/smaps")) else { return 0 };
@@ -261,4 +263,100 @@ pub(crate) fn resident_huge_bytes(address: usize) -> usize {
         }
     }
     0
+}
+
+/// Which uring to enter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EnterRing {
+    /// By its descriptor.
+    Plain(RawFd),
+    /// By its place among the thread's registered ones.
+    Registered(u32),
+}
+
+/// How long an enter waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitLimits {
+    /// Nanoseconds at most.
+    pub(crate) timeout: Option<u64>,
+    /// After so many microseconds one completion is enough; 0: no such limit.
+    pub(crate) gather_us: u32,
+}
+
+/// `struct io_uring_getevents_arg` of include/uapi/linux/io_uring.h.
+#[repr(C)]
+struct EventsArgument {
+    signal_mask: u64,
+    signal_mask_bytes: u32,
+    gather_us: u32,
+    timeout: u64,
+}
+
+/// `struct io_uring_rsrc_update` of the same.
+#[repr(C)]
+struct ResourceUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const REGISTER_RING_FDS: libc::c_uint = 20;
+const UNREGISTER_RING_FDS: libc::c_uint = 21;
+
+/// Enters a uring.
+///
+/// # Safety
+///
+/// What the queued entries point to is as the kernel expects it.
+pub(crate) unsafe fn enter_ring(
+    ring: EnterRing,
+    queued: u32,
+    wanted: u32,
+    flags: u32,
+    limits: Option<WaitLimits>,
+) -> io::Result<()> {
+    let (number, mut flags) = match ring {
+        EnterRing::Plain(fd) => (libc::c_long::from(fd), flags),
+        EnterRing::Registered(place) => (libc::c_long::from(place), flags | ENTER_REGISTERED_RING),
+    };
+    let timeout = limits.and_then(|limits| limits.timeout).map(|nanoseconds| libc::timespec {
+        tv_sec: libc::time_t::try_from(nanoseconds / Nanos::SECOND).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::try_from(nanoseconds % Nanos::SECOND).expect("below 10^9"),
+    });
+    let argument = EventsArgument {
+        signal_mask: 0,
+        signal_mask_bytes: 0,
+        gather_us: limits.map_or(0, |limits| limits.gather_us),
+        timeout: timeout.as_ref().map_or(0, |timeout| std::ptr::from_ref(timeout) as u64),
+    };
+    let (pointer, bytes) = if limits.is_some() {
+        flags |= ENTER_EXT_ARG;
+        (&raw const argument, size_of::<EventsArgument>())
+    } else {
+        (std::ptr::null(), 0)
+    };
+    // SAFETY: the argument and the time that it points to outlive the call; the entries are the caller's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_io_uring_enter, number, queued, wanted, flags, pointer, bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Registers a uring's descriptor with the calling thread; returns its place.
+pub(crate) fn register_ring(ring: RawFd) -> io::Result<u32> {
+    let data = u64::try_from(ring).expect("descriptors aren't negative");
+    let mut update = ResourceUpdate { offset: u32::MAX, reserved: 0, data };
+    // SAFETY: the pointer is to one structure of the kind that the call reads and writes.
+    let result =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(update.offset) }
+}
+
+/// Takes a registered uring's place back.
+pub(crate) fn unregister_ring(ring: RawFd, place: u32) {
+    let mut update = ResourceUpdate { offset: place, reserved: 0, data: 0 };
+    // SAFETY: the pointer is to one structure of the kind that the call reads.
+    let _ =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring, UNREGISTER_RING_FDS, &raw mut update, 1) };
 }

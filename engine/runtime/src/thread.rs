@@ -70,16 +70,27 @@ pub fn serve<S: Service + 'static>(
     let for_thread = Arc::clone(&wake);
     let name = config.name.clone();
     let thread = spawn_thread(&name, None, move || {
-        let result = start_here(&config, for_thread, make);
-        match result {
-            Ok((executor, driver)) => {
-                let _ = started.send(Ok(()));
-                executor.run(driver.run());
-            }
+        if let Some(cpu) = config.cpu {
+            pin(&config.name, cpu);
+        }
+        let executor = match make_executor(&config) {
+            Ok(executor) => executor,
             Err(error) => {
                 let _ = started.send(Err(error));
+                return;
             }
-        }
+        };
+        executor.run(async move {
+            match start_here(&config, for_thread, make) {
+                Ok(driver) => {
+                    let _ = started.send(Ok(()));
+                    driver.run().await;
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        });
     })?;
     match start.recv() {
         Ok(Ok(())) => Ok(ThreadHandle { wake, thread }),
@@ -113,19 +124,16 @@ fn start_here<S: Service>(
     config: &ThreadConfig,
     wake: Arc<Wake>,
     make: impl FnOnce(&mut Io) -> S,
-) -> Result<(glommio::LocalExecutor, Driver<S>), StartError> {
-    if let Some(cpu) = config.cpu {
-        pin(&config.name, cpu);
-    }
+) -> Result<Driver<S>, StartError> {
     let mut ring = Ring::new(config.ring_entries)?;
-    let executor = make_executor(config)?;
+    ring.register_self();
     let heads = HeadBuffers::new(&mut ring)?;
     let mut arena = Arena::new(config.arena_bytes)?;
     register_arena(&mut ring, &mut arena);
     let table = register_table(&mut ring, config);
     let mut io = Io::new(config, ring, arena, wake, table);
     let service = make(&mut io);
-    Ok((executor, Driver::new(io, heads, service, config.spin)))
+    Ok(Driver::new(io, heads, service, config.spin))
 }
 
 /// Memory that glommio registers for its own background reads. Registered memory counts against the limit of locked memory.
@@ -138,6 +146,8 @@ fn make_executor(config: &ThreadConfig) -> Result<glommio::LocalExecutor, StartE
     if limit < LOCKED_BYTES_MIN {
         return Err(RingError::LockedMemory { limit }.into());
     }
+    // glommio's own error for a forbidden io_uring says little: ask first.
+    Ring::new(2)?;
     glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
         .name(&config.name)
         .io_memory(EXECUTOR_MEMORY_BYTES)

@@ -48,14 +48,8 @@ pub(crate) struct Buddy {
 impl Buddy {
     /// An allocator of `blocks` blocks of 8 MiB, all free.
     pub(crate) fn new(blocks: usize) -> Self {
-        let page = Page {
-            generation: 0,
-            references: 0,
-            next: NONE,
-            previous: NONE,
-            order: 0,
-            state: State::Inside,
-        };
+        let page =
+            Page { generation: 0, references: 0, next: NONE, previous: NONE, order: 0, state: State::Inside };
         let count = blocks * TOP_PAGES;
         assert!(u32::try_from(count).is_ok_and(|count| count < NONE), "pages are numbered by 32 bits");
         let mut buddy = Self { pages: vec![page; count], free: [NONE; ORDERS], free_pages: count };

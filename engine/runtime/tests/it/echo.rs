@@ -12,7 +12,9 @@ use crate::support::{Client, frame, pattern, start};
 fn messages_and_payloads_come_back() {
     let server = start(LinkLimits::default(), None);
     let mut client = Client::new(server.address);
-    for (number, len) in [0, 1, 100, 4095, 4096, 4097, 8000, 8128, 8192, 70_000, 256 << 10].into_iter().enumerate() {
+    for (number, len) in
+        [0, 1, 100, 4095, 4096, 4097, 8000, 8128, 8192, 70_000, 256 << 10].into_iter().enumerate()
+    {
         let payload = pattern(number as u64, len);
         client.send(FrameKind::PutChunk, number as u64, &[], &payload);
         let (prefix, _, back) = client.receive();
@@ -41,7 +43,8 @@ fn many_frames_in_one_write() {
         bytes.extend(frame(FrameKind::PutChunk, number, &message, &payload));
     }
     let mut writer = client.0.try_clone().expect("a second handle");
-    let sender = runtime::spawn_thread("writer", None, move || writer.write_all(&bytes).expect("sent")).expect("a thread");
+    let sender = runtime::spawn_thread("writer", None, move || writer.write_all(&bytes).expect("sent"))
+        .expect("a thread");
     for number in 0..500_u64 {
         assert_eq!(client.receive().0.correlation, number);
         let (prefix, _, payload) = client.receive();

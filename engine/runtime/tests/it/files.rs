@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::mpsc;
 
 use runtime::{
-    FileId, Io, IoOutcome, IoToken, LinkId, LinkLimits, OpenFileError, Payload, Service, SlotRange, StoreFile,
-    ThreadConfig, serve,
+    FileId, Io, IoOutcome, IoToken, LinkId, LinkLimits, OpenFileError, Payload, Service, SlotRange,
+    StoreFile, ThreadConfig, serve,
 };
 use wire::{FrameKind, Memory, Prefix, Slot};
 

@@ -2,6 +2,9 @@
 
 #![expect(unreachable_pub, reason = "items of a test binary")]
 
+mod connect;
 mod echo;
 mod files;
+mod limits;
+mod mail;
 mod support;

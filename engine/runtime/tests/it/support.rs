@@ -7,17 +7,22 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use runtime::{
-    CloseReason, FileId, Io, IoOutcome, IoToken, LinkId, LinkKind, LinkLimits, Payload, Service, SlotRange, StoreFile,
-    ThreadConfig, ThreadHandle, serve,
+    CloseReason, FileId, Io, IoOutcome, IoToken, LinkId, LinkKind, LinkLimits, Payload, Service, SlotRange,
+    StoreFile, ThreadConfig, ThreadHandle, serve,
 };
 use wire::{FrameKind, Memory, PREFIX_BYTES, Prefix, Slot, Status};
 
 /// Everything that happened to links, for assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happened {
-    Opened { over_limit: bool },
+    Opened {
+        over_limit: bool,
+    },
     Closed(CloseReason),
-    Stopped { free_bytes: usize, total_bytes: usize },
+    /// Everything is closed; how many bytes of the arena are not back.
+    Stopped {
+        leaked_bytes: usize,
+    },
 }
 
 /// Echoes `PutChunk` payloads, answers `GetChunk` from a file (the correlation id is the offset's block), `KeepAlive` at once.
@@ -26,7 +31,7 @@ pub struct Server {
     requests: Vec<Option<Request>>,
     receiving: Vec<(LinkId, usize)>,
     told: mpsc::Sender<Happened>,
-    pub swallow: bool,
+    stopping: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +43,14 @@ struct Request {
 
 impl Server {
     pub fn new(file: Option<FileId>, told: mpsc::Sender<Happened>) -> Self {
-        Self { file, requests: Vec::new(), receiving: Vec::new(), told, swallow: false }
+        Self { file, requests: Vec::new(), receiving: Vec::new(), told, stopping: false }
+    }
+
+    fn tell_if_stopped(&mut self, io: &mut Io) {
+        if self.stopping && io.link_count() == 0 && io.operations_in_flight() == 0 {
+            let report = io.memory().report();
+            let _ = self.told.send(Happened::Stopped { leaked_bytes: report.bytes - report.free_bytes });
+        }
     }
 
     fn remember(&mut self, request: Request) -> usize {
@@ -104,8 +116,7 @@ impl Service for Server {
         let at = self.receiving.iter().position(|&(l, _)| l == link).expect("a payload was announced");
         let (_, number) = self.receiving.swap_remove(at);
         let request = self.requests[number].take().expect("it is remembered");
-        let len = if self.swallow { 0 } else { request.prefix.payload_bytes };
-        Self::answer(io, request, Status::Ok, len);
+        Self::answer(io, request, Status::Ok, request.prefix.payload_bytes);
     }
 
     fn on_io(&mut self, io: &mut Io, token: IoToken, outcome: IoOutcome) {
@@ -122,10 +133,13 @@ impl Service for Server {
             io.memory().release(request.slot);
         }
         let _ = self.told.send(Happened::Closed(reason));
+        self.tell_if_stopped(io);
     }
 
     fn on_stop(&mut self, io: &mut Io) {
+        self.stopping = true;
         io.stop();
+        self.tell_if_stopped(io);
     }
 }
 
@@ -156,6 +170,8 @@ impl Running {
 
     pub fn stop(self) {
         self.handle.stop();
+        let stopped = self.wait(|happened| matches!(happened, Happened::Stopped { .. }));
+        assert_eq!(stopped, Happened::Stopped { leaked_bytes: 0 }, "all slots are back");
         self.handle.join().expect("the thread ended well");
     }
 }

@@ -1,0 +1,239 @@
+//! What peers may not do to a thread: each limit is reached and answered, and others don't notice.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use runtime::{CloseReason, LinkLimits};
+use wire::{DecodePrefixError, FrameKind, Nanos, PREFIX_BYTES, Prefix};
+
+use crate::support::{Client, Happened, frame, pattern, start};
+
+fn short() -> LinkLimits {
+    LinkLimits {
+        hello_timeout: 200 * Nanos::MILLISECOND,
+        head_timeout: 200 * Nanos::MILLISECOND,
+        ..LinkLimits::default()
+    }
+}
+
+#[test]
+fn bytes_that_are_no_frame() {
+    let server = start(LinkLimits::default(), None);
+    let mut bad_version = frame(FrameKind::KeepAlive, 1, b"hello", &[]);
+    bad_version[4] = 9;
+    let mut bad_checksum = frame(FrameKind::KeepAlive, 1, b"hello", &[]);
+    bad_checksum[66] ^= 1;
+    let cases = [
+        (pattern(1, 200), None),
+        (bad_version, Some(DecodePrefixError::Version { found: 9 })),
+        (bad_checksum, Some(DecodePrefixError::HeadChecksum)),
+    ];
+    for (bytes, expected) in cases {
+        let mut client = Client::new(server.address);
+        client.send(FrameKind::KeepAlive, 1, b"first", &[]);
+        client.receive();
+        client.0.write_all(&bytes).expect("sent");
+        assert!(client.is_closed());
+        match (server.closed(), expected) {
+            (CloseReason::BadFrame(error), Some(expected)) => assert_eq!(error, expected),
+            (CloseReason::BadFrame(DecodePrefixError::Magic(_)), None) => {}
+            (reason, _) => panic!("{reason}"),
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn lengths_over_the_limit_are_refused_before_memory_is_taken() {
+    let server = start(LinkLimits::default(), None);
+    for offset in [12, 24] {
+        let mut bytes = Prefix::request(FrameKind::PutChunk, 1).encode(&[]);
+        bytes[offset..offset + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let mut client = Client::new(server.address);
+        client.0.write_all(&bytes).expect("sent");
+        assert!(client.is_closed());
+        assert!(matches!(
+            server.closed(),
+            CloseReason::BadFrame(DecodePrefixError::MessageBytes(_) | DecodePrefixError::PayloadBytes(_))
+        ));
+    }
+    server.stop();
+}
+
+#[test]
+fn silence_after_connecting() {
+    let server = start(short(), None);
+    let mut client = Client::new(server.address);
+    assert!(client.is_closed());
+    assert_eq!(server.closed(), CloseReason::HelloTimeout);
+    server.stop();
+}
+
+#[test]
+fn half_a_head_then_silence() {
+    let server = start(short(), None);
+    let whole = frame(FrameKind::KeepAlive, 1, &pattern(1, 5000), &[]);
+    for cut in [1, 63, 64, 3000] {
+        let mut client = Client::new(server.address);
+        client.send(FrameKind::KeepAlive, 1, b"hello", &[]);
+        client.receive();
+        client.0.write_all(&whole[..cut]).expect("sent");
+        assert!(client.is_closed());
+        assert_eq!(server.closed(), CloseReason::HeadTimeout, "cut at {cut}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_message_that_never_comes_holds_little_memory() {
+    // A thousand connections announce a MiB each: 1 GiB if it were believed. The limit for all is 4 MiB.
+    let limits = LinkLimits { stash_bytes_max: 4 << 20, ..short() };
+    let server = start(limits, None);
+    let mut prefix = Prefix::request(FrameKind::KeepAlive, 1);
+    let message = vec![0; 1 << 20];
+    prefix.message_bytes = 1 << 20;
+    let head = prefix.encode(&message);
+    let clients: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut client = Client::new(server.address);
+            client.0.write_all(&head).expect("sent");
+            client
+        })
+        .collect();
+    for _ in 0..1000 {
+        // Their heads are their first frames, so either limit may be the first; memory never is.
+        assert!(matches!(server.closed(), CloseReason::HeadTimeout | CloseReason::HelloTimeout));
+    }
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn stashes_of_all_links_together_are_limited() {
+    let limits = LinkLimits { stash_bytes_max: 1 << 20, ..LinkLimits::default() };
+    let server = start(limits, None);
+    let whole = frame(FrameKind::KeepAlive, 1, &vec![0; 1 << 20], &[]);
+    let mut client = Client::new(server.address);
+    // One link can't have more than all together.
+    let _ = client.0.write_all(&whole);
+    assert!(client.is_closed());
+    assert_eq!(server.closed(), CloseReason::Memory);
+    server.stop();
+}
+
+#[test]
+fn payload_that_stops() {
+    let limits = LinkLimits { rate_bytes_min: 10 << 20, ..short() };
+    let server = start(limits, None);
+    let whole = frame(FrameKind::PutChunk, 1, &[], &pattern(1, 200_000));
+    for cut in [64, 65, 5000, 150_000] {
+        let mut client = Client::new(server.address);
+        client.0.write_all(&whole[..cut]).expect("sent");
+        assert!(client.is_closed());
+        assert_eq!(server.closed(), CloseReason::SlowPayload, "cut at {cut}");
+    }
+    server.stop();
+}
+
+#[test]
+fn idle_links_are_closed() {
+    let limits = LinkLimits { idle_timeout: Some(300 * Nanos::MILLISECOND), ..LinkLimits::default() };
+    let server = start(limits, None);
+    let mut client = Client::new(server.address);
+    client.send(FrameKind::KeepAlive, 1, b"hello", &[]);
+    client.receive();
+    assert!(client.is_closed());
+    assert_eq!(server.closed(), CloseReason::Idle);
+    server.stop();
+}
+
+/// A peer that asks for much and reads nothing: its queue is bounded, it is closed at last, and another peer is served meanwhile.
+#[test]
+fn a_slow_reader_harms_no_other() {
+    let limits =
+        LinkLimits { queue_bytes_max: 1 << 20, head_timeout: Nanos::SECOND, ..LinkLimits::default() };
+    let server = start(limits, None);
+    let mut slow = Client::new(server.address);
+    let request = frame(FrameKind::PutChunk, 1, &[], &pattern(1, 256 << 10));
+    let mut writer = slow.0.try_clone().expect("a second handle");
+    let sender = runtime::spawn_thread("slow", None, move || {
+        for _ in 0..100 {
+            if writer.write_all(&request).is_err() {
+                return;
+            }
+        }
+    })
+    .expect("a thread");
+    let mut other = Client::new(server.address);
+    let begin = runtime::clock::now();
+    let mut served = 0_u64;
+    let mut closed = None;
+    while closed.is_none() && runtime::clock::now().since(begin) < 20 * Nanos::SECOND {
+        other.send(FrameKind::PutChunk, served, &[], &pattern(served, 10_000));
+        assert_eq!(other.receive().2, pattern(served, 10_000));
+        served += 1;
+        closed = server.happened.try_iter().find(|happened| matches!(happened, Happened::Closed(_)));
+    }
+    assert_eq!(closed, Some(Happened::Closed(CloseReason::SlowReader)));
+    assert!(served > 100, "the other peer was served {served} times meanwhile");
+    sender.join().expect("ended well");
+    let mut rest = Vec::new();
+    let _ = slow.0.read_to_end(&mut rest);
+    drop((slow, other));
+    server.stop();
+}
+
+#[test]
+fn links_beyond_the_limit() {
+    let limits = LinkLimits { links: 2, links_cap: 3, ..LinkLimits::default() };
+    let server = start(limits, None);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::new(server.address)).collect();
+    for client in &mut clients {
+        client.send(FrameKind::KeepAlive, 1, b"hello", &[]);
+        client.receive();
+    }
+    let opened: Vec<_> = server.happened.try_iter().collect();
+    assert_eq!(opened, [false, false, true].map(|over_limit| Happened::Opened { over_limit }));
+    let mut beyond = Client::new(server.address);
+    assert!(beyond.is_closed(), "the cap is absolute");
+    drop(clients.pop());
+    assert_eq!(server.closed(), CloseReason::Peer);
+    let mut again = Client::new(server.address);
+    again.send(FrameKind::KeepAlive, 1, b"hello", &[]);
+    assert_eq!(again.receive().0.correlation, 1);
+    server.stop();
+}
+
+#[test]
+fn two_thousand_links() {
+    let server = start(LinkLimits::default(), None);
+    let mut clients: Vec<_> = (0..2000).map(|_| Client::new(server.address)).collect();
+    for round in 0..3_u64 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(FrameKind::PutChunk, number as u64, &round.to_le_bytes(), &pattern(round, 300));
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            let (prefix, _, payload) = client.receive();
+            assert_eq!(prefix.correlation, number as u64);
+            assert_eq!(payload, pattern(round, 300));
+        }
+    }
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn a_reset_connection_is_closed() {
+    let server = start(LinkLimits::default(), None);
+    let mut client = Client::new(server.address);
+    // Unread answers make the kernel reset the connection when it is dropped.
+    for _ in 0..10 {
+        client.send(FrameKind::PutChunk, 1, &[], &pattern(1, 100_000));
+    }
+    client.0.set_read_timeout(Some(Duration::from_secs(5))).expect("a time limit");
+    let mut first = [0; PREFIX_BYTES];
+    client.0.read_exact(&mut first).expect("an answer begins");
+    drop(client);
+    assert!(matches!(server.closed(), CloseReason::Peer | CloseReason::Broken { .. }));
+    server.stop();
+}

@@ -1,0 +1,381 @@
+//! Opening, first half: format or superblocks, then the newest checkpoint that is whole.
+
+use wire::Memory;
+
+use super::superblocks::Covers;
+use super::walk::Walk;
+use super::window::{Want, Window};
+use super::{Device, Note, OpenError, Opened, Stage, tag};
+use crate::batch::descriptor_bytes_max;
+use crate::checkpoint::{PAGE_BYTES_MAX, PAGE_HEADER_BYTES, PageHeader, PageKind, page_bytes_max};
+use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
+use crate::layout::{BLOCK, BlockIndex, DATA_START, Place, SegmentIndex};
+use crate::segments::{SegmentState, Segments};
+use crate::superblock::{
+    JOINTS_MAX, Joint, Kind, Resume, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
+    copy_offset,
+};
+
+/// Bytes of a segment's entry in a checkpoint's table.
+pub(super) const TABLE_ENTRY_BYTES: usize = 16;
+const COPY: u32 = SUPERBLOCK_BYTES as u32;
+
+/// What only opening needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Opening {
+    pending: u8,
+    unreadable: [bool; SUPERBLOCK_COPIES],
+    pub(super) window: Window,
+    load: Load,
+    pub(super) walk: Walk,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self {
+            pending: 0,
+            unreadable: [false; SUPERBLOCK_COPIES],
+            window: Window::default(),
+            load: Load::default(),
+            walk: Walk::default(),
+        }
+    }
+}
+
+/// Where the reading of a checkpoint stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Load {
+    /// 0 the newest, 1 the older.
+    which: usize,
+    page: u32,
+    segment: usize,
+    block: u32,
+    table_entries: u32,
+}
+
+impl Device {
+    pub(super) fn start_opening<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        if !self.take_superblock_slot(memory) {
+            return;
+        }
+        if self.config.device_bytes < DATA_START {
+            match self.stage {
+                Stage::FormatProbe => self.format_place(memory, io),
+                _ => self.fail(OpenError::NotFormatted),
+            }
+            return;
+        }
+        let slot = self.writer.slot.expect("just taken");
+        for copy in 0..SUPERBLOCK_COPIES {
+            io.requests.push(IoRequest::Read {
+                io: IoToken::new(tag::SUPERBLOCK_READ, copy as u64),
+                offset: copy_offset(copy),
+                slot,
+                slot_offset: u32::try_from(copy).expect("below 4") * COPY,
+                length: COPY,
+                background: false,
+            });
+        }
+        self.opening_mut().pending = 4;
+    }
+
+    pub(super) fn opening_mut(&mut self) -> &mut Opening {
+        self.opening.as_mut().expect("there until the store is open")
+    }
+
+    pub(super) fn on_superblock_read<M: Memory>(
+        &mut self,
+        copy: u64,
+        failure: Option<IoFailure>,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) {
+        let opening = self.opening_mut();
+        opening.unreadable[usize::try_from(copy).expect("below 4")] |= failure.is_some();
+        opening.pending -= 1;
+        if opening.pending > 0 {
+            return;
+        }
+        let unreadable = opening.unreadable;
+        let slot = self.writer.slot.expect("taken before the read");
+        let bytes = &memory.bytes(slot)[..SUPERBLOCK_COPIES * SUPERBLOCK_BYTES];
+        let copies: Vec<_> = bytes
+            .chunks_exact(SUPERBLOCK_BYTES)
+            .enumerate()
+            .map(|(copy, bytes)| match unreadable[copy] {
+                true => Err(SuperblockError::Damaged),
+                false => Superblock::decode(copy, bytes),
+            })
+            .collect();
+        if self.stage == Stage::FormatProbe {
+            // R34: formatting never overwrites; only a place without any superblock is empty.
+            if copies.iter().all(|copy| matches!(copy, Err(SuperblockError::Absent))) {
+                self.format_place(memory, io);
+            } else {
+                self.fail(OpenError::NotEmpty);
+            }
+            return;
+        }
+        match Superblock::choose(&copies) {
+            Ok(best) => {
+                self.counters.superblock_copies_damaged =
+                    copies.iter().filter(|copy| copy.is_err()).count() as u64;
+                let best = best.clone();
+                self.adopt(best, memory);
+            }
+            Err(SuperblockError::Absent) => self.fail(OpenError::NotFormatted),
+            Err(SuperblockError::Foreign) => self.fail(OpenError::Foreign),
+            Err(SuperblockError::Damaged) => self.fail(OpenError::SuperblocksDamaged),
+            Err(SuperblockError::Newer(found)) => self.fail(OpenError::Newer { found }),
+        }
+    }
+
+    fn adopt<M: Memory>(&mut self, superblock: Superblock, memory: &mut M) {
+        let identity = superblock.identity;
+        let expected = self.expected.expect("set by `open`");
+        if superblock.kind != self.config.kind {
+            return self.fail(OpenError::WrongKind { found: superblock.kind });
+        }
+        // R34: a cloned, misplaced or foreign disk is refused by name.
+        let is_expected = expected.cluster.is_none_or(|cluster| cluster == identity.cluster)
+            && expected.store.is_none_or(|store| store == identity.store)
+            && (expected.node, expected.unit) == (identity.node, identity.unit);
+        if !is_expected {
+            return self.fail(OpenError::WrongIdentity { found: identity });
+        }
+        let mut scratch = vec![0; SUPERBLOCK_BYTES];
+        self.writer.parent = superblock.encode(0, &mut scratch);
+        self.superblock = Some(superblock);
+        self.begin_load(memory);
+    }
+
+    fn format_place<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        let geometry = self.geometry();
+        // The log's open and next segment, a checkpoint and one to clean into, and something to store.
+        if geometry.segments_in(self.config.capacity_bytes) < 8 {
+            return self.fail(OpenError::TooSmall);
+        }
+        self.stage = Stage::FormatAllocate;
+        let length = DATA_START + u64::from(geometry.segment_bytes());
+        if self.config.device_bytes >= length {
+            return self.on_format_allocated(None, memory, io);
+        }
+        io.requests.push(IoRequest::Allocate {
+            io: IoToken::new(tag::ALLOCATE, 0),
+            offset: self.config.device_bytes,
+            length: length - self.config.device_bytes,
+        });
+    }
+
+    pub(super) fn on_format_allocated<M: Memory>(
+        &mut self,
+        failure: Option<IoFailure>,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) {
+        if failure.is_some() {
+            return self.fail(OpenError::Unwritable);
+        }
+        let length = DATA_START + u64::from(self.geometry().segment_bytes());
+        self.config.device_bytes = self.config.device_bytes.max(length);
+        self.reset_segments();
+        self.segments.rebuild();
+        self.begin_incarnation(memory, io);
+    }
+
+    fn reset_segments(&mut self) {
+        let geometry = self.geometry();
+        let allocated = geometry.segments_in(self.config.device_bytes);
+        let capacity = geometry.segments_in(self.config.capacity_bytes);
+        self.segments = Segments::new(geometry, capacity, allocated);
+    }
+
+    fn begin_load<M: Memory>(&mut self, memory: &mut M) {
+        let capacity = PAGE_BYTES_MAX.max(descriptor_bytes_max(self.config.kind));
+        if !self.opening_mut().window.open(capacity, memory) {
+            return self.fail(OpenError::NoMemory);
+        }
+        self.reset_segments();
+        self.stage = Stage::Checkpoint;
+    }
+
+    /// One step through the checkpoint's pages; false while it waits.
+    pub(super) fn advance_checkpoint<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        let load = self.opening_mut().load;
+        let geometry = self.geometry();
+        let Some(checkpoint) = self.superblock().checkpoints.get(load.which) else {
+            return self.on_checkpoints_exhausted();
+        };
+        let (number, pages, secret) = (checkpoint.number, checkpoint.pages, self.superblock().secret);
+        let store = self.superblock().identity.store;
+        let Some(segment) = checkpoint.segments.get(load.segment).copied() else {
+            return self.abandon_checkpoint();
+        };
+        if !self.segments.is_allocated(segment) {
+            return self.abandon_checkpoint();
+        }
+        let offset = geometry.offset(Place { segment, block: BlockIndex(load.block) });
+        let window = &mut self.opening_mut().window;
+        let at = match window.want(offset, BLOCK, 0, io) {
+            Want::Here(at) => at,
+            Want::Later => return false,
+            Want::Failed => return self.abandon_checkpoint(),
+        };
+        let slot = window.slot();
+        let Some(length) = PageHeader::peek(&memory.bytes(slot)[at..at + BLOCK as usize]) else {
+            return self.abandon_checkpoint();
+        };
+        let at = match self.opening_mut().window.want(offset, length.next_multiple_of(BLOCK), 0, io) {
+            Want::Here(at) => at,
+            Want::Later => return false,
+            Want::Failed => return self.abandon_checkpoint(),
+        };
+        let page = &memory.bytes(slot)[at..at + length as usize];
+        let header = PageHeader::decode(secret, page).filter(|header| {
+            (header.checkpoint, header.page, header.store, header.offset)
+                == (number, load.page, store, offset)
+                && header.last == (header.page + 1 == pages)
+        });
+        let Some(header) = header else { return self.abandon_checkpoint() };
+        let content = PAGE_HEADER_BYTES..length as usize;
+        if header.kind == PageKind::Segments {
+            self.absorb_table(&page[content], header.entries);
+        } else {
+            self.notes.push_back(Note::Page {
+                slot,
+                offset: u32::try_from(at + content.start).expect("inside the window"),
+                length: u32::try_from(content.len()).expect("inside the window"),
+                entries: header.entries,
+            });
+        }
+        self.step_load(length);
+        if header.last {
+            self.begin_walk();
+        }
+        true
+    }
+
+    /// Moves on to the next page's place (`checkpoint`).
+    fn step_load(&mut self, length: u32) {
+        let geometry = self.geometry();
+        let load = &mut self.opening_mut().load;
+        load.page += 1;
+        load.block += length.div_ceil(BLOCK);
+        if geometry.segment_bytes() - load.block * BLOCK < page_bytes_max(geometry) {
+            load.segment += 1;
+            load.block = 0;
+        }
+    }
+
+    fn absorb_table(&mut self, content: &[u8], entries: u32) {
+        let first = self.opening_mut().load.table_entries;
+        let listed = content.chunks_exact(TABLE_ENTRY_BYTES).take(entries as usize);
+        for (index, entry) in (first..self.segments.allocated()).zip(listed) {
+            let touched = u64::from_le_bytes(entry[8..16].try_into().expect("8 bytes"));
+            let index = SegmentIndex(index);
+            match entry[0] {
+                1 => self.segments.set_state(index, SegmentState::Ready),
+                2 => {
+                    self.segments.set_state(index, SegmentState::Sealed);
+                    self.segments.appended(index, touched);
+                }
+                _ => {}
+            }
+        }
+        self.opening_mut().load.table_entries += entries;
+    }
+
+    fn abandon_checkpoint(&mut self) -> bool {
+        self.counters.checkpoints_damaged += 1;
+        self.notes.push_back(Note::CheckpointAbandoned);
+        let which = self.opening_mut().load.which + 1;
+        self.opening_mut().load = Load { which, ..Load::default() };
+        self.reset_segments();
+        true
+    }
+
+    /// No checkpoint, or none that is whole: the log from its beginning replaces the first one only, since nothing is recycled
+    /// before there are two (R32).
+    fn on_checkpoints_exhausted(&mut self) -> bool {
+        let is_whole_log_there =
+            self.superblock().checkpoints.iter().all(|checkpoint| checkpoint.number == 1);
+        if is_whole_log_there {
+            self.begin_walk();
+        } else {
+            self.fail(OpenError::CheckpointsDamaged);
+        }
+        true
+    }
+
+    fn begin_walk(&mut self) {
+        let which = self.opening_mut().load.which;
+        let superblock = self.superblock.as_mut().expect("read before");
+        superblock.checkpoints.drain(..which.min(superblock.checkpoints.len()));
+        self.recycle_beyond = superblock.older_checkpoint_sequence();
+        let superblock = self.superblock();
+        let checkpoint_segments: Vec<_> =
+            superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.clone()).collect();
+        let (resume, mut durable_upto) = match superblock.checkpoints.first() {
+            Some(checkpoint) => (checkpoint.resume, checkpoint.durable_upto),
+            None => (Resume { sequence: 0, ..self.pipeline.durable }, 0),
+        };
+        // What an earlier recovery went on from was checked by it.
+        for joint in &superblock.joints {
+            durable_upto = durable_upto.max(joint.after);
+        }
+        let is_clean = superblock.clean && which == 0;
+        for segment in checkpoint_segments {
+            self.segments.set_state(segment, SegmentState::Checkpoint);
+        }
+        self.opening_mut().walk = Walk::new(resume, durable_upto, is_clean);
+        self.stage = Stage::Walk;
+    }
+
+    /// The log's end is known: begins the new life (R30, I4).
+    pub(super) fn begin_incarnation<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        self.stage = Stage::Incarnation;
+        let superblock = self.superblock.as_mut().expect("known");
+        superblock.incarnation.0 += 1;
+        superblock.clean = false;
+        let joins = self.join_fresh_segment();
+        self.write_superblock(Covers { opens: true, joins, checkpoint: None }, memory, io);
+    }
+
+    /// Chooses a fresh segment for this life and names it in the superblock; `None` where none is free or too many restarts lie
+    /// behind: then a checkpoint comes first.
+    pub(super) fn join_fresh_segment(&mut self) -> Option<SegmentIndex> {
+        let after = self.pipeline.durable.sequence;
+        let superblock = self.superblock.as_mut().expect("known");
+        let unused = superblock.joints.last().filter(|joint| joint.after == after).copied();
+        if superblock.joints.len() - usize::from(unused.is_some()) >= JOINTS_MAX {
+            return None;
+        }
+        // The segment of a life that appended nothing is free again; another one is preferred all the same (R33).
+        let avoid = unused.map(|joint| joint.segment);
+        let segment = self.segments.take_free(SegmentState::Open, avoid)?;
+        let incarnation = superblock.incarnation;
+        superblock.joints.retain(|joint| joint.after < after);
+        superblock.joints.push(Joint { incarnation, after, segment });
+        Some(segment)
+    }
+
+    pub(super) fn on_incarnation_durable<M: Memory>(&mut self, memory: &mut M) {
+        let opening = self.opening.take();
+        let (recovered_cut, was_clean) = opening.map_or((false, false), |mut opening| {
+            opening.window.close(memory);
+            (opening.walk.recovered_cut, opening.walk.is_clean)
+        });
+        self.stage = Stage::Serving;
+        self.notes.push_back(Note::Opened(Opened {
+            identity: self.superblock().identity,
+            incarnation: self.superblock().incarnation,
+            sequence: self.pipeline.durable.sequence,
+            recovered_cut,
+            was_clean,
+        }));
+    }
+
+    pub(super) fn must_be_whole(&self) -> bool {
+        self.config.kind == Kind::Records && !self.config.accept_data_loss
+    }
+}

@@ -1,0 +1,367 @@
+//! Appending: batches are written at once, up to a window; a flush begins when writes have ended and covers all of those; batches
+//! become durable in the order of their sequence.
+//!
+//! ```text
+//! Writing ─written→ Written ─flush submitted→ Flushing ─flushed→ durable, once all before it are
+//! ```
+
+use std::collections::VecDeque;
+
+use wire::planted::{Bug, planted};
+use wire::{Memory, Slot};
+
+use super::superblocks::Covers;
+use super::{Device, Note, Stage, tag};
+use crate::batch::{BatchHeader, HEADER_BYTES, descriptor_bytes_max};
+use crate::io::{IoEffects, IoFailure, IoRequest, IoToken, Part};
+use crate::layout::{BATCHES_IN_FLIGHT_MAX, BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
+use crate::segments::SegmentState;
+use crate::superblock::Resume;
+
+/// A batch to append. The descriptor's body is in its slot behind the header, which the device writes; both the descriptor's and
+/// the payload's references pass to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draft<'a> {
+    /// The descriptor's buffer.
+    pub descriptor: Slot,
+    /// Bytes of the body.
+    pub body_bytes: u32,
+    /// Entries or records; 0 for an empty batch.
+    pub entries: u32,
+    /// Records: the first one's index.
+    pub first_index: u64,
+    /// The payloads, in the entries' order.
+    pub payload: &'a [Part],
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its number.
+    pub sequence: u64,
+    /// Its first block.
+    pub place: Place,
+}
+
+/// Whether a batch may be appended now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Yes.
+    Ready,
+    /// When a batch in flight is durable.
+    Window,
+    /// When a segment is free.
+    Segment,
+    /// Never: not open, or fenced.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Writing,
+    Written,
+    Flushing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct InFlight {
+    resume: Resume,
+    durable_upto: u64,
+    bytes: u32,
+    has_entries: bool,
+    state: State,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Open {
+    segment: SegmentIndex,
+    block: u32,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pipeline {
+    open: Option<Open>,
+    next: Option<SegmentIndex>,
+    last_sequence: u64,
+    last_checksum: u64,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: u32,
+    flushing: bool,
+    /// The last durable batch and where the log goes on behind it.
+    pub(super) durable: Resume,
+    /// The last durable batch that held anything.
+    durable_entries: u64,
+    /// The greatest `durable_upto` in a durable batch.
+    decided: u64,
+    /// Vectors to use again.
+    spare: Vec<Vec<Slot>>,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            open: None,
+            next: None,
+            last_sequence: 0,
+            last_checksum: 0,
+            in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
+            in_flight_bytes: 0,
+            flushing: false,
+            durable: Resume::default(),
+            durable_entries: 0,
+            decided: 0,
+            spare: Vec::new(),
+        }
+    }
+}
+
+impl Device {
+    /// Recovery ended behind this batch.
+    pub(super) fn resume_from(&mut self, resume: Resume) {
+        self.pipeline.durable = resume;
+        self.pipeline.last_sequence = resume.sequence;
+        self.pipeline.last_checksum = resume.checksum;
+        // Nothing of this life is undecided.
+        self.pipeline.decided = resume.sequence;
+        self.pipeline.durable_entries = resume.sequence;
+        self.segments.rebuild();
+    }
+
+    /// The superblock names this segment as the one where the log goes on.
+    pub(super) fn open_fresh_segment(&mut self, segment: SegmentIndex) {
+        assert!(self.pipeline.open.is_none(), "a fresh segment is opened once");
+        self.pipeline.open = Some(Open { segment, block: 0 });
+        self.segments.set_state(segment, SegmentState::Open);
+    }
+
+    pub(super) fn has_open_segment(&self) -> bool {
+        self.pipeline.open.is_some()
+    }
+
+    pub(super) fn has_next_segment(&self) -> bool {
+        self.pipeline.next.is_some()
+    }
+
+    pub(super) fn set_next_segment(&mut self, segment: SegmentIndex) {
+        self.pipeline.next = Some(segment);
+    }
+
+    /// The last batch appended; 0 before the first.
+    pub fn last_sequence(&self) -> u64 {
+        self.pipeline.last_sequence
+    }
+
+    /// The last batch known durable.
+    pub fn durable_sequence(&self) -> u64 {
+        self.pipeline.durable.sequence
+    }
+
+    /// Batches in flight.
+    pub fn in_flight(&self) -> usize {
+        self.pipeline.in_flight.len()
+    }
+
+    /// Whether something durable would be undecidable after a crash now: an idle owner appends an empty batch (R29).
+    pub fn wants_empty_batch(&self) -> bool {
+        self.stage == Stage::Serving
+            && self.pipeline.in_flight.is_empty()
+            && self.pipeline.durable_entries > self.pipeline.decided
+    }
+
+    /// Whether a batch of `blocks` may be appended now.
+    pub fn room(&self, blocks: u32) -> Room {
+        if self.stage != Stage::Serving {
+            return Room::Never;
+        }
+        assert!(blocks <= self.geometry().batch_blocks_max(), "no batch is larger than the largest");
+        if self.pipeline.open.is_none() {
+            return Room::Segment;
+        }
+        // Every batch names the segment behind its own, so that the log can be followed whichever batch is the segment's last.
+        if self.pipeline.next.is_none() {
+            return Room::Segment;
+        }
+        let fits = self.pipeline.in_flight.len() < BATCHES_IN_FLIGHT_MAX
+            && (self.pipeline.in_flight.is_empty()
+                || self.pipeline.in_flight_bytes + blocks * BLOCK <= IN_FLIGHT_BYTES_MAX);
+        if fits { Room::Ready } else { Room::Window }
+    }
+
+    /// Writes a batch; `room` said `Ready` for its blocks.
+    pub fn append<M: Memory>(&mut self, draft: Draft<'_>, memory: &mut M, io: &mut IoEffects) -> Appended {
+        let before = io.requests.len();
+        let header_bytes = u32::try_from(HEADER_BYTES).expect("128");
+        let descriptor_bytes = (header_bytes + draft.body_bytes).next_multiple_of(BLOCK);
+        assert!(descriptor_bytes <= descriptor_bytes_max(self.config.kind));
+        let blocks =
+            descriptor_bytes / BLOCK + draft.payload.iter().map(|part| part.length).sum::<u32>() / BLOCK;
+        assert_eq!(self.room(blocks), Room::Ready, "the owner asked for room");
+        let open = self.pipeline.open.expect("room is only there with a segment");
+        if open.block + blocks > self.geometry().segment_blocks() {
+            self.roll();
+        }
+        let appended = self.write_batch(draft, descriptor_bytes, blocks, memory, io);
+        self.count(io, before);
+        appended
+    }
+
+    fn roll(&mut self) {
+        let next = self.pipeline.next.take().expect("room is only there with a next segment");
+        let open = self.pipeline.open.replace(Open { segment: next, block: 0 });
+        let full = open.expect("a segment was open").segment;
+        self.segments.seal(full);
+        if self.segments.segment(next).state == SegmentState::Next {
+            self.segments.set_state(next, SegmentState::Open);
+        }
+    }
+
+    fn write_batch<M: Memory>(
+        &mut self,
+        draft: Draft<'_>,
+        descriptor_bytes: u32,
+        blocks: u32,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) -> Appended {
+        let open = self.pipeline.open.as_mut().expect("a segment is open");
+        let place = Place { segment: open.segment, block: BlockIndex(open.block) };
+        open.block += blocks;
+        assert!(open.block <= self.superblock.as_ref().expect("known").geometry.segment_blocks());
+        let sequence = self.pipeline.last_sequence + 1;
+        let superblock = self.superblock();
+        let offset = superblock.geometry.offset(place);
+        let header = BatchHeader {
+            kind: self.config.kind,
+            descriptor_bytes,
+            blocks,
+            entries: draft.entries,
+            store: superblock.identity.store,
+            incarnation: superblock.incarnation,
+            sequence,
+            durable_upto: self.pipeline.durable.sequence, // R29
+            previous: self.pipeline.last_checksum,
+            offset,
+            next: self.pipeline.next,
+            body_bytes: draft.body_bytes,
+            first_index: draft.first_index,
+        };
+        let bytes = &mut memory.bytes_mut(draft.descriptor)[..descriptor_bytes as usize];
+        bytes[HEADER_BYTES + draft.body_bytes as usize..].fill(0);
+        let checksum = header.encode(superblock.secret, bytes);
+        let descriptor = Part { slot: draft.descriptor, offset: 0, length: descriptor_bytes };
+        let parts = std::iter::once(descriptor).chain(draft.payload.iter().copied());
+        io.write(IoToken::new(tag::BATCH, sequence), offset, parts, false);
+
+        let mut slots = self.pipeline.spare.pop().unwrap_or_default();
+        slots.push(draft.descriptor);
+        slots.extend(draft.payload.iter().map(|part| part.slot));
+        self.pipeline.last_sequence = sequence;
+        self.pipeline.last_checksum = checksum;
+        self.pipeline.in_flight_bytes += blocks * BLOCK;
+        let resume = Resume {
+            sequence,
+            incarnation: header.incarnation,
+            place: place.plus(blocks),
+            checksum,
+            next: header.next,
+        };
+        self.pipeline.in_flight.push_back(InFlight {
+            resume,
+            durable_upto: header.durable_upto,
+            bytes: blocks * BLOCK,
+            has_entries: draft.entries > 0,
+            state: State::Writing,
+            slots,
+        });
+        self.segments.appended(place.segment, sequence);
+        self.counters.batches += 1;
+        self.counters.empty_batches += u64::from(draft.entries == 0);
+        Appended { sequence, place }
+    }
+
+    pub(super) fn on_batch_written<M: Memory>(
+        &mut self,
+        sequence: u64,
+        failure: Option<IoFailure>,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) {
+        let batch = self.pipeline.in_flight.iter_mut().find(|batch| batch.resume.sequence == sequence);
+        let batch = batch.expect("a batch's write ended that wasn't asked for");
+        for slot in batch.slots.drain(..) {
+            memory.release(slot);
+        }
+        batch.state = State::Written;
+        if let Some(failure) = failure {
+            self.fence(failure);
+        }
+        if planted(Bug::StoreSkipsFlush) {
+            for batch in self.pipeline.in_flight.iter_mut().filter(|batch| batch.state == State::Written) {
+                batch.state = State::Flushing;
+            }
+            self.pop_durable();
+            return;
+        }
+        self.flush_written(io);
+    }
+
+    /// R31: the flush is asked for after the writes that it shall cover have ended.
+    fn flush_written(&mut self, io: &mut IoEffects) {
+        if self.pipeline.flushing || self.stage != Stage::Serving {
+            return;
+        }
+        // Only the front's run can become durable: a flush for later ones alone would be wasted.
+        if self.pipeline.in_flight.front().is_none_or(|batch| batch.state != State::Written) {
+            return;
+        }
+        for batch in self.pipeline.in_flight.iter_mut().filter(|batch| batch.state == State::Written) {
+            batch.state = State::Flushing;
+        }
+        self.pipeline.flushing = true;
+        io.requests.push(IoRequest::Flush { io: IoToken::new(tag::FLUSH, 0) });
+    }
+
+    pub(super) fn on_flushed(&mut self, failure: Option<IoFailure>, io: &mut IoEffects) {
+        self.pipeline.flushing = false;
+        if let Some(failure) = failure {
+            self.fence(failure);
+        }
+        if self.stage != Stage::Serving {
+            return;
+        }
+        self.pop_durable();
+        self.flush_written(io);
+    }
+
+    /// I2: in the order of sequence. A batch that a flush covered while an earlier one was still being written waits as `Flushing`
+    /// and is durable by then.
+    fn pop_durable(&mut self) {
+        let mut last = None;
+        while self.pipeline.in_flight.front().is_some_and(|batch| batch.state == State::Flushing) {
+            let batch = self.pipeline.in_flight.pop_front().expect("there is a front");
+            self.pipeline.in_flight_bytes -= batch.bytes;
+            self.pipeline.durable = batch.resume;
+            self.pipeline.decided = self.pipeline.decided.max(batch.durable_upto);
+            if batch.has_entries {
+                self.pipeline.durable_entries = batch.resume.sequence;
+            }
+            self.pipeline.spare.push(batch.slots);
+            last = Some(batch.resume.sequence);
+        }
+        if let Some(sequence) = last {
+            self.notes.push_back(Note::Durable { sequence });
+        }
+    }
+
+    /// Where the log has no segment, takes one as soon as a checkpoint made that possible.
+    pub(super) fn rejoin<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        if !self.has_open_segment() && !self.space.joining {
+            if let Some(segment) = self.join_fresh_segment() {
+                self.space.joining = true;
+                self.write_superblock(Covers { joins: Some(segment), ..Covers::default() }, memory, io);
+            }
+        }
+    }
+}

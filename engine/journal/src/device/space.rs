@@ -1,0 +1,139 @@
+//! Free space: the segment after the open one, growth of the file, zeros written ahead of use, and what becomes free again.
+
+use wire::planted::{Bug, planted};
+use wire::{Memory, Nanos};
+
+use super::{Device, Stage, tag};
+use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
+use crate::layout::{BlockIndex, Place, SegmentIndex};
+use crate::segments::SegmentState;
+
+/// Zeros written by one request.
+const ZERO_BYTES: u32 = 1 << 20;
+/// Free segments that the file has before it must grow.
+const FREE_ALLOCATED_MIN: u32 = 2;
+/// A file system without room is asked again after this.
+const GROWTH_RETRY_NANOS: u64 = 5 * Nanos::SECOND;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Space {
+    allocating: bool,
+    zeroing: Option<(SegmentIndex, u32)>,
+    retry_at: Option<Nanos>,
+    pub(super) joining: bool,
+}
+
+impl Device {
+    /// Looks after free space.
+    pub(super) fn advance_space<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        self.advance_table(memory, io);
+        if self.has_open_segment() {
+            self.space.joining = false;
+        } else {
+            self.rejoin(memory, io);
+        }
+        if !self.has_next_segment() {
+            if let Some(segment) = self.segments.take_free(SegmentState::Next, None) {
+                self.set_next_segment(segment);
+            }
+        }
+        self.zero_ahead(io);
+        self.grow(io);
+    }
+
+    fn prezero_segments(&self) -> u32 {
+        let wanted = self.config.prezero_bytes / u64::from(self.geometry().segment_bytes());
+        u32::try_from(wanted).unwrap_or(u32::MAX)
+    }
+
+    fn zero_ahead(&mut self, io: &mut IoEffects) {
+        if self.space.zeroing.is_none() && self.segments.ready() < self.prezero_segments() {
+            if let Some(segment) = self.segments.take_unwritten() {
+                self.space.zeroing = Some((segment, 0));
+                self.zero_piece(io);
+            }
+        }
+    }
+
+    fn zero_piece(&mut self, io: &mut IoEffects) {
+        let (segment, done) = self.space.zeroing.expect("begun");
+        let place = Place { segment, block: BlockIndex(0) };
+        let left = self.geometry().segment_bytes() - done;
+        io.requests.push(IoRequest::Zero {
+            io: IoToken::new(tag::ZERO, 0),
+            offset: self.geometry().offset(place) + u64::from(done),
+            length: u64::from(left.min(ZERO_BYTES)),
+        });
+        self.space.zeroing = Some((segment, done + left.min(ZERO_BYTES)));
+    }
+
+    pub(super) fn on_zeroed(&mut self, failure: Option<IoFailure>, io: &mut IoEffects) {
+        if let Some(failure) = failure {
+            self.fence(failure);
+        }
+        if self.stage != Stage::Serving {
+            return;
+        }
+        let (segment, done) = self.space.zeroing.expect("begun");
+        if done < self.geometry().segment_bytes() {
+            self.zero_piece(io);
+        } else {
+            self.space.zeroing = None;
+            self.segments.put_ready(segment);
+        }
+    }
+
+    fn grow(&mut self, io: &mut IoEffects) {
+        let free = self.segments.ready() + self.segments.unwritten();
+        let wanted = FREE_ALLOCATED_MIN.max(self.prezero_segments());
+        if self.space.allocating || free >= wanted {
+            return;
+        }
+        let Some(segment) = self.segments.growable() else { return };
+        self.space.allocating = true;
+        io.requests.push(IoRequest::Allocate {
+            io: IoToken::new(tag::ALLOCATE, u64::from(segment.0)),
+            offset: self.geometry().segment_offset(segment),
+            length: u64::from(self.geometry().segment_bytes()),
+        });
+    }
+
+    pub(super) fn on_allocated<M: Memory>(
+        &mut self,
+        failure: Option<IoFailure>,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) {
+        if self.stage == Stage::FormatAllocate {
+            return self.on_format_allocated(failure, memory, io);
+        }
+        self.space.allocating = false;
+        // Nothing was promised yet: a file that can't grow is a store that is full, not one that failed.
+        match failure {
+            None => self.segments.grew(),
+            Some(_) => self.segments.set_growth_blocked(true),
+        }
+    }
+
+    pub(super) fn retry_growth(&mut self, now: Nanos) {
+        if !self.segments.is_growth_blocked() {
+            self.space.retry_at = None;
+            return;
+        }
+        match self.space.retry_at {
+            None => self.space.retry_at = Some(now.after(GROWTH_RETRY_NANOS)),
+            Some(at) if now >= at => {
+                self.space.retry_at = None;
+                self.segments.set_growth_blocked(false);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// R32.
+    pub(super) fn recycle(&mut self) {
+        let recycled = self.segments.recycle(self.recycle_beyond, planted(Bug::StoreReusesSegmentEarly));
+        self.counters.segments_recycled += u64::from(recycled);
+    }
+}

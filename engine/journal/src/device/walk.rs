@@ -1,0 +1,484 @@
+//! Opening, second half: the batches behind the checkpoint, and the decision where the log ends (R29).
+//!
+//! The walk goes from batch to batch by their lengths. A batch is passed on once some later batch, or the checkpoint, says that it was
+//! durable; at most a window's worth is undecided. Where no batch is found, a later one is searched for in the space that batches in
+//! flight could take. What is missing at or below the greatest `durable_upto` is damage and is never cut; behind it the payloads
+//! are read, and the first bad batch is the torn tail.
+
+use std::collections::VecDeque;
+
+use wire::{Incarnation, Memory, Slot};
+
+use super::window::Want;
+use super::{DamagedBatches, Device, Note, OpenError, Stage, tag};
+use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::entry::{EntryKind, entries, payload_blocks, payload_matches};
+use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
+use crate::layout::{BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
+use crate::segments::SegmentState;
+use crate::superblock::{Joint, Kind, Resume};
+use wire::planted::{Bug, planted};
+
+/// How much of a log of records is read at once, and how much a search reads.
+const SEARCH_WINDOW_BYTES: u32 = 256 << 10;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Candidate {
+    header: BatchHeader,
+    checksum: u64,
+    place: Place,
+    slot: Slot,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Look {
+    /// The next batch where the last one ended.
+    #[default]
+    Here,
+    /// The next batch at the beginning of the segment that the last one named.
+    Next,
+    /// Any later batch, block by block.
+    Search { place: Place, budget_blocks: u32, in_next: bool },
+    /// The log's end is reached.
+    End,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Walk {
+    /// The last batch found.
+    sequence: u64,
+    incarnation: Incarnation,
+    previous: Option<u64>,
+    place: Place,
+    next: Option<SegmentIndex>,
+    look: Look,
+    durable_upto: u64,
+    candidates: VecDeque<Candidate>,
+    /// The last batch passed on.
+    passed: Resume,
+    /// Of the first candidate, the entry whose payload is checked next.
+    entry: usize,
+    payload: Option<(Slot, bool)>,
+    payload_failed: bool,
+    pub(super) recovered_cut: bool,
+    pub(super) is_clean: bool,
+}
+
+impl Walk {
+    pub(super) fn new(resume: Resume, durable_upto: u64, is_clean: bool) -> Self {
+        Self {
+            sequence: resume.sequence,
+            incarnation: resume.incarnation,
+            previous: Some(resume.checksum),
+            place: resume.place,
+            next: resume.next,
+            look: if is_clean { Look::End } else { Look::Here },
+            durable_upto: durable_upto.max(resume.sequence),
+            passed: resume,
+            is_clean,
+            ..Self::default()
+        }
+    }
+}
+
+impl Device {
+    fn walk(&mut self) -> &mut Walk {
+        &mut self.opening_mut().walk
+    }
+
+    /// One step; false while it waits for a read.
+    pub(super) fn advance_walk<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        if self.pass_decided() {
+            return true;
+        }
+        match self.walk().look {
+            Look::Here => self.look_here(memory, io),
+            Look::Next => self.look_next(memory, io),
+            Look::Search { place, budget_blocks, in_next } => {
+                self.search(place, budget_blocks, in_next, memory, io)
+            }
+            Look::End => {
+                self.stage = Stage::Payloads;
+                true
+            }
+        }
+    }
+
+    /// Passes the first candidate on if it is known to have been durable.
+    fn pass_decided(&mut self) -> bool {
+        let walk = self.walk();
+        let is_decided =
+            walk.candidates.front().is_some_and(|first| first.header.sequence <= walk.durable_upto);
+        if is_decided {
+            let first = walk.candidates.pop_front().expect("there is a first");
+            self.pass(first);
+        }
+        is_decided
+    }
+
+    fn pass(&mut self, candidate: Candidate) {
+        let Candidate { header, checksum, place, slot } = candidate;
+        let passed = self.walk().passed;
+        if header.sequence > passed.sequence + 1 {
+            self.damaged(passed.sequence + 1, header.sequence - 1);
+        }
+        self.walk().passed = Resume {
+            sequence: header.sequence,
+            incarnation: header.incarnation,
+            place: place.plus(header.blocks),
+            checksum,
+            next: header.next,
+        };
+        self.counters.replayed_descriptor_bytes += u64::from(header.descriptor_bytes);
+        self.segments.set_state(place.segment, SegmentState::Sealed);
+        self.segments.appended(place.segment, header.sequence);
+        self.notes.push_back(Note::Batch { header, place, slot });
+    }
+
+    /// Durable batches are missing (R29).
+    fn damaged(&mut self, first: u64, last: u64) {
+        let place = self.walk().passed.place;
+        let damage = DamagedBatches { first, last, place };
+        if planted(Bug::StoreCutsDamage) {
+            return;
+        }
+        if self.must_be_whole() {
+            self.fail(OpenError::Damaged(damage));
+        } else {
+            self.notes.push_back(Note::Damaged(damage));
+        }
+    }
+
+    /// The restart behind which the log goes on elsewhere, if the walk has come to one.
+    fn joint(&mut self, is_wanted: impl Fn(&Joint, u64) -> bool) -> Option<Joint> {
+        let (sequence, incarnation) = (self.walk().sequence, self.walk().incarnation);
+        let later = |joint: &&Joint| joint.incarnation > incarnation && is_wanted(joint, sequence);
+        self.superblock().joints.iter().find(later).copied()
+    }
+
+    fn look_here<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        if let Some(joint) = self.joint(|joint, sequence| joint.after == sequence) {
+            self.cross(joint);
+            return true;
+        }
+        let place = self.walk().place;
+        if place.block.0 >= self.geometry().segment_blocks() {
+            self.walk().look = Look::Next;
+            return true;
+        }
+        self.try_place(place, true, Look::Next, memory, io)
+    }
+
+    /// Goes on in the segment of a later life.
+    fn cross(&mut self, joint: Joint) {
+        self.segments.set_state(joint.segment, SegmentState::Ready);
+        let walk = self.walk();
+        walk.sequence = joint.after;
+        walk.incarnation = joint.incarnation;
+        walk.place = Place { segment: joint.segment, block: BlockIndex(0) };
+        walk.next = None;
+        walk.look = Look::Here;
+    }
+
+    fn look_next<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        let place = self.walk().place;
+        let search = Look::Search { place, budget_blocks: self.search_blocks(), in_next: false };
+        match self.walk().next {
+            Some(segment) if segment != place.segment => {
+                self.try_place(Place { segment, block: BlockIndex(0) }, true, search, memory, io)
+            }
+            _ => {
+                self.walk().look = search;
+                true
+            }
+        }
+    }
+
+    /// Where a durable batch is missing everything reachable is searched; else what batches in flight could take.
+    fn search_blocks(&mut self) -> u32 {
+        let walk = self.walk();
+        if walk.sequence < walk.durable_upto { u32::MAX } else { IN_FLIGHT_BYTES_MAX / BLOCK }
+    }
+
+    /// Looks at one place for the next batch; where it isn't, goes on with `otherwise`.
+    fn try_place<M: Memory>(
+        &mut self,
+        place: Place,
+        is_next: bool,
+        otherwise: Look,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) -> bool {
+        match self.read_batch(place, is_next, memory, io) {
+            Read::Later => false,
+            Read::Stopped => true,
+            Read::None => {
+                self.walk().look = otherwise;
+                true
+            }
+            Read::Batch(header, checksum, slot) => {
+                self.accept(Candidate { header, checksum, place, slot });
+                true
+            }
+        }
+    }
+
+    fn accept(&mut self, candidate: Candidate) {
+        let walk = self.walk();
+        let header = &candidate.header;
+        walk.durable_upto = walk.durable_upto.max(header.durable_upto);
+        walk.sequence = header.sequence;
+        walk.previous = Some(candidate.checksum);
+        walk.place = candidate.place.plus(header.blocks);
+        walk.next = header.next;
+        walk.look = Look::Here;
+        walk.candidates.push_back(candidate);
+    }
+
+    fn search<M: Memory>(
+        &mut self,
+        place: Place,
+        budget_blocks: u32,
+        in_next: bool,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) -> bool {
+        if budget_blocks == 0 || place.block.0 >= self.geometry().segment_blocks() {
+            let next = self.walk().next.filter(|next| *next != place.segment && !in_next);
+            self.walk().look = match next {
+                Some(segment) if budget_blocks > 0 => {
+                    let place = Place { segment, block: BlockIndex(0) };
+                    Look::Search { place, budget_blocks, in_next: true }
+                }
+                _ => return self.end_search(),
+            };
+            return true;
+        }
+        let further = Look::Search { place: place.plus(1), budget_blocks: budget_blocks - 1, in_next };
+        self.try_place(place, false, further, memory, io)
+    }
+
+    fn end_search(&mut self) -> bool {
+        let first = self.walk().passed.sequence + 1;
+        if let Some(joint) = self.joint(|joint, sequence| joint.after > sequence) {
+            // The joint's own recovery had read these.
+            self.damaged(first, joint.after);
+            self.cross(joint);
+            self.walk().previous = None;
+            self.walk().passed.sequence = joint.after;
+            return true;
+        }
+        let last = self.walk().durable_upto;
+        if last >= first && self.walk().candidates.is_empty() {
+            self.damaged(first, last);
+            if planted(Bug::StoreCutsDamage) {
+                self.walk().recovered_cut = true;
+            } else {
+                self.walk().passed.sequence = last;
+            }
+        }
+        self.walk().look = Look::End;
+        true
+    }
+
+    /// The batch at `place`: the next one, or in a search any later one.
+    fn read_batch<M: Memory>(
+        &mut self,
+        place: Place,
+        is_next: bool,
+        memory: &mut M,
+        io: &mut IoEffects,
+    ) -> Read {
+        if !self.segments.is_allocated(place.segment) {
+            return Read::None;
+        }
+        let (kind, secret) = (self.config.kind, self.superblock().secret);
+        let store = self.superblock().identity.store;
+        let offset = self.geometry().offset(place);
+        let left = (self.geometry().segment_blocks() - place.block.0) * BLOCK;
+        let ahead = match (kind, is_next) {
+            (Kind::Chunks, true) => BLOCK,
+            _ => SEARCH_WINDOW_BYTES.min(left),
+        };
+        let requested = io.requests.len();
+        let at = match self.opening_mut().window.want(offset, BLOCK, ahead, io) {
+            Want::Here(at) => at,
+            Want::Later => return self.waits(requested, is_next, io),
+            Want::Failed => return self.unreadable(offset),
+        };
+        let slot = self.opening_mut().window.slot();
+        let Some(bytes) = BatchHeader::peek(kind, &memory.bytes(slot)[at..at + BLOCK as usize]) else {
+            return Read::None;
+        };
+        if bytes > left {
+            return Read::None;
+        }
+        let at = match self.opening_mut().window.want(offset, bytes, ahead.max(bytes).min(left), io) {
+            Want::Here(at) => at,
+            Want::Later => return self.waits(requested, is_next, io),
+            Want::Failed => return self.unreadable(offset),
+        };
+        let descriptor = &memory.bytes(slot)[at..at + bytes as usize];
+        let Some((header, checksum)) = BatchHeader::decode(kind, secret, descriptor) else {
+            return Read::None;
+        };
+        let walk = self.walk();
+        let follows = if is_next {
+            header.sequence == walk.sequence + 1 && walk.previous.is_none_or(|it| it == header.previous)
+        } else {
+            header.sequence > walk.sequence + 1
+        };
+        // R30: another store's, another place's, another life's batch isn't the log's.
+        let is_ours = header.store == store
+            && header.offset == offset
+            && header.incarnation == walk.incarnation
+            && header.blocks <= left / BLOCK;
+        if !(follows && is_ours) {
+            return Read::None;
+        }
+        let Some(copy) = memory.allocate(bytes as usize) else {
+            self.fail(OpenError::NoMemory);
+            return Read::Stopped;
+        };
+        let (from, to) = (at, bytes as usize);
+        let descriptor = memory.bytes(slot)[from..from + to].to_vec();
+        memory.bytes_mut(copy)[..to].copy_from_slice(&descriptor);
+        Read::Batch(header, checksum, copy)
+    }
+
+    fn waits(&mut self, requested: usize, is_next: bool, io: &IoEffects) -> Read {
+        if !is_next {
+            for request in &io.requests[requested..] {
+                if let IoRequest::Read { length, .. } = request {
+                    self.counters.search_bytes += u64::from(*length);
+                }
+            }
+        }
+        Read::Later
+    }
+
+    /// What can't be read and was durable is damage. What may be the tail isn't cut because the device fails (I6): opening stops.
+    fn unreadable(&mut self, offset: u64) -> Read {
+        if self.walk().sequence < self.walk().durable_upto || self.config.accept_data_loss {
+            return Read::None;
+        }
+        self.fail(OpenError::Unreadable { offset });
+        Read::Stopped
+    }
+
+    pub(super) fn on_window(&mut self, failure: Option<IoFailure>) {
+        self.opening_mut().window.on_read(failure.is_some());
+    }
+
+    /// Decides about the undecided: one step; false while it waits.
+    pub(super) fn advance_payloads<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        let passed = self.walk().passed.sequence;
+        let Some(first) = self.walk().candidates.front().cloned() else {
+            self.finish_walk(memory, io);
+            return false;
+        };
+        if first.header.sequence != passed + 1 {
+            self.cut(memory);
+            return true;
+        }
+        if self.config.kind == Kind::Records {
+            // A record's bytes are under the descriptor's checksum.
+            self.walk().candidates.pop_front();
+            self.pass(first);
+            return true;
+        }
+        self.check_payload(first, memory, io)
+    }
+
+    fn check_payload<M: Memory>(&mut self, first: Candidate, memory: &mut M, io: &mut IoEffects) -> bool {
+        let cluster = self.superblock().identity.cluster;
+        let descriptor = &memory.bytes(first.slot)[..first.header.descriptor_bytes as usize];
+        debug_assert!(descriptor.len() >= HEADER_BYTES);
+        let index = self.walk().entry;
+        let entry =
+            entries(&first.header, descriptor).filter(|entry| entry.kind != EntryKind::Tombstone).nth(index);
+        let Some(entry) = entry else {
+            let walk = self.walk();
+            walk.entry = 0;
+            walk.candidates.pop_front();
+            self.pass(first);
+            return true;
+        };
+        match self.walk().payload {
+            Some((_, true)) => false,
+            Some((slot, false)) => {
+                let failed = self.walk().payload_failed;
+                let is_good =
+                    !failed && payload_matches(cluster, &entry, &memory.bytes(slot)[..entry.length as usize]);
+                memory.release(slot);
+                self.walk().payload = None;
+                if failed && !self.config.accept_data_loss {
+                    self.fail(OpenError::Unreadable {
+                        offset: self.geometry().offset(first.place.plus(entry.payload_block)),
+                    });
+                } else if is_good {
+                    self.walk().entry += 1;
+                } else {
+                    self.cut(memory);
+                }
+                true
+            }
+            None => {
+                let length = payload_blocks(entry.length) * BLOCK;
+                let Some(slot) = memory.allocate(length as usize) else {
+                    self.fail(OpenError::NoMemory);
+                    return true;
+                };
+                let offset = self.geometry().offset(first.place.plus(entry.payload_block));
+                self.counters.tail_payload_bytes += u64::from(length);
+                self.walk().payload = Some((slot, true));
+                io.requests.push(IoRequest::Read {
+                    io: IoToken::new(tag::PAYLOAD, 0),
+                    offset,
+                    slot,
+                    slot_offset: 0,
+                    length,
+                    background: false,
+                });
+                false
+            }
+        }
+    }
+
+    pub(super) fn on_payload<M: Memory>(&mut self, failure: Option<IoFailure>, memory: &mut M) {
+        let is_failed = self.stage == Stage::Failed;
+        let walk = self.walk();
+        walk.payload_failed = failure.is_some();
+        match &mut walk.payload {
+            Some((slot, _)) if is_failed => memory.release(*slot),
+            Some((_, pending)) => *pending = false,
+            None => unreachable!("a payload's read ended that wasn't asked for"),
+        }
+    }
+
+    /// The torn tail: the first candidate and all behind it.
+    fn cut<M: Memory>(&mut self, memory: &mut M) {
+        let walk = self.walk();
+        walk.recovered_cut = true;
+        walk.entry = 0;
+        let cut = std::mem::take(&mut walk.candidates);
+        for candidate in cut {
+            memory.release(candidate.slot);
+            self.segments.set_state(candidate.place.segment, SegmentState::Sealed);
+        }
+    }
+
+    fn finish_walk<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        let passed = self.walk().passed;
+        self.resume_from(passed);
+        self.begin_incarnation(memory, io);
+    }
+}
+
+enum Read {
+    Later,
+    Stopped,
+    None,
+    Batch(BatchHeader, u64, Slot),
+}

@@ -1,0 +1,80 @@
+//! The buffer that opening reads through: one run of bytes at a time.
+
+use wire::{Memory, Slot};
+
+use super::tag;
+use crate::io::{IoEffects, IoRequest, IoToken};
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Window {
+    slot: Option<Slot>,
+    capacity: u32,
+    offset: u64,
+    length: u32,
+    reading: bool,
+    failed: bool,
+}
+
+/// What became of a wish for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// They are in the buffer, from this byte of it on.
+    Here(usize),
+    /// They are being read.
+    Later,
+    /// They can't be read.
+    Failed,
+}
+
+impl Window {
+    /// Takes a buffer; false where there is none.
+    pub(super) fn open<M: Memory>(&mut self, capacity: u32, memory: &mut M) -> bool {
+        self.slot = memory.allocate(capacity as usize);
+        self.capacity = capacity;
+        self.slot.is_some()
+    }
+
+    /// Gives the buffer back.
+    pub(super) fn close<M: Memory>(&mut self, memory: &mut M) {
+        if let Some(slot) = self.slot.take() {
+            memory.release(slot);
+        }
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.slot.expect("the window is open while it is used")
+    }
+
+    /// Wants `length` bytes at `offset`; reads up to `ahead` bytes where they aren't here.
+    pub(super) fn want(&mut self, offset: u64, length: u32, ahead: u32, io: &mut IoEffects) -> Want {
+        assert!(length <= self.capacity, "no reader wants more than the window was opened for");
+        let end = self.offset + u64::from(self.length);
+        if self.reading {
+            return Want::Later;
+        }
+        if offset >= self.offset && offset + u64::from(length) <= end {
+            return if self.failed {
+                Want::Failed
+            } else {
+                Want::Here(usize::try_from(offset - self.offset).expect("below the window's capacity"))
+            };
+        }
+        let length = length.max(ahead.min(self.capacity));
+        (self.offset, self.length, self.reading, self.failed) = (offset, length, true, false);
+        io.requests.push(IoRequest::Read {
+            io: IoToken::new(tag::WINDOW, 0),
+            offset,
+            slot: self.slot(),
+            slot_offset: 0,
+            length,
+            background: false,
+        });
+        Want::Later
+    }
+
+    pub(super) fn on_read(&mut self, failed: bool) {
+        self.reading = false;
+        self.failed = failed;
+    }
+}

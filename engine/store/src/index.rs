@@ -1,0 +1,273 @@
+//! The index: chunk id → where it lies, how long it is, its root. 36 bytes an entry.
+//!
+//! Entries lie in buckets by a keyed hash of the id, sorted by id inside. A bucket grows by an eighth, so at most 1/9 of a bucket is empty: the
+//! worst case is 36 × 9/8 + the buckets' headers, whatever the number of entries. No table ever doubles, so growing costs no
+//! memory peak and no pause. The key is drawn when the store is formatted; a bucket's number depends on nothing else, so "after this id"
+//! is a cursor that stays valid whatever is put or deleted.
+//!
+//! ```text
+//! entry  [u32; 9]:  0–3 id   4–5 root   6 segment   7–8 block 14 | leaf word 23 | length-1 22   (bits from the lowest up)
+//! ```
+
+use journal::{BlockIndex, Place, SegmentIndex};
+use wire::limits::CHUNK_BYTES_MAX;
+use wire::{ChunkId, SessionId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Buckets: at 10⁵ entries their headers are 1 byte an entry, at 10⁷ an insert moves at most 90 KB.
+const BUCKET_COUNT: usize = 4096;
+const BUCKET_BITS: u32 = BUCKET_COUNT.ilog2();
+const BLOCK_BITS: u32 = 14;
+const LEAF_BITS: u32 = 23;
+const LENGTH_BITS: u32 = 22;
+const _: () = assert!(CHUNK_BYTES_MAX <= 1 << LENGTH_BITS);
+const _: () =
+    assert!(journal::SEGMENT_BYTES / 4096 <= 1 << BLOCK_BITS && journal::SEGMENT_BYTES / 8 <= 1 << LEAF_BITS);
+
+/// What the store knows of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IndexEntry {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Root of its hash tree.
+    pub root: u64,
+    /// Its bytes, 1 to 4 MiB.
+    pub length: u32,
+    /// Its payload's first block.
+    pub place: Place,
+    /// Its leaf table in the same segment, in 8-byte words; 0 for one block.
+    pub leaf_word: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Packed([u32; 9]);
+
+impl Packed {
+    fn new(entry: &IndexEntry) -> Self {
+        let rest = u64::from(entry.place.block.0)
+            | u64::from(entry.leaf_word) << BLOCK_BITS
+            | u64::from(entry.length - 1) << (BLOCK_BITS + LEAF_BITS);
+        let [s0, s1] = halves(entry.id.session.0);
+        let [o0, o1] = halves(entry.id.ordinal);
+        let [r0, r1] = halves(entry.root);
+        let [p0, p1] = halves(rest);
+        Self([s0, s1, o0, o1, r0, r1, entry.place.segment.0, p0, p1])
+    }
+
+    fn id(&self) -> ChunkId {
+        ChunkId { session: SessionId(whole(self.0[0], self.0[1])), ordinal: whole(self.0[2], self.0[3]) }
+    }
+
+    fn entry(&self) -> IndexEntry {
+        let rest = whole(self.0[7], self.0[8]);
+        let bits = |from: u32, count: u32| {
+            u32::try_from(rest >> from & ((1 << count) - 1)).expect("at most 23 bits")
+        };
+        IndexEntry {
+            id: self.id(),
+            root: whole(self.0[4], self.0[5]),
+            length: bits(BLOCK_BITS + LEAF_BITS, LENGTH_BITS) + 1,
+            place: Place { segment: SegmentIndex(self.0[6]), block: BlockIndex(bits(0, BLOCK_BITS)) },
+            leaf_word: bits(BLOCK_BITS, LEAF_BITS),
+        }
+    }
+}
+
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+}
+
+fn whole(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Index {
+    key: u64,
+    buckets: Vec<Vec<Packed>>,
+    count: u64,
+}
+
+impl Index {
+    /// An empty index with the store's key.
+    pub fn new(key: u64) -> Self {
+        Self { key, buckets: vec![Vec::new(); BUCKET_COUNT], count: 0 }
+    }
+
+    /// Draws the buckets anew; the index is empty.
+    pub(crate) fn set_key(&mut self, key: u64) {
+        assert_eq!(self.count, 0, "entries are in the buckets of the present key");
+        self.key = key;
+    }
+
+    /// Entries.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes that the index takes, unused capacity included.
+    pub fn memory_bytes(&self) -> usize {
+        let entries: usize = self.buckets.iter().map(Vec::capacity).sum();
+        entries * size_of::<Packed>() + self.buckets.capacity() * size_of::<Vec<Packed>>()
+    }
+
+    fn bucket_of(&self, id: ChunkId) -> usize {
+        let hash = xxh3_64_with_seed(&id.to_bytes(), self.key);
+        usize::try_from(hash >> (64 - BUCKET_BITS)).expect("12 bits")
+    }
+
+    /// The chunk's entry.
+    pub fn find(&self, id: ChunkId) -> Option<IndexEntry> {
+        let bucket = &self.buckets[self.bucket_of(id)];
+        bucket.binary_search_by_key(&id, Packed::id).ok().map(|at| bucket[at].entry())
+    }
+
+    /// Puts an entry in; returns the one that it replaces.
+    pub fn insert(&mut self, entry: &IndexEntry) -> Option<IndexEntry> {
+        let at = self.bucket_of(entry.id);
+        let bucket = &mut self.buckets[at];
+        match bucket.binary_search_by_key(&entry.id, Packed::id) {
+            Ok(at) => {
+                let old = bucket[at].entry();
+                bucket[at] = Packed::new(entry);
+                Some(old)
+            }
+            Err(at) => {
+                if bucket.len() == bucket.capacity() {
+                    bucket.reserve_exact(1 + bucket.len() / 8);
+                }
+                bucket.insert(at, Packed::new(entry));
+                self.count += 1;
+                None
+            }
+        }
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, id: ChunkId) -> Option<IndexEntry> {
+        let at = self.bucket_of(id);
+        let bucket = &mut self.buckets[at];
+        let found = bucket.binary_search_by_key(&id, Packed::id).ok()?;
+        let old = bucket.remove(found).entry();
+        self.count -= 1;
+        // Deleting gives memory back in the steps in which putting took it.
+        if bucket.capacity() - bucket.len() > 2 + bucket.len() / 4 {
+            bucket.shrink_to(bucket.len() + 1 + bucket.len() / 8);
+        }
+        Some(old)
+    }
+
+    /// Takes everything out.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.key);
+    }
+
+    /// The entries behind `after` in the cursor's order, which is by bucket, then by id; all of them from `None`.
+    pub fn after(&self, after: Option<ChunkId>) -> impl Iterator<Item = IndexEntry> + '_ {
+        let (bucket, at) = match after {
+            None => (0, 0),
+            Some(id) => {
+                let bucket = self.bucket_of(id);
+                (bucket, self.buckets[bucket].partition_point(|entry| entry.id() <= id))
+            }
+        };
+        let first = self.buckets[bucket][at..].iter();
+        first.chain(self.buckets[bucket + 1..].iter().flatten()).map(Packed::entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal::fake_disk::Random;
+    use std::collections::BTreeMap;
+
+    fn entry(number: u64) -> IndexEntry {
+        let mut random = Random::new(number);
+        IndexEntry {
+            id: ChunkId { session: SessionId(number / 1000), ordinal: number % 1000 },
+            root: random.bits(),
+            length: u32::try_from(1 + random.below(4 << 20)).unwrap(),
+            place: Place {
+                segment: SegmentIndex(u32::try_from(random.below(1 << 30)).unwrap()),
+                block: BlockIndex(u32::try_from(random.below(1 << 14)).unwrap()),
+            },
+            leaf_word: u32::try_from(random.below(1 << 23)).unwrap(),
+        }
+    }
+
+    #[test]
+    fn behaves_like_a_map_and_its_cursor_survives_changes() {
+        let mut random = Random::new(1);
+        let mut index = Index::new(7);
+        let mut model = BTreeMap::new();
+        for _ in 0..20_000 {
+            let entry = entry(random.below(3_000));
+            if random.chance(60) {
+                assert_eq!(index.insert(&entry), model.insert(entry.id, entry));
+            } else {
+                assert_eq!(index.remove(entry.id), model.remove(&entry.id));
+            }
+            assert_eq!(index.find(entry.id), model.get(&entry.id).copied());
+            assert_eq!(index.count(), model.len() as u64);
+        }
+        // Walking in pages, with changes between them, yields whatever stays throughout exactly once.
+        let stays: BTreeMap<_, _> = model.iter().filter(|(id, _)| id.ordinal % 2 == 0).collect();
+        let mut seen = BTreeMap::new();
+        let mut changed = index.clone();
+        let mut cursor = None;
+        loop {
+            let page: Vec<_> = changed.after(cursor).take(17).collect();
+            let Some(last) = page.last() else { break };
+            cursor = Some(last.id);
+            for entry in page {
+                assert!(seen.insert(entry.id, entry).is_none(), "twice");
+            }
+            let odd = entry(random.below(1_500) * 2 + 1);
+            if random.chance(50) {
+                changed.insert(&odd);
+            } else {
+                changed.remove(odd.id);
+            }
+        }
+        for (id, entry) in stays {
+            assert_eq!(seen.get(id), Some(entry));
+        }
+    }
+
+    /// Issue 2, §4: ≤ 48 B a chunk, capacity included, worst case between 10⁵ and 10⁶.
+    #[test]
+    fn memory_per_chunk() {
+        let mut index = Index::new(99);
+        let mut worst = (0.0, 0);
+        for number in 0..1_000_000_u64 {
+            index.insert(&entry_light(number));
+            if number >= 100_000 && number % 500 == 0 {
+                #[expect(clippy::cast_precision_loss, reason = "a figure for a person")]
+                let bytes = index.memory_bytes() as f64 / index.count() as f64;
+                if bytes > worst.0 {
+                    worst = (bytes, number);
+                }
+            }
+        }
+        println!("index: at worst {:.2} bytes a chunk, at {} chunks", worst.0, worst.1);
+        assert!(worst.0 <= 48.0, "{worst:?}");
+        // Deleting gives back.
+        for number in 0..900_000 {
+            index.remove(entry_light(number).id);
+        }
+        assert!(index.memory_bytes() <= 48 * 100_000, "{}", index.memory_bytes());
+    }
+
+    fn entry_light(number: u64) -> IndexEntry {
+        IndexEntry {
+            id: ChunkId { session: SessionId(number >> 10), ordinal: number & 1023 },
+            root: number,
+            length: 4096,
+            place: Place::default(),
+            leaf_word: 0,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Making space: a segment with few live chunks is emptied by moving those to the log's end; recycled once both checkpoints are beyond it
+//! (R32). Nothing is overwritten in place.
+//!
+//! ```text
+//! Idle ─(free ≤ threshold)→ Collecting: which chunks lie in the victims ─→ Moving: read, verify, write ─→ Idle
+//! ```
+
+use journal::entry::payload_blocks;
+use journal::{SegmentIndex, SegmentState};
+use wire::checksum::{BlockHasher, leaf_count};
+use wire::limits::LEAVES_MAX;
+use wire::{ChunkId, Memory, Slot, Status};
+
+use super::read::Reader;
+use super::{Stage, Store};
+use crate::api::Effects;
+use crate::index::IndexEntry;
+
+/// Kept for deletes, cleaning and checkpoints: 5 %, at least this many segments.
+const RESERVE_SEGMENTS_MIN: u32 = 4;
+/// Segments emptied in one round.
+const VICTIMS_MAX: usize = 8;
+/// Ids collected in a round: 1 MiB of them. What is beyond is left for the next round.
+const COLLECTED_MAX: usize = 65_536;
+/// Index entries looked at in one event, about 100 µs.
+const COLLECT_PER_EVENT: usize = 16_384;
+/// Reads of cleaning in flight, and moves waiting to be written.
+const MOVES_MAX: usize = 16;
+/// Segments fuller than this, in percent, aren't worth emptying: ten bytes moved for one gained.
+const UTILIZATION_PERCENT_MAX: u64 = 90;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Phase {
+    #[default]
+    Idle,
+    Collecting(Option<ChunkId>),
+    Moving,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Cleaner {
+    phase: Phase,
+    victims: Vec<SegmentIndex>,
+    collected: Vec<ChunkId>,
+    reading: usize,
+    /// Moves queued or in flight.
+    moving: usize,
+    /// No buffer, or nothing to gain: not again before the next tick.
+    waits: bool,
+}
+
+impl Cleaner {
+    pub(super) fn is_busy(&self) -> bool {
+        self.phase != Phase::Idle || self.moving > 0
+    }
+
+    pub(super) fn is_collecting(&self) -> bool {
+        matches!(self.phase, Phase::Collecting(_))
+    }
+
+    pub(super) fn on_tick(&mut self) {
+        self.waits = false;
+    }
+
+    pub(super) fn on_move_ended(&mut self) {
+        self.moving -= 1;
+    }
+}
+
+impl Store {
+    /// Segments that puts leave alone.
+    pub(super) fn reserve_segments(&self) -> u32 {
+        RESERVE_SEGMENTS_MIN.max(self.device.segments().count() / 20) + self.checkpoint_need() - 1
+    }
+
+    /// Cleaning begins when this few are free.
+    pub(super) fn clean_threshold(&self) -> u32 {
+        self.reserve_segments() + 2.max(self.device.segments().count() / 20)
+    }
+
+    /// `NoSpace` where a put may not take more, `Busy` where cleaning will make room.
+    pub(super) fn refuse_for_space(&self, blocks: u32) -> Option<Status> {
+        let segment_blocks = u64::from(self.device.geometry().segment_blocks());
+        // Batches end before their segment does: what is queued may take up to twice its size.
+        let wanted = (self.queued_blocks() + u64::from(blocks)) * 2 / segment_blocks;
+        let free = u64::from(self.device.segments().free());
+        if free > u64::from(self.reserve_segments()) + wanted {
+            return None;
+        }
+        let gains = self.device.segments().drained() > 0
+            || self.cleaner.is_busy()
+            || self.best_victim(self.cleaning_blocks()).is_some();
+        Some(if gains { Status::Busy } else { Status::NoSpace })
+    }
+
+    fn queued_blocks(&self) -> u64 {
+        self.writes.queued_blocks()
+    }
+
+    /// Blocks that cleaning may write before anything becomes free: all but the checkpoints' and one segment.
+    fn cleaning_blocks(&self) -> u32 {
+        let spare = self.device.segments().free().saturating_sub(self.checkpoint_need());
+        // A batch's descriptor and a segment's end take their part.
+        spare.min(VICTIMS_MAX as u32) * (self.device.geometry().segment_blocks() / 4 * 3)
+    }
+
+    /// The segment whose emptying pays best: what it frees, times its age, for what it costs (Rosenblum and Ousterhout's cost-benefit).
+    fn best_victim(&self, blocks_max: u32) -> Option<(SegmentIndex, u32)> {
+        let total = u64::from(self.device.geometry().segment_blocks());
+        let now = self.device.durable_sequence();
+        let candidates = self.device.segments().iter().filter(|(index, segment)| {
+            segment.state == SegmentState::Sealed
+                && !segment.damaged
+                && (1..=blocks_max).contains(&segment.live_blocks)
+                && u64::from(segment.live_blocks) * 100 < total * UTILIZATION_PERCENT_MAX
+                && !self.cleaner.victims.contains(index)
+        });
+        let score = |live: u32, appended: u64| {
+            let (live, age) = (u64::from(live), now.saturating_sub(appended) + 1);
+            u128::from(total - live) * u128::from(age) * 1000 / u128::from(total + live)
+        };
+        candidates
+            .max_by_key(|(_, segment)| score(segment.live_blocks, segment.appended))
+            .map(|(index, segment)| (index, segment.live_blocks))
+    }
+
+    pub(super) fn pump_cleaner<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
+        match self.cleaner.phase {
+            Phase::Idle => self.begin_cleaning(),
+            Phase::Collecting(cursor) => self.collect(cursor),
+            Phase::Moving => {}
+        }
+        if self.cleaner.phase == Phase::Moving {
+            self.read_moves(memory, effects);
+        }
+    }
+
+    fn begin_cleaning(&mut self) {
+        let is_due = self.stage == Stage::Serving
+            && !self.cleaner.waits
+            && self.cleaner.moving == 0
+            && self.device.segments().free() <= self.clean_threshold();
+        if !is_due {
+            return;
+        }
+        let mut blocks = self.cleaning_blocks();
+        self.cleaner.victims.clear();
+        while self.cleaner.victims.len() < VICTIMS_MAX {
+            let Some((victim, live)) = self.best_victim(blocks) else { break };
+            self.cleaner.victims.push(victim);
+            blocks -= live;
+        }
+        if self.cleaner.victims.is_empty() {
+            self.cleaner.waits = true;
+        } else {
+            self.cleaner.phase = Phase::Collecting(None);
+        }
+    }
+
+    fn collect(&mut self, cursor: Option<ChunkId>) {
+        let victims = &self.cleaner.victims;
+        let mut last = None;
+        let mut seen = 0;
+        for entry in self.index.after(cursor).take(COLLECT_PER_EVENT) {
+            seen += 1;
+            last = Some(entry.id);
+            if victims.contains(&entry.place.segment) && self.cleaner.collected.len() < COLLECTED_MAX {
+                self.cleaner.collected.push(entry.id);
+            }
+        }
+        let is_last = seen < COLLECT_PER_EVENT;
+        self.cleaner.phase = if is_last { Phase::Moving } else { Phase::Collecting(last) };
+    }
+
+    fn read_moves<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
+        while self.cleaner.reading + self.cleaner.moving < MOVES_MAX && !self.cleaner.waits {
+            let Some(id) = self.cleaner.collected.last().copied() else { break };
+            let entry = self.index.find(id).filter(|entry| {
+                self.cleaner.victims.contains(&entry.place.segment) && !self.writes.is_pending(id)
+            });
+            if let Some(entry) = entry {
+                let blocks = 0..payload_blocks(entry.length);
+                if !self.begin_read(Reader::Cleaner, &entry, blocks, memory, effects) {
+                    self.cleaner.waits = true;
+                    break;
+                }
+                self.cleaner.reading += 1;
+            }
+            self.cleaner.collected.pop();
+        }
+        if self.cleaner.collected.is_empty() && self.cleaner.reading == 0 {
+            self.cleaner.phase = Phase::Idle;
+            self.cleaner.victims.clear();
+        }
+    }
+
+    /// A live chunk was read: it goes to the log's end, with the leaves that its bytes have.
+    pub(super) fn on_cleaner_read<M: Memory>(
+        &mut self,
+        entry: &IndexEntry,
+        slot: Slot,
+        is_good: bool,
+        memory: &mut M,
+    ) {
+        self.cleaner.reading -= 1;
+        if !is_good || !matches!(self.stage, Stage::Serving | Stage::Closing) {
+            memory.release(slot);
+            return;
+        }
+        let mut leaves = [0; LEAVES_MAX];
+        let count = leaf_count(entry.length as usize);
+        let bytes = memory.bytes_mut(slot);
+        BlockHasher::new(self.cluster(), entry.id).leaves(0, &bytes[..entry.length as usize], &mut leaves);
+        bytes[entry.length as usize..payload_blocks(entry.length) as usize * 4096].fill(0);
+        self.cleaner.moving += 1;
+        self.enqueue_move(entry, slot, &leaves[..count]);
+    }
+}

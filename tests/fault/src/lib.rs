@@ -7,7 +7,8 @@
 //!   flip on the way or at rest, delays.
 //!
 //! [`disk`] is the disk as a value, [`filesystem`] its face to the kernel, [`control`] the protocol between a test and the
-//! process `faulty-disk`, one line each way. The process unmounts and ends when the test does.
+//! process `faulty-disk`, one line each way. The process unmounts and ends when the test does. [`load`] is what nodes are crashed
+//! under: changes whose outcome is known, and the check of what a crash left.
 //!
 //! The model's assumptions: a 512-byte sector is written whole or not at all; metadata of the file system (names, lengths) is
 //! journaled, so that a flush makes everything before it durable; a length that shrinks is durable at once.
@@ -16,9 +17,11 @@
 
 pub mod cache;
 pub mod control;
+pub mod crash;
 pub mod disk;
 pub mod faults;
 pub mod filesystem;
+pub mod load;
 pub mod names;
 mod nodes;
 

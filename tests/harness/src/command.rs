@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::deadline;
@@ -88,13 +89,29 @@ impl Run {
     /// # Panics
     /// If the program can't be started or doesn't end in time.
     #[must_use]
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_unless(&AtomicBool::new(false))
+    }
+
+    /// Like [`Self::run`], but the command is killed (SIGKILL) once `killed` is set.
+    ///
+    /// # Panics
+    /// If the program can't be started or doesn't end in time.
+    #[must_use]
+    pub fn run_unless(mut self, killed: &AtomicBool) -> Outcome {
         let mut stdout = tempfile::tempfile().expect("a file for the output");
         let mut stderr = tempfile::tempfile().expect("a file for the messages");
         let stdin = if self.input.is_empty() { Stdio::null() } else { Stdio::from(input_file(&self.input)) };
         self.command.stdin(stdin).stdout(share(&stdout)).stderr(share(&stderr));
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.line));
-        let status = wait(&mut child, self.within);
+        let mut dying = false;
+        let status = wait(&mut child, self.within, |child| {
+            if killed.load(Ordering::Relaxed) && !dying {
+                dying = true;
+                // It may have ended just now, which is as good.
+                let _ = child.kill();
+            }
+        });
         let (stdout, stderr) = (contents(&mut stdout), contents(&mut stderr));
         let Some(status) = status else {
             let said = String::from_utf8_lossy(&stderr);
@@ -121,9 +138,16 @@ fn contents(file: &mut File) -> Vec<u8> {
     bytes
 }
 
-/// The child's status, or `None` once it was killed at the deadline.
-pub(crate) fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
-    let status = deadline::poll(within, || child.try_wait().expect("a child can be waited for"));
+/// The child's status, or `None` once it was killed at the deadline; `meanwhile` is called now and then.
+pub(crate) fn wait(
+    child: &mut Child,
+    within: Duration,
+    mut meanwhile: impl FnMut(&mut Child),
+) -> Option<ExitStatus> {
+    let status = deadline::poll(within, || {
+        meanwhile(child);
+        child.try_wait().expect("a child can be waited for")
+    });
     if status.is_none() {
         // It may have ended just now; either way it is gone after this.
         let _ = child.kill();
@@ -227,6 +251,11 @@ mod tests {
         assert_eq!(shell("echo '{\"v\":1}'").run().ok().json()[0]["v"], 1);
         let many = shell("head -c 1000000 /dev/zero").run();
         assert_eq!(many.stdout.len(), 1_000_000, "more than a pipe holds");
+    }
+
+    #[test]
+    fn a_command_is_killed_when_it_should_be() {
+        assert_eq!(shell("exec sleep 1000").run_unless(&AtomicBool::new(true)).code(), 137);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! A node under test: started, awaited, killed and started again on the same data.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -46,6 +48,13 @@ impl Dev {
         self
     }
 
+    /// Listens on ports that stay the same over restarts, so that clients find the node again.
+    #[must_use]
+    pub fn fixed_ports(self) -> Self {
+        let listen = format!("127.0.0.1:{}", free_base_port());
+        self.args(["--listen".to_owned(), listen])
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Panics
@@ -65,6 +74,34 @@ impl Dev {
     pub fn start_in_vain(self) -> (ExitStatus, String) {
         Node::new(Launch::Dev(self)).start_in_vain()
     }
+}
+
+/// Shards that [`free_base_port`] leaves room for.
+const SHARDS_MAX: u16 = 16;
+
+/// A port P such that P (admin), P + 1 (metadata) and P + 10 and up (shards) are free.
+///
+/// Below the range that the system hands out, and starting at a place of this process's own, so that tests side by side don't
+/// meet; a node that finds a port taken after all says so.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn free_base_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    let free =
+        |port: u32| u16::try_from(port).is_ok_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    for _ in 0..COUNT {
+        let step = TRIES.fetch_add(1, Ordering::Relaxed);
+        let base = FIRST + std::process::id().wrapping_mul(977).wrapping_add(step.wrapping_mul(32)) % COUNT;
+        let last = base + 10 + u32::from(SHARDS_MAX);
+        if (base..=base + 1).chain(base + 10..last).all(free) {
+            return u16::try_from(base).expect("just bound");
+        }
+    }
+    panic!("no free ports");
 }
 
 /// How to start `catena server`.
@@ -145,6 +182,40 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Status and body of a GET from the admin endpoint, if it answers.
+    #[must_use]
+    pub fn admin(&self, path: &str) -> Option<(u16, String)> {
+        let address = match &self.launch {
+            Launch::Server(server) => server.admin.clone(),
+            Launch::Dev(_) => self.admin_address()?,
+        };
+        http::get(&address, path)
+    }
+
+    /// A development node with fixed ports has its admin endpoint at the first, the others log where it is.
+    fn admin_address(&self) -> Option<String> {
+        let log = self.log();
+        let line = log.lines().rev().find(|line| line.contains("http://"))?;
+        let rest = line.split("http://").nth(1)?;
+        let end = rest.find(|character: char| !(character.is_alphanumeric() || ".:[]-".contains(character)));
+        Some(rest[..end.unwrap_or(rest.len())].to_owned())
+    }
+
+    /// The samples of a metric, one for each set of labels; none if the endpoint doesn't answer.
+    #[must_use]
+    pub fn metrics(&self, name: &str) -> Vec<u64> {
+        let text = self.admin("/metrics").map(|(_, text)| text).unwrap_or_default();
+        let samples = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+    }
+
+    /// The sample of a metric with exactly these labels (`name{label="value"}`).
+    #[must_use]
+    pub fn sample(&self, metric: &str) -> Option<u64> {
+        let (_, text) = self.admin("/metrics")?;
+        text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok())
     }
 
     /// Starts it (again, on the same data) and waits until it is ready.

@@ -78,7 +78,7 @@ impl Process {
     #[must_use]
     pub fn terminate(&mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
-        match command::wait(&mut self.child, within) {
+        match command::wait(&mut self.child, within, |_| {}) {
             Some(status) => status,
             None => panic!("no end within {within:?} of SIGTERM; its log ends with\n{}", self.log_tail()),
         }

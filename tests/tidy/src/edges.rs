@@ -34,7 +34,8 @@ const CRATES: &[Crate] = &[
     pure("replica", "meta/replica", &["wire", "namespace"]),
     pure("journal", "engine/journal", &["wire"]),
     pure("store", "engine/store", &["wire", "journal"]),
-    pure("shard", "engine/shard", &["wire", "placement", "store"]),
+    // A shard passes the store's I/O requests on, and they are the journal's words.
+    pure("shard", "engine/shard", &["wire", "placement", "journal", "store"]),
     real("runtime", "engine/runtime", &["wire"]),
     real(
         "node",

@@ -21,6 +21,15 @@ pub fn findings(tree: &Tree) -> Vec<String> {
     architecture(tree, &mut findings);
     configuration(tree, &mut findings);
     for page in tree.files().iter().filter(|file| file.is_page()) {
+        for (line, info) in fences(&page.text) {
+            let reason = info.strip_prefix("console not run:").map(str::trim);
+            if ["sh", "bash", "shell"].contains(&info) || reason == Some("") {
+                findings.push(format!(
+                    "{}:{line}: commands stand in `console` blocks, which a test runs, or in `console not run: REASON`",
+                    page.path
+                ));
+            }
+        }
         for (line, target) in links(&page.text) {
             let path = resolve(&page.path, target);
             if !tree.has(&path) {
@@ -123,6 +132,16 @@ fn links(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
+/// What stands behind each fence that opens a block, with line numbers.
+fn fences(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let info = line.trim_start().strip_prefix("```")?;
+        fenced = !fenced;
+        fenced.then_some((index + 1, info.trim()))
+    })
+}
+
 /// Lines outside fenced blocks, numbered from 1.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
@@ -207,6 +226,9 @@ mod tests {
         };
         check("[a](docs/a.md#part) [site](https://example.org)", "");
         check("nothing", "docs/a.md: README.md doesn't link");
+        check("[a](docs/a.md)\n```sh\nls\n```", "README.md:2: commands stand in");
+        check("[a](docs/a.md)\n```console not run:\n$ ls\n```", "README.md:2: commands stand in");
+        check("[a](docs/a.md)\n```console not run: needs root\n$ ls\n```\n```\nsh\n```", "");
         check("[a](docs/a.md) [b](docs/b.md)", "README.md:1: the link to docs/b.md leads nowhere");
     }
 }

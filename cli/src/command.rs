@@ -1,0 +1,197 @@
+//! The command line: which command, its options, and how the process ends.
+
+use std::io::IsTerminal as _;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::commands;
+use crate::context::{Context, Global};
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt;
+use crate::output::{self, WhenClosed};
+
+/// A distributed file and chunk store: files in, files out, every byte verified.
+#[derive(Debug, Parser)]
+#[command(
+    name = "catena",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = AFTER_HELP,
+)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Remote names are /VOLUME/path/in/it. `catena COMMAND --help` has examples.
+
+First steps:
+  catena quickstart              see a whole node store this directory and give it back
+  catena dev                     run a node for development
+  catena volume create photos    make a volume
+  catena put -r ~/Pictures /photos/pictures
+  catena ls -l /photos
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict or precondition,
+6 unavailable or timeout, 7 integrity, 8 partial, 9 outcome unknown, 130 interrupted";
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(subcommand)]
+    Volume(commands::volume::Volume),
+    Put(commands::put::Put),
+    Get(commands::get::Get),
+    Cat(commands::cat::Cat),
+    Append(commands::change::Append),
+    Write(commands::change::Write),
+    Truncate(commands::change::Truncate),
+    Ln(commands::ln::Ln),
+    Chmod(commands::attributes::Chmod),
+    Chown(commands::attributes::Chown),
+    Touch(commands::attributes::Touch),
+    #[command(subcommand)]
+    Xattr(commands::xattr::Xattr),
+    Ls(commands::ls::Ls),
+    Stat(commands::stat::Stat),
+    Du(commands::usage::Du),
+    Df(commands::usage::Df),
+    Find(commands::find::Find),
+    Mkdir(commands::mkdir::Mkdir),
+    Rm(commands::rm::Rm),
+    Mv(commands::mv::Mv),
+    Cp(commands::cp::Cp),
+    Verify(commands::verify::Verify),
+    Status(commands::status::Status),
+    Completions(commands::shell::Completions),
+    Man(commands::shell::Man),
+}
+
+/// Reads the command line, does what it says, and tells how the process ends.
+pub(crate) fn run() -> Exit {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return refuse(&error),
+    };
+    let json = line.global.json;
+    let mut context = Context::new(line.global, line.command.when_closed());
+    let outcome = line.command.run(&mut context);
+    context.close();
+    match outcome.and_then(|()| context.output.finish()) {
+        Ok(()) => Exit::Ok,
+        Err(failure) => {
+            drop(context.output.finish());
+            output::report(&failure, json);
+            failure.exit
+        }
+    }
+}
+
+/// The command line as a value, for completions and manual pages.
+pub(crate) fn definition() -> clap::Command {
+    CommandLine::command()
+}
+
+/// Help, version, or a command line that makes no sense.
+fn refuse(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => Exit::Ok,
+            Err(error) => Failure::stdout(&error).exit,
+        };
+    }
+    if std::env::args_os().any(|argument| argument == "--json") && !std::io::stderr().is_terminal() {
+        let text = error.render().to_string();
+        let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        output::report(&Failure::usage("command line", reason).next("catena --help"), true);
+    } else {
+        drop(error.print());
+    }
+    Exit::Usage
+}
+
+impl Command {
+    fn run(self, context: &mut Context) -> Result<()> {
+        interrupt::end_at_signal(context.global.json)?;
+        match self {
+            Self::Volume(command) => command.run(context),
+            Self::Put(command) => command.run(context),
+            Self::Get(command) => command.run(context),
+            Self::Cat(command) => command.run(context),
+            Self::Append(command) => command.run(context),
+            Self::Write(command) => command.run(context),
+            Self::Truncate(command) => command.run(context),
+            Self::Ln(command) => command.run(context),
+            Self::Chmod(command) => command.run(context),
+            Self::Chown(command) => command.run(context),
+            Self::Touch(command) => command.run(context),
+            Self::Xattr(command) => command.run(context),
+            Self::Ls(command) => command.run(context),
+            Self::Stat(command) => command.run(context),
+            Self::Du(command) => command.run(context),
+            Self::Df(command) => command.run(context),
+            Self::Find(command) => command.run(context),
+            Self::Mkdir(command) => command.run(context),
+            Self::Rm(command) => command.run(context),
+            Self::Mv(command) => command.run(context),
+            Self::Cp(command) => command.run(context),
+            Self::Verify(command) => command.run(context),
+            Self::Status(command) => command.run(context),
+            Self::Completions(command) => command.run(context),
+            Self::Man(command) => command.run(context),
+        }
+    }
+
+    /// Commands that only print what they read end with their reader; the others finish their work.
+    fn when_closed(&self) -> WhenClosed {
+        match self {
+            Self::Cat(_)
+            | Self::Get(_)
+            | Self::Ls(_)
+            | Self::Stat(_)
+            | Self::Du(_)
+            | Self::Df(_)
+            | Self::Find(_)
+            | Self::Verify(_)
+            | Self::Status(_)
+            | Self::Completions(_)
+            | Self::Man(_) => WhenClosed::End,
+            _ => WhenClosed::GoOn,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_explanation_and_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            assert!(command.get_about().is_some(), "{path} has no explanation");
+            if command.has_subcommands() {
+                command
+                    .get_subcommands()
+                    .for_each(|inner| check(inner, &format!("{path} {}", inner.get_name())));
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains(&format!("  {path}")), "{path} has no example");
+            }
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{path} {} has no explanation", argument.get_id());
+            }
+        }
+        definition()
+            .get_subcommands()
+            .for_each(|inner| check(inner, &format!("catena {}", inner.get_name())));
+    }
+}

@@ -1,0 +1,158 @@
+//! `catena mv`.
+
+use std::ffi::OsString;
+
+use client::{InodeKind, RenameMode};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Result};
+use crate::json::Object;
+use crate::output::Output;
+use crate::remote::RemotePath;
+use crate::remote_failure::{failure, failure_making};
+use crate::tally::Tally;
+use crate::transfer::destination::{Existing, Placement, Target};
+
+/// Move or rename files and directories inside a volume, atomically
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena mv /photos/cat.jpg /photos/tiger.jpg
+  catena mv /photos/a /photos/b /photos/2026/
+  catena mv --exchange /data/current /data/next")]
+pub(crate) struct Mv {
+    /// What to move, then where to: /VOLUME/path, a new name or a directory
+    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    names: Vec<OsString>,
+    /// Leave a file that exists at the target alone, and skip
+    #[arg(short, long, conflicts_with = "exchange")]
+    no_clobber: bool,
+    /// The two change places
+    #[arg(long)]
+    exchange: bool,
+    /// Say what would be moved, and move nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Mv {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let mut sources = RemotePath::parse_all(&self.names)?;
+        let target = sources.pop().expect("clap asks for at least two");
+        if self.exchange && sources.len() > 1 {
+            return Err(Failure::usage("--exchange", "takes two names, no more"));
+        }
+        for source in &sources {
+            self.check(source, &target)?;
+        }
+        let existing = existing(context, &target)?;
+        let mut tally = Tally::default();
+        for source in &sources {
+            let result = self.move_one(context, source, &target, existing, sources.len());
+            tally.take(&context.output, result)?;
+        }
+        tally.finish("name")
+    }
+
+    /// What can be refused without asking the server.
+    fn check(&self, source: &RemotePath, target: &RemotePath) -> Result<()> {
+        if source.volume != target.volume {
+            return Err(Failure::usage(
+                source.to_string(),
+                format!("can't be moved to another volume (/{})", target.volume),
+            )
+            .next(format!(
+                "copy it, then remove it: catena cp -r {source} {target} && catena rm -r {source}"
+            )));
+        }
+        if source.is_root() {
+            return Err(Failure::usage(source.to_string(), "is a volume, which can't be moved"));
+        }
+        if source != target && source.contains(target) && !self.exchange {
+            return Err(Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself"));
+        }
+        Ok(())
+    }
+
+    fn move_one(
+        &self,
+        context: &mut Context,
+        source: &RemotePath,
+        target: &RemotePath,
+        existing: Existing,
+        count: usize,
+    ) -> Result<()> {
+        let shown = target.to_string();
+        let goal = Target {
+            shown: &shown,
+            existing,
+            trailing_slash: target.trailing_slash,
+            mkdir: "catena mkdir -p",
+        };
+        // Renaming isn't merging: a directory goes inside one that exists, as everywhere.
+        let is_directory = context.entry(source, false)?.attributes.kind == InodeKind::Directory;
+        let placement = match existing {
+            _ if self.exchange => Placement::Itself,
+            Existing::Directory => Placement::Inside,
+            Existing::Nothing if is_directory && count == 1 => Placement::Itself,
+            _ => goal.place(count, false)?,
+        };
+        let name = source.name().expect("a volume's root was refused");
+        let place = match placement {
+            Placement::Itself => RemotePath { trailing_slash: false, ..target.clone() },
+            Placement::Inside => target.join(name),
+        };
+        if source.contains(&place) && *source != place && !self.exchange {
+            return Err(Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself"));
+        }
+        let object = || {
+            Object::new()
+                .with_bytes("source", &source.to_bytes())
+                .with_bytes("target", &place.to_bytes())
+                .with("moved", !self.dry_run)
+        };
+        if self.dry_run {
+            let line = |output: &Output| {
+                [
+                    b"would move ".to_vec(),
+                    output.name(&source.to_bytes()),
+                    b" to ".to_vec(),
+                    output.name(&place.to_bytes()),
+                ]
+                .concat()
+            };
+            return context.output.result(object, line);
+        }
+        let mode = match (self.exchange, self.no_clobber) {
+            (true, _) => RenameMode::Exchange,
+            (_, true) => RenameMode::NoReplace,
+            (false, false) => RenameMode::Replace,
+        };
+        match context.volume_of(source)?.rename(&source.path, &place.path, mode).wait() {
+            Ok(_) => context.output.note(object, || format!("moved {source} to {place}")),
+            Err(client::Error::AlreadyExists { .. }) if self.no_clobber => context
+                .output
+                .note(|| object().with("skipped", true), || format!("skipped {source}: {place} exists")),
+            Err(error @ client::Error::NotFound { .. }) => Err(failure_making(&place, &error)),
+            Err(
+                error @ (client::Error::NotEmpty { .. }
+                | client::Error::IsDirectory { .. }
+                | client::Error::NotDirectory { .. }),
+            ) => Err(failure(&place, &error)),
+            Err(error) => Err(failure(source, &error)),
+        }
+    }
+}
+
+/// What is at a remote target, links followed.
+pub(crate) fn existing(context: &mut Context, place: &RemotePath) -> Result<Existing> {
+    if place.is_root() {
+        context.volume_of(place)?;
+        return Ok(Existing::Directory);
+    }
+    Ok(match context.entry_if_any(place, true)?.map(|entry| entry.attributes.kind) {
+        None => Existing::Nothing,
+        Some(InodeKind::Directory) => Existing::Directory,
+        Some(InodeKind::File | InodeKind::Symlink) => Existing::Other,
+    })
+}

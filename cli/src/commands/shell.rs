@@ -1,0 +1,81 @@
+//! `catena completions` and `catena man`.
+
+use std::path::{Path, PathBuf};
+
+use clap_complete::Shell;
+
+use crate::command::definition;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+
+/// Print a shell's completions
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena completions bash > /etc/bash_completion.d/catena
+  catena completions zsh > ~/.zfunc/_catena
+  catena completions fish > ~/.config/fish/completions/catena.fish")]
+pub(crate) struct Completions {
+    /// Whose completions
+    shell: Shell,
+}
+
+/// Write the manual pages, one for each command
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena man | man -l -
+  catena man --dir /usr/local/share/man/man1")]
+pub(crate) struct Man {
+    /// Write catena.1, catena-put.1 … into this directory; without it the main page is printed
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Completions {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let mut text = Vec::new();
+        clap_complete::generate(self.shell, &mut definition(), "catena", &mut text);
+        context.output.bytes(&text)
+    }
+}
+
+impl Man {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let Some(directory) = &self.dir else {
+            return context.output.bytes(&page(definition(), "catena")?);
+        };
+        std::fs::create_dir_all(directory).map_err(|error| Failure::path(directory, &error))?;
+        let mut pages = vec![("catena".to_owned(), definition())];
+        // Breadth first; commands are two levels deep.
+        let mut index = 0;
+        while index < pages.len() {
+            let (name, command) = pages[index].clone();
+            write(directory, &name, page(command.clone(), &name)?)?;
+            pages.extend(
+                command
+                    .get_subcommands()
+                    .map(|inner| (format!("{name}-{}", inner.get_name()), inner.clone())),
+            );
+            index += 1;
+        }
+        context.output.line(&format!(
+            "wrote {} into {}",
+            crate::text::count(pages.len() as u64, "page"),
+            directory.display()
+        ))
+    }
+}
+
+fn page(command: clap::Command, name: &str) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let named = command.bin_name(name.replace('-', " "));
+    let page = clap_mangen::Man::new(named).title(name.to_owned());
+    page.render(&mut text).map_err(|error| Failure::io("a manual page", &error))?;
+    Ok(text)
+}
+
+fn write(directory: &Path, name: &str, text: Vec<u8>) -> Result<()> {
+    let path = directory.join(format!("{name}.1"));
+    std::fs::write(&path, text).map_err(|error| Failure::path(&path, &error))
+}

@@ -1,0 +1,171 @@
+//! `catena status`.
+
+use client::{ClusterStatus, ShardStatus, StoreCondition};
+
+use crate::commands::usage::space;
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Result};
+use crate::json::Object;
+use crate::remote_failure::failure;
+use crate::text::{self, size};
+
+/// Show health, space and shards of the cluster
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena status
+  catena status --json")]
+pub(crate) struct Status {}
+
+impl Status {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let Self {} = self;
+        let status = context.client()?.status().wait().map_err(|error| failure("the cluster", &error))?;
+        let troubles = troubles(&status);
+        context.output.result(|| object(&status, &troubles), |_| lines(&status, &troubles).into_bytes())?;
+        if troubles.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Unavailable, "the cluster", "isn't healthy, as the lines above say")
+            .next("the log of the node that is named says why"))
+    }
+}
+
+/// What keeps the cluster from being healthy.
+fn troubles(status: &ClusterStatus) -> Vec<String> {
+    let mut troubles = Vec::new();
+    for shard in &status.shards {
+        let name = format!("node {} shard {}", shard.node, shard.shard);
+        match &shard.state {
+            Err(error) => troubles.push(format!("{name}: {}", failure("", error).reason)),
+            Ok(state) => {
+                if state.condition != StoreCondition::Serving {
+                    troubles.push(format!("{name}: {}", condition(shard)));
+                }
+                if state.damaged_count > 0 {
+                    let chunks = text::count(state.damaged_count, "unreadable chunk");
+                    troubles.push(format!("{name}: {chunks}; `catena verify` names the files"));
+                }
+            }
+        }
+    }
+    if let Err(error) = &status.group {
+        troubles.push(format!("metadata: {}", failure("", error).reason));
+    }
+    troubles
+}
+
+fn condition(shard: &ShardStatus) -> &'static str {
+    match shard.state.as_ref().map(|state| state.condition) {
+        Ok(StoreCondition::Serving) => "serving",
+        Ok(StoreCondition::Starting) => "starting: it reads its store",
+        Ok(StoreCondition::Draining) => "draining: it takes nothing new",
+        Ok(StoreCondition::Fenced) => "fenced: a write or flush of its disk failed, it takes no writes",
+        Err(_) => "silent",
+    }
+}
+
+fn redundancy(status: &ClusterStatus) -> String {
+    match status.map.settings.chain_length {
+        1 => "none: one copy of everything".to_owned(),
+        copies => format!("{copies} copies, writes need {}", status.map.settings.min_in_sync),
+    }
+}
+
+fn lines(status: &ClusterStatus, troubles: &[String]) -> String {
+    let space = space(status);
+    let health = if troubles.is_empty() {
+        "healthy".to_owned()
+    } else {
+        text::count(troubles.len() as u64, "trouble")
+    };
+    let mut lines = vec![
+        format!("cluster     {}", status.cluster),
+        format!("health      {health}"),
+        format!("redundancy  {}", redundancy(status)),
+        format!(
+            "space       {} free of {}, {} to be reclaimed",
+            size::human(space.free),
+            size::human(space.capacity),
+            size::human(space.reclaimable)
+        ),
+    ];
+    if let Ok(group) = &status.group {
+        lines.push(format!(
+            "metadata    {}, {} of {} memory, {}",
+            text::count(group.inodes, "inode"),
+            size::human(group.memory_bytes),
+            size::human(group.memory_budget_bytes),
+            text::count(group.sessions, "session")
+        ));
+    }
+    for node in &status.nodes {
+        lines.push(format!("node {}      {}", node.node, node.name));
+        for shard in status.shards.iter().filter(|shard| shard.node == node.node) {
+            let detail = match &shard.state {
+                Ok(state) => format!(
+                    "{} chunks, {} used, {} free, {} queued",
+                    size::grouped(state.chunk_count),
+                    size::human(state.used_bytes),
+                    size::human(state.free_bytes),
+                    state.queue_depth
+                ),
+                Err(_) => "no answer".to_owned(),
+            };
+            lines.push(format!(
+                "  shard {:<3} {:<21} {}: {detail}",
+                shard.shard,
+                shard.address,
+                condition(shard)
+            ));
+        }
+    }
+    lines.extend(troubles.iter().map(|trouble| format!("trouble     {trouble}")));
+    lines.join("\n")
+}
+
+fn object(status: &ClusterStatus, troubles: &[String]) -> Object {
+    let space = space(status);
+    let shards = status.shards.iter().map(|shard| {
+        let object = Object::bare()
+            .with("node", shard.node.0)
+            .with("shard", shard.shard.0)
+            .with("store", shard.store.to_string())
+            .with("address", shard.address.as_str())
+            .with("condition", condition(shard).split(':').next().unwrap_or_default());
+        let object = match &shard.state {
+            Ok(state) => client::ShardState::NAMES
+                .iter()
+                .zip(state.numbers())
+                .fold(object.with("incarnation", state.incarnation.0), |object, (name, value)| {
+                    object.with(name, value)
+                }),
+            Err(error) => object.with("error", failure("", error).reason),
+        };
+        serde_json::to_value(object).expect("an object of plain values is a value")
+    });
+    let group = status.group.as_ref().ok().map(|group| {
+        serde_json::json!({
+            "committed": group.committed.0,
+            "checkpoint": group.checkpoint.0,
+            "sessions": group.sessions,
+            "inodes": group.inodes,
+            "memory_bytes": group.memory_bytes,
+            "memory_budget_bytes": group.memory_budget_bytes,
+            "log_bytes": group.log_bytes,
+            "deleting_chunks": group.deleting_chunks,
+        })
+    });
+    Object::new()
+        .with("cluster", status.cluster.to_string())
+        .with("healthy", troubles.is_empty())
+        .with("troubles", troubles.to_vec())
+        .with("map", status.map.number.0)
+        .with("copies", status.map.settings.chain_length)
+        .with("capacity_bytes", space.capacity)
+        .with("used_bytes", space.used)
+        .with("free_bytes", space.free)
+        .with("reclaimable_bytes", space.reclaimable)
+        .with_some("metadata", group)
+        .with("shards", shards.collect::<Vec<_>>())
+}

@@ -1,0 +1,123 @@
+//! What every command is given: global options, output, and the connection to the server, made when it is first needed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use client::{Client, Config, Entry, Volume};
+
+use crate::endpoint;
+use crate::failure::{Failure, Result};
+use crate::output::{Output, WhenClosed};
+use crate::remote::RemotePath;
+use crate::remote_failure::failure;
+use crate::walk::Walk;
+
+/// Options that every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Global {
+    /// Where the server is; else ~/.config/catena/config.toml, then /etc/catena/client.toml
+    #[arg(
+        long,
+        global = true,
+        env = "CATENA_ENDPOINT",
+        hide_env_values = true,
+        value_name = "HOST:PORT[,HOST:PORT…]",
+        help_heading = "Global options"
+    )]
+    pub(crate) endpoint: Option<String>,
+    /// Print JSON: one object, lists one object per line
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Print only what was asked for, and errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Give up a request after this many seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = "Global options")]
+    pub(crate) timeout: u32,
+}
+
+/// A command's surroundings.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Options that every command takes.
+    pub(crate) global: Global,
+    /// Where results go.
+    pub(crate) output: Output,
+    client: Option<Client>,
+    volumes: BTreeMap<String, Volume>,
+}
+
+impl Context {
+    /// Surroundings without a connection yet.
+    pub(crate) fn new(global: Global, when_closed: WhenClosed) -> Self {
+        let output = Output::new(global.json, global.quiet, when_closed);
+        Self { global, output, client: None, volumes: BTreeMap::new() }
+    }
+
+    /// The connection to the server.
+    pub(crate) fn client(&mut self) -> Result<Client> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
+        let config = Config::new(endpoints)
+            .with_deadline(Duration::from_secs(u64::from(self.global.timeout)))
+            .with_name("catena");
+        let client = Client::connect(config).map_err(|error| failure("the server", &error))?;
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The volume with this name.
+    pub(crate) fn volume(&mut self, name: &str) -> Result<Volume> {
+        if let Some(volume) = self.volumes.get(name) {
+            return Ok(volume.clone());
+        }
+        let volume = self.client()?.volume(name).wait().map_err(|error| match error {
+            client::Error::NotFound { .. } => volume_not_found(name),
+            error => failure(format!("/{name}"), &error),
+        })?;
+        self.volumes.insert(name.to_owned(), volume.clone());
+        Ok(volume)
+    }
+
+    /// The volume that a remote name is in.
+    pub(crate) fn volume_of(&mut self, place: &RemotePath) -> Result<Volume> {
+        self.volume(&place.volume)
+    }
+
+    /// What is at `place`. `follow`: a symbolic link at the place itself is followed.
+    pub(crate) fn entry(&mut self, place: &RemotePath, follow: bool) -> Result<Entry> {
+        self.volume_of(place)?.stat(&place.path, follow).wait().map_err(|error| failure(place, &error))
+    }
+
+    /// What is at `place`, if anything is. Other failures than its absence stay failures.
+    pub(crate) fn entry_if_any(&mut self, place: &RemotePath, follow: bool) -> Result<Option<Entry>> {
+        match self.volume_of(place)?.stat(&place.path, follow).wait() {
+            Ok(entry) => Ok(Some(entry)),
+            Err(client::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failure(place, &error)),
+        }
+    }
+
+    /// A walk of everything at `place`.
+    pub(crate) fn walk(&mut self, place: &RemotePath, follow: bool) -> Result<Walk> {
+        let entry = self.entry(place, follow)?;
+        let volume = self.volume_of(place)?;
+        Ok(Walk::new(volume, place.clone(), entry.attributes, entry.target))
+    }
+
+    /// Ends the connection in good order, so that the server need not wait for the session's expiry.
+    pub(crate) fn close(&mut self) {
+        self.volumes.clear();
+        if let Some(client) = self.client.take() {
+            client.close();
+        }
+    }
+}
+
+/// No volume of this name: nothing makes one implicitly, so the command to type is said.
+pub(crate) fn volume_not_found(name: &str) -> Failure {
+    Failure::new(crate::failure::Exit::NotFound, format!("/{name}"), "there is no such volume")
+        .next(format!("make it: catena volume create {name}"))
+}

@@ -1,0 +1,151 @@
+//! Attributes of local files, as they are sent and as they are set.
+
+use std::fs::{File, FileTimes, Metadata, Permissions};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use client::{Attributes, NewAttributes, Timestamp, Xattr};
+use rustix::process::{getegid, geteuid};
+use xattr::FileExt as _;
+
+use crate::clock;
+
+/// Permission bits that mean something everywhere.
+const MODE_BITS: u32 = 0o7777;
+/// Bits that lend the owner's rights: kept only where the owner is kept, too.
+const SET_ID_BITS: u32 = 0o6000;
+
+/// Attributes of something new that belongs to whoever runs this.
+pub(crate) fn owner_attributes() -> NewAttributes {
+    NewAttributes { uid: geteuid().as_raw(), gid: getegid().as_raw(), ..NewAttributes::default() }
+}
+
+/// A local file's attributes as they are sent.
+pub(crate) fn sent(metadata: &Metadata, xattrs: Vec<Xattr>) -> NewAttributes {
+    NewAttributes {
+        mode: metadata.mode() & MODE_BITS,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        modified: Some(modified(metadata)),
+        xattrs,
+    }
+}
+
+/// When a local file's bytes were changed last.
+pub(crate) fn modified(metadata: &Metadata) -> Timestamp {
+    let nanoseconds =
+        metadata.mtime().checked_mul(1_000_000_000).and_then(|time| time.checked_add(metadata.mtime_nsec()));
+    Timestamp(nanoseconds.unwrap_or(if metadata.mtime() < 0 { i64::MIN } else { i64::MAX }))
+}
+
+/// Whether an extended attribute belongs to the file and not to this machine: labels of security modules are its own.
+fn is_portable(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name.starts_with(b"trusted.")
+        || name == b"security.capability"
+        || name.starts_with(b"system.posix_acl_")
+}
+
+/// The extended attributes of an open file or directory, in order of their names; none where the file system has none.
+pub(crate) fn xattrs(file: &File) -> io::Result<Vec<Xattr>> {
+    let names = match file.list_xattr() {
+        Ok(names) => names,
+        Err(error) if is_unsupported(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut xattrs = Vec::new();
+    for name in names.filter(|name| is_portable(name.as_bytes())) {
+        // One that was removed in between has no value.
+        if let Some(value) = file.get_xattr(&name)? {
+            xattrs.push(Xattr { name: name.into_vec(), value });
+        }
+    }
+    xattrs.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(xattrs)
+}
+
+/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out.
+pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr]) -> io::Result<()> {
+    for xattr in xattrs.iter().filter(|xattr| is_portable(&xattr.name)) {
+        let name = std::ffi::OsStr::from_bytes(&xattr.name);
+        if file.get_xattr(name).ok().flatten().as_deref() == Some(&xattr.value) {
+            continue;
+        }
+        match file.set_xattr(name, &xattr.value) {
+            Err(error) if xattr.name.starts_with(b"user.") => return Err(error),
+            _ => {}
+        }
+    }
+    let metadata = file.metadata()?;
+    let owner_is_kept = metadata.uid() == attributes.uid && metadata.gid() == attributes.gid;
+    // Somebody else's set-id file would lend *our* rights.
+    let mode = attributes.mode & if owner_is_kept { MODE_BITS } else { MODE_BITS & !SET_ID_BITS };
+    if metadata.mode() & MODE_BITS != mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    if modified(&metadata) != attributes.modified {
+        file.set_times(FileTimes::new().set_modified(clock::system_time(attributes.modified)))?;
+    }
+    Ok(())
+}
+
+/// Gives a symbolic link its time.
+pub(crate) fn apply_to_link(path: &Path, time: Timestamp) -> io::Result<()> {
+    let point = rustix::fs::Timespec {
+        tv_sec: time.0.div_euclid(1_000_000_000),
+        tv_nsec: time.0.rem_euclid(1_000_000_000),
+    };
+    let times = rustix::fs::Timestamps { last_access: point, last_modification: point };
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(Into::into)
+}
+
+/// What a file system without extended attributes answers.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+        || [rustix::io::Errno::NOTSUP, rustix::io::Errno::NOSYS]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::{InodeId, InodeKind, Version};
+
+    #[test]
+    fn attributes_go_both_ways() {
+        let file = tempfile::tempfile().expect("a file");
+        let metadata = file.metadata().expect("metadata");
+        let attributes = Attributes {
+            inode: InodeId(2),
+            kind: InodeKind::File,
+            mode: 0o4751,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            size: 0,
+            stored_bytes: 0,
+            modified: Timestamp(1_234_567_890_123_456_789),
+            changed: Timestamp(0),
+            created: Timestamp(0),
+            version: Version(1),
+            layout: wire::Layout(0),
+            xattr_count: 0,
+        };
+        apply(&file, &attributes, &[]).expect("applied");
+        let back = sent(&file.metadata().expect("metadata"), Vec::new());
+        assert_eq!((back.mode, back.modified), (0o4751, Some(attributes.modified)));
+
+        let foreign = Attributes { uid: metadata.uid() + 1, mode: 0o6755, ..attributes };
+        apply(&file, &foreign, &[]).expect("applied");
+        assert_eq!(file.metadata().expect("metadata").mode() & MODE_BITS, 0o755);
+    }
+
+    #[test]
+    fn labels_of_this_machine_stay_here() {
+        assert!(is_portable(b"user.author"));
+        assert!(!is_portable(b"security.selinux"));
+    }
+}

@@ -1,0 +1,148 @@
+//! The client's errors as failures: what happened, in words, and what to do next.
+
+use std::fmt::Display;
+
+use client::{Error, ErrorKind};
+
+use crate::failure::{Exit, Failure};
+use crate::remote::RemotePath;
+use crate::text::quote;
+
+/// The failure that `error` about `thing` is.
+pub(crate) fn failure(thing: impl Display, error: &Error) -> Failure {
+    let failure = Failure::new(exit(error.kind()), thing.to_string(), reason(error));
+    match next(error) {
+        Some(step) => failure.next(step),
+        None => failure,
+    }
+}
+
+/// The failure that `error` is about making something at `place`: where a directory on the way is missing, it says how to make it.
+pub(crate) fn failure_making(place: &RemotePath, error: &Error) -> Failure {
+    let missing_parent = place.parent().filter(|parent| !parent.is_root());
+    match (error, missing_parent) {
+        (Error::NotFound { .. }, Some(parent)) => {
+            Failure::new(Exit::NotFound, place.to_string(), format!("the directory {parent} doesn't exist"))
+                .next(format!("make it: catena mkdir -p {parent}"))
+        }
+        _ => failure(place, error),
+    }
+}
+
+/// The exit code of a kind of error.
+fn exit(kind: ErrorKind) -> Exit {
+    match kind {
+        ErrorKind::Failed => Exit::Failed,
+        ErrorKind::Usage => Exit::Usage,
+        ErrorKind::NotFound => Exit::NotFound,
+        ErrorKind::Denied => Exit::Denied,
+        ErrorKind::Conflict => Exit::Conflict,
+        ErrorKind::Unavailable => Exit::Unavailable,
+        ErrorKind::Integrity => Exit::Integrity,
+        ErrorKind::OutcomeUnknown => Exit::Unknown,
+    }
+}
+
+/// The reason without the thing, which the failure names by itself.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::NotFound { .. } => "not found".into(),
+        Error::AlreadyExists { .. } => "exists already".into(),
+        Error::VersionConflict { found, .. } if found.0 == 0 => "it has another version than expected".into(),
+        Error::VersionConflict { found, .. } => format!("it has version {found}, another one than expected"),
+        Error::PreconditionFailed { .. } => "a precondition doesn't hold".into(),
+        Error::NotDirectory { .. } => "a part of the path isn't a directory".into(),
+        Error::IsDirectory { .. } => "is a directory".into(),
+        Error::NotEmpty { .. } => "isn't empty".into(),
+        Error::Cycle { .. } => "a directory can't be moved or copied into itself".into(),
+        Error::TooManyLinks { .. } => "too many symbolic links on the way, maybe a loop".into(),
+        Error::Denied { .. } => "permission denied".into(),
+        Error::NoSpace { .. } => "the server has no space left".into(),
+        Error::QuotaExceeded { .. } => "over its quota".into(),
+        Error::Busy { endpoint, .. } => format!("{endpoint} is at a limit and stayed so; nothing was done"),
+        Error::Unavailable { endpoint, reason, .. } => format!("{endpoint} is unavailable: {reason}"),
+        Error::Timeout { endpoint, waited_ms, .. } => {
+            format!("no answer from {endpoint} within {} s", waited_ms.div_ceil(1000))
+        }
+        Error::OutcomeUnknown { .. } => {
+            "the change was sent and not answered: whether it was made, whole or not at all, isn't known"
+                .into()
+        }
+        Error::Integrity { offset, length, chunk, damage, .. } => {
+            format!("bytes {offset}-{} are {damage} (chunk {chunk})", offset + length.saturating_sub(1))
+        }
+        Error::Replaced { .. } => "it was replaced while it was read, and the old version is gone".into(),
+        Error::SessionExpired { .. } => {
+            "the connection was lost for too long; nothing of it is visible".into()
+        }
+        Error::ChunksLost { .. } => {
+            "parts of it were lost by an operator's decision; nothing of it is visible".into()
+        }
+        Error::IndexGone { .. } => "that point in time is no longer kept".into(),
+        Error::StoreFailed { endpoint, .. } => {
+            format!("the store behind {endpoint} failed and takes no writes")
+        }
+        Error::Unsupported { .. } => "this server can't do that".into(),
+        Error::TooLarge { .. } => "over a limit of size".into(),
+        Error::BadRequest { .. } => "the server refuses this as malformed".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The next step, where there is one that isn't obvious.
+fn next(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::NotFound { .. } => "look with `catena ls` what is there",
+        Error::VersionConflict { .. } => "look with `catena stat` at what is there, then decide again",
+        Error::Unavailable { .. } => {
+            "check that the server runs and that the endpoint is right: catena status"
+        }
+        Error::Busy { .. } | Error::Timeout { .. } => "try again; a longer --timeout may help: catena status",
+        Error::OutcomeUnknown { .. } => "look with `catena stat` whether it happened before you repeat it",
+        Error::Integrity { .. } => {
+            "restore the file from its source; `catena verify` names everything that is damaged"
+        }
+        Error::NoSpace { .. } => "remove something (deletes still work) or add space: catena df",
+        Error::Replaced { .. } | Error::SessionExpired { .. } | Error::ChunksLost { .. } => {
+            "run the command again"
+        }
+        Error::StoreFailed { .. } => "the operator's log names the disk: catena status",
+        Error::Start(_) => "`catena doctor` says what is missing",
+        _ => return None,
+    })
+}
+
+/// A remote name made of a directory's bytes and a relative path, ready to be shown.
+pub(crate) fn shown(place: &RemotePath, below: &[u8]) -> String {
+    quote(&place.join(below).to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::Subject;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_missing_parent_says_how_to_make_it() {
+        let place = RemotePath::parse(OsStr::new("/v/a/b")).expect("a name");
+        let error = Error::NotFound { what: Subject::Cluster, depth: 0 };
+        let failure = failure_making(&place, &error);
+        assert_eq!(failure.exit, Exit::NotFound);
+        assert_eq!(failure.next.as_deref(), Some("make it: catena mkdir -p /v/a"));
+    }
+
+    #[test]
+    fn damage_is_named_by_bytes() {
+        let error = Error::Integrity {
+            what: Subject::Cluster,
+            offset: 4096,
+            length: 4096,
+            chunk: client::ChunkId::default(),
+            damage: client::Damage::Corrupt,
+        };
+        let failure = failure("/v/f", &error);
+        assert_eq!(failure.exit, Exit::Integrity);
+        assert!(failure.reason.starts_with("bytes 4096-8191 are damaged"), "{}", failure.reason);
+    }
+}

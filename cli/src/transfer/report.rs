@@ -1,0 +1,150 @@
+//! What a transfer of many files did, counted and said.
+
+use crate::failure::{Exit, Failure, Result};
+use crate::json::Object;
+use crate::output::Output;
+use crate::text::{count, size, time};
+
+/// What became of one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A file's bytes were moved: so many.
+    File(u64),
+    /// A file was the same already; only its attributes were set.
+    Attributes,
+    /// A file or link was the same already.
+    Unchanged,
+    /// A symbolic link was made.
+    Link,
+    /// A directory was made, or is merged into.
+    Directory,
+    /// Something exists and was to be left alone.
+    Skipped,
+    /// The end of a directory that was counted before.
+    Settled,
+}
+
+/// Counts of a transfer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    files: u64,
+    bytes: u64,
+    attributes: u64,
+    unchanged: u64,
+    links: u64,
+    directories: u64,
+    skipped: u64,
+    /// Files with several names, each of which became a file of its own.
+    pub(crate) hard_links: u64,
+    /// Things that are neither file, directory nor link.
+    pub(crate) other_types: u64,
+    failed: u64,
+    first: Option<Failure>,
+    mixed: bool,
+}
+
+impl Report {
+    /// Takes one result: a failure is printed and counted, one that ends everything is handed back.
+    pub(crate) fn take(&mut self, output: &Output, result: Result<Outcome>) -> Result<()> {
+        match result {
+            Ok(Outcome::File(bytes)) => {
+                self.files += 1;
+                self.bytes += bytes;
+            }
+            Ok(Outcome::Attributes) => self.attributes += 1,
+            Ok(Outcome::Unchanged) => self.unchanged += 1,
+            Ok(Outcome::Link) => self.links += 1,
+            Ok(Outcome::Directory) => self.directories += 1,
+            Ok(Outcome::Skipped) => self.skipped += 1,
+            Ok(Outcome::Settled) => {}
+            Err(failure) if failure.is_final() => return Err(failure),
+            Err(failure) => {
+                output.failure(&failure);
+                self.failed += 1;
+                self.mixed |= self.first.as_ref().is_some_and(|first| first.exit != failure.exit);
+                self.first.get_or_insert(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the summary and says how the command ends. `verb`: what was done, as in "stored 3 files".
+    pub(crate) fn finish(self, output: &mut Output, verb: &str, nanoseconds: u64) -> Result<()> {
+        output.note(|| self.object(nanoseconds), || format!("{verb} {}", self.sentence(nanoseconds)))?;
+        let Some(first) = &self.first else { return Ok(()) };
+        let done =
+            self.files + self.attributes + self.unchanged + self.links + self.directories + self.skipped;
+        let exit = match first.exit {
+            _ if done > 0 => Exit::Partial,
+            _ if self.mixed => Exit::Failed,
+            exit => exit,
+        };
+        if done == 0 && self.failed == 1 {
+            return Err(first.clone().printed());
+        }
+        let reason = format!("{} failed, as said above", count(self.failed, "name"));
+        Err(Failure::new(exit, "", reason)
+            .next("mend it, then run the same command again: it sends only what differs"))
+    }
+
+    fn sentence(&self, nanoseconds: u64) -> String {
+        let mut parts = vec![count(self.files, "file")];
+        let others = [
+            (self.directories, "directory", ""),
+            (self.links, "symbolic link", ""),
+            (self.attributes, "file", " with new attributes only"),
+            (self.unchanged, "file", " unchanged"),
+            (self.skipped, "file", " skipped because it exists"),
+            (self.hard_links, "hard link", " as a file of its own"),
+            (self.other_types, "thing", " skipped that is no file, directory or link"),
+            (self.failed, "name", " failed"),
+        ];
+        parts.extend(
+            others
+                .iter()
+                .filter(|(number, ..)| *number > 0)
+                .map(|(number, what, rest)| count(*number, what) + rest),
+        );
+        let rate = if self.bytes > 0 {
+            format!(
+                "; {} in {}, {}",
+                size::human(self.bytes),
+                time::duration(nanoseconds),
+                size::rate(self.bytes, nanoseconds)
+            )
+        } else {
+            String::new()
+        };
+        parts.join(", ") + &rate
+    }
+
+    fn object(&self, nanoseconds: u64) -> Object {
+        Object::new()
+            .with("files", self.files)
+            .with("bytes", self.bytes)
+            .with("directories", self.directories)
+            .with("symlinks", self.links)
+            .with("attributes_only", self.attributes)
+            .with("unchanged", self.unchanged)
+            .with("skipped", self.skipped)
+            .with("hard_links", self.hard_links)
+            .with("other_types_skipped", self.other_types)
+            .with("failed", self.failed)
+            .with("seconds", std::time::Duration::from_nanos(nanoseconds).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_say_only_what_happened() {
+        let report = Report { files: 2, bytes: 3 << 20, directories: 1, hard_links: 1, ..Report::default() };
+        assert_eq!(
+            report.sentence(1_500_000_000),
+            "2 files, 1 directory, 1 hard link as a file of its own; 3.0 MiB in 1.5 s, 2.0 MiB/s"
+        );
+        assert_eq!(Report { unchanged: 3, ..Report::default() }.sentence(1), "0 files, 3 files unchanged");
+    }
+}

@@ -1,0 +1,332 @@
+//! Sending one local file or link: never a torn one. The file is looked at before it is read and after; if it changed in between, it is
+//! read again, and what was sent is never committed.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use client::{
+    AttributeChange, Entry, Error, InodeKind, Precondition, Upload, UploadChange, UploadOptions, Volume,
+    Xattr, XattrMode,
+};
+use rustix::fs::{Mode, OFlags};
+
+use crate::failure::{Exit, Failure, Result};
+use crate::local::{meta, sparse};
+use crate::remote_failure::failure;
+use crate::text::quote;
+use crate::transfer::compare;
+use crate::transfer::progress::Progress;
+use crate::transfer::report::Outcome;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 1 << 20;
+/// How often a file is read that changes while it is read.
+const TRIES_MAX: u32 = 3;
+
+/// What is wanted of a transfer, whichever way it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Same size and time means same bytes.
+    pub(crate) quick: bool,
+    /// What exists is left alone.
+    pub(crate) no_clobber: bool,
+    /// Condition on what is at the target.
+    pub(crate) precondition: Precondition,
+}
+
+/// Where a file goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal<'a> {
+    /// The volume, and the directory in it that `path` begins at.
+    pub(crate) volume: &'a Volume,
+    /// The path from there.
+    pub(crate) path: &'a [u8],
+    /// The whole remote name, as shown to a person.
+    pub(crate) shown: &'a str,
+    /// Whether nothing can be there: its directory was just made.
+    pub(crate) is_new: bool,
+}
+
+/// Sends bytes, waiting while the window is full.
+pub(crate) fn push(upload: &mut Upload, bytes: &[u8], shown: &str) -> Result<()> {
+    upload.write_all(bytes).map_err(|error| from_io(&error, shown))
+}
+
+/// The client's error in an error of its reader or writer.
+fn from_io(error: &io::Error, shown: &str) -> Failure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(error) => failure(shown, error),
+        None => Failure::io(shown, error),
+    }
+}
+
+/// What of a file tells that it changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Sends the local file `source` to `goal`, unless the same bytes are there.
+pub(crate) fn file(
+    source: &Path,
+    follow: bool,
+    goal: Goal<'_>,
+    wishes: Wishes,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let local = |error: io::Error| Failure::path(source, &error);
+    let file = open(source, follow).map_err(local)?;
+    for _ in 0..TRIES_MAX {
+        let metadata = file.metadata().map_err(local)?;
+        if !metadata.is_file() {
+            return Err(Failure::new(
+                Exit::Failed,
+                quote(source.as_os_str().as_bytes()),
+                "is no regular file any more",
+            ));
+        }
+        let xattrs = meta::xattrs(&file).map_err(local)?;
+        if let Some(outcome) = settle(&file, &metadata, &xattrs, source, goal, wishes)? {
+            return Ok(outcome);
+        }
+        let attributes = meta::sent(&metadata, xattrs);
+        let options = UploadOptions {
+            attributes: Some(attributes),
+            precondition: if wishes.no_clobber { Precondition::Absent } else { wishes.precondition },
+            change: UploadChange::Replace,
+            size_hint: Some(metadata.len()),
+        };
+        let mut upload =
+            goal.volume.upload(goal.path, options).map_err(|error| failure(goal.shown, &error))?;
+        let before = Stamp::of(&metadata);
+        let is_complete = send_bytes(&file, metadata.len(), &mut upload, source, goal.shown, progress)?;
+        let after = Stamp::of(&file.metadata().map_err(local)?);
+        if !is_complete || after != before {
+            upload.abort();
+            continue;
+        }
+        let bytes = upload.position();
+        return match upload.finish().wait() {
+            Ok(_) => Ok(Outcome::File(bytes)),
+            Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
+            Err(error) => Err(failure(goal.shown, &error)),
+        };
+    }
+    Err(Failure::new(
+        Exit::Failed,
+        quote(source.as_os_str().as_bytes()),
+        "changes again and again while it is read; nothing of it was stored",
+    )
+    .next("run the command again when it is at rest"))
+}
+
+/// Opens without following a link, unless one was named to be followed, and without waiting for a pipe's other end.
+fn open(source: &Path, follow: bool) -> io::Result<File> {
+    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    Ok(File::from(rustix::fs::open(source, flags, Mode::empty())?))
+}
+
+/// Looks at what is at the goal: `Some` where nothing needs to be sent.
+fn settle(
+    file: &File,
+    metadata: &Metadata,
+    xattrs: &[Xattr],
+    source: &Path,
+    goal: Goal<'_>,
+    wishes: Wishes,
+) -> Result<Option<Outcome>> {
+    if goal.is_new {
+        return Ok(None);
+    }
+    let entry = match goal.volume.stat_with_xattrs(goal.path, false).wait() {
+        Ok(entry) => entry,
+        Err(Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(failure(goal.shown, &error)),
+    };
+    if wishes.no_clobber {
+        return Ok(Some(Outcome::Skipped));
+    }
+    if entry.attributes.kind == InodeKind::Directory {
+        return Err(Failure::new(Exit::Conflict, goal.shown, "is a directory, and the source is a file"));
+    }
+    // A condition is for the server to judge, in its own order of things.
+    let unconditional = wishes.precondition == Precondition::Any;
+    if entry.attributes.kind != InodeKind::File || entry.attributes.size != metadata.len() || !unconditional {
+        return Ok(None);
+    }
+    let shown = quote(source.as_os_str().as_bytes());
+    let is_same = if wishes.quick {
+        entry.attributes.modified == meta::modified(metadata)
+    } else {
+        // A file in `/proc` says that it is empty, and isn't.
+        metadata.len() > 0 || file.read_at(&mut [0], 0).map_err(|error| Failure::io(&shown, &error))? == 0
+    };
+    if !is_same || !wishes.quick && !compare::same_bytes(goal.volume, &entry, file, &shown, goal.shown)? {
+        return Ok(None);
+    }
+    if Stamp::of(&file.metadata().map_err(|error| Failure::io(&shown, &error))?) != Stamp::of(metadata) {
+        return Ok(None);
+    }
+    attributes(goal, &entry, metadata, xattrs).map(Some)
+}
+
+/// Sets what differs of attributes and extended attributes.
+pub(crate) fn attributes(
+    goal: Goal<'_>,
+    entry: &Entry,
+    metadata: &Metadata,
+    xattrs: &[Xattr],
+) -> Result<Outcome> {
+    let wanted = meta::sent(metadata, Vec::new());
+    let there = &entry.attributes;
+    let differs = |wanted: u32, there: u32| (wanted != there).then_some(wanted);
+    let change = AttributeChange {
+        mode: differs(wanted.mode, there.mode),
+        uid: differs(wanted.uid, there.uid),
+        gid: differs(wanted.gid, there.gid),
+        modified: wanted.modified.filter(|time| *time != there.modified),
+    };
+    let failed = |error: Error| failure(goal.shown, &error);
+    let inode = goal.volume.at(there.inode);
+    let mut outcome = Outcome::Unchanged;
+    for xattr in xattrs.iter().filter(|xattr| !entry.xattrs.contains(xattr)) {
+        inode.set_xattr(b"", false, xattr.clone(), XattrMode::Any).wait().map_err(failed)?;
+        outcome = Outcome::Attributes;
+    }
+    for gone in entry.xattrs.iter().filter(|there| xattrs.iter().all(|xattr| xattr.name != there.name)) {
+        match inode.remove_xattr(b"", false, &gone.name).wait() {
+            Ok(_) | Err(Error::NotFound { .. }) => outcome = Outcome::Attributes,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if change != AttributeChange::default() {
+        inode.set_attributes(b"", false, change).wait().map_err(failed)?;
+        outcome = Outcome::Attributes;
+    }
+    Ok(outcome)
+}
+
+/// Sends a file's data, its holes as holes. `false`: it ended before `size`, or goes on behind it.
+fn send_bytes(
+    file: &File,
+    size: u64,
+    upload: &mut Upload,
+    source: &Path,
+    shown: &str,
+    progress: &Progress,
+) -> Result<bool> {
+    let local = |error: io::Error| Failure::path(source, &error);
+    let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES)).max(4096)];
+    for range in sparse::DataRanges::new(file, size).map_err(local)? {
+        let range = range.map_err(local)?;
+        skip_to(upload, range.start, shown, progress)?;
+        let mut position = range.start;
+        while position < range.end {
+            let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
+            let count = sparse::read_at(file, &mut buffer[..wanted], position).map_err(local)?;
+            push(upload, &buffer[..count], shown)?;
+            progress.advance(count as u64);
+            position += count as u64;
+            if count < wanted {
+                return Ok(false);
+            }
+        }
+    }
+    skip_to(upload, size, shown, progress)?;
+    if size > 0 {
+        return Ok(true);
+    }
+    // Files made by the kernel say that they are empty: they are read to their end.
+    loop {
+        let count = sparse::read_at(file, &mut buffer, upload.position()).map_err(local)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        push(upload, &buffer[..count], shown)?;
+    }
+}
+
+fn skip_to(upload: &mut Upload, position: u64, shown: &str, progress: &Progress) -> Result<()> {
+    let hole = position.saturating_sub(upload.position());
+    if hole > 0 {
+        upload.skip(hole).map_err(|error| failure(shown, &error))?;
+        progress.advance(hole);
+    }
+    Ok(())
+}
+
+/// Makes a symbolic link at `goal` like the local one at `source`.
+pub(crate) fn link(source: &Path, goal: Goal<'_>, wishes: Wishes) -> Result<Outcome> {
+    let local = |error: io::Error| Failure::path(source, &error);
+    let target = fs::read_link(source).map_err(local)?;
+    let metadata = fs::symlink_metadata(source).map_err(local)?;
+    let target = target.as_os_str().as_bytes();
+    if !goal.is_new {
+        match goal.volume.stat(goal.path, false).wait() {
+            Ok(_) if wishes.no_clobber => return Ok(Outcome::Skipped),
+            Ok(entry) if entry.attributes.kind == InodeKind::Directory => {
+                return Err(Failure::new(
+                    Exit::Conflict,
+                    goal.shown,
+                    "is a directory, and the source is a link",
+                ));
+            }
+            Ok(entry) if entry.attributes.kind == InodeKind::Symlink && entry.target == target => {
+                return Ok(Outcome::Unchanged);
+            }
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(failure(goal.shown, &error)),
+        }
+    }
+    let replace = !wishes.no_clobber && wishes.precondition != Precondition::Absent;
+    match goal.volume.symlink(target, goal.path, meta::sent(&metadata, Vec::new()), replace).wait() {
+        Ok(_) => Ok(Outcome::Link),
+        Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
+        Err(error) => Err(failure(goal.shown, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_notices_every_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("f");
+        fs::write(&path, b"one").expect("written");
+        let file = open(&path, false).expect("open");
+        let before = Stamp::of(&file.metadata().expect("metadata"));
+        assert_eq!(before, Stamp::of(&file.metadata().expect("metadata")));
+        fs::write(&path, b"longer").expect("written");
+        assert_ne!(before, Stamp::of(&file.metadata().expect("metadata")));
+    }
+
+    #[test]
+    fn links_are_followed_only_when_named_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, link) = (directory.path().join("f"), directory.path().join("l"));
+        fs::write(&path, b"x").expect("written");
+        std::os::unix::fs::symlink("f", &link).expect("linked");
+        assert!(open(&link, false).is_err());
+        assert!(open(&link, true).is_ok());
+    }
+}

@@ -194,13 +194,11 @@ impl Node {
         http::get(&address, path)
     }
 
-    /// A development node with fixed ports has its admin endpoint at the first, the others log where it is.
+    /// A development node logs where its admin endpoint is, at each start.
     fn admin_address(&self) -> Option<String> {
         let log = self.log();
-        let line = log.lines().rev().find(|line| line.contains("http://"))?;
-        let rest = line.split("http://").nth(1)?;
-        let end = rest.find(|character: char| !(character.is_alphanumeric() || ".:[]-".contains(character)));
-        Some(rest[..end.unwrap_or(rest.len())].to_owned())
+        let rest = log.rsplit("admin=").next().filter(|rest| rest.len() < log.len())?;
+        rest.split_whitespace().next().map(str::to_owned)
     }
 
     /// The samples of a metric, one for each set of labels; none if the endpoint doesn't answer.

@@ -92,8 +92,8 @@ impl Pages {
         self.next
     }
 
-    /// Takes a page; returns the map when it was the last one. A page of another map than the one begun starts over, unless it isn't the
-    /// first: ask for [`next_page`](Self::next_page) then.
+    /// Takes a page; returns the map when it was the last one. A page of another map than the one begun starts over; one that isn't due
+    /// is dropped: ask for [`next_page`](Self::next_page). A reply with 0 pages (the map is known already) isn't added.
     pub fn add(
         &mut self,
         number: MapNumber,

@@ -1,4 +1,4 @@
-//! Golden frames: the bytes of one frame of every kind, checked in. A change here is a change of the protocol.
+//! Golden frames: the bytes of one frame of every kind, and of a cluster map, checked in. A change here is a change of the protocol.
 //!
 //! `CATENA_RECORD_GOLDEN=1 cargo test -p wire --test codec golden` writes them again.
 
@@ -7,18 +7,21 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use wire::map::Map;
 use wire::message::{Encoder, PayloadMeta, Reply, ReplyHead, Request, RequestHead};
 use wire::{FrameKind, Load, PREFIX_BYTES, Prefix, Status};
 
-use crate::samples;
+use crate::{map, samples};
 
+/// Not a frame: the bytes of a cluster map, which travel in pages.
+const MAP: &str = "cluster map";
 /// Of the kinds that have one; their leaves verify it, hence no checksum (R36).
 const PAYLOAD: PayloadMeta = PayloadMeta { bytes: 4096, checksum: 0 };
 const REQUEST_HEAD: RequestHead = RequestHead { correlation: 0x0a0b_0c0d_0e0f_1011, deadline_ms: 1_500 };
 
 fn frames() -> BTreeMap<String, Vec<u8>> {
     let mut encoder = Encoder::new();
-    let mut frames = BTreeMap::new();
+    let mut frames = BTreeMap::from([(MAP.to_owned(), map::sample(2, 3).encode())]);
     for (name, request) in samples::requests() {
         let mut frame = Vec::new();
         let has_payload = matches!(request.kind(), FrameKind::PutChunk | FrameKind::PutFragment);
@@ -100,6 +103,7 @@ fn frames_are_encoded_to_the_golden_bytes() {
 #[test]
 fn golden_frames_are_decoded_to_the_samples() {
     let golden = golden();
+    assert_eq!(Map::decode(&golden[MAP]), Ok(map::sample(2, 3)));
     for (name, request) in samples::requests() {
         let (prefix, message) = split(&golden[&format!("request {name}")]);
         assert_eq!((prefix.kind, prefix.reply), (request.kind(), false), "{name}");

@@ -6,8 +6,10 @@
 //! that lies costs no memory, since nothing is reserved beyond what the input can hold.
 
 use thiserror::Error;
-use wire::meta::{Extents, Run, VolumePolicy, Xattr};
-use wire::{ChunkId, CommitIndex, InodeId, Layout, Sequence, SessionId, Timestamp, Version, VolumeId};
+use wire::meta::{Extents, Outcome, Run, VolumePolicy, Xattr};
+use wire::{
+    ChunkId, CommitIndex, InodeId, Layout, Sequence, SessionId, Status, Timestamp, Version, VolumeId,
+};
 
 /// Why bytes are no entry or row. Whoever reads the log or checkpoint refuses it (R29).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -197,6 +199,20 @@ structure!(ChunkId { session, ordinal });
 structure!(VolumePolicy { chunk_bytes, retention_seconds });
 structure!(Xattr { name, value });
 structure!(Run { file_offset, length, first, count, chunk_bytes, last_chunk_bytes, skip });
+
+structure!(Outcome { status, depth, index, inode, version, volume, offset, size });
+
+impl Encode for Status {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.code().encode(out);
+    }
+}
+
+impl Decode for Status {
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        Self::from_code(u16::decode(input)?).ok_or(DecodeError::OutOfRange)
+    }
+}
 
 impl Encode for () {
     fn encode(&self, _out: &mut Vec<u8>) {}

@@ -10,7 +10,7 @@ use crate::apply::{ApplyError, Moment};
 use crate::change::Change;
 use crate::extents::ChunkRange;
 use crate::inode::Content;
-use crate::namespace::{Namespace, later};
+use crate::namespace::{Deleting, Namespace, later};
 use crate::references::References;
 use crate::volume::{Expired, Sign, Volume};
 
@@ -158,7 +158,7 @@ impl Namespace {
         })?;
         for (first, count) in reclaimed {
             self.deleting_chunks += u64::from(count);
-            self.deleting.insert(first, count);
+            self.deleting.insert(first, Deleting { count, since: self.moment.index });
         }
         self.forget_drained(id);
         Ok(())
@@ -169,25 +169,25 @@ impl Namespace {
         let end = first.ordinal + u64::from(count);
         let start = self.deleting.floor(&first).map_or(first, |(key, _)| *key);
         let session = first.session;
-        let rows: Vec<(ChunkId, u32)> = self
+        let rows: Vec<(ChunkId, Deleting)> = self
             .deleting
             .range(Bound::Included(&start))
             .take_while(|(key, _)| key.session < session || key.session == session && key.ordinal < end)
-            .filter(|(key, count)| key.session == session && key.ordinal + u64::from(**count) > first.ordinal)
-            .map(|(key, count)| (*key, *count))
+            .filter(|(key, row)| key.session == session && key.ordinal + u64::from(row.count) > first.ordinal)
+            .map(|(key, row)| (*key, *row))
             .collect();
-        for (key, row_count) in rows {
+        for (key, row) in rows {
             self.deleting.remove(&key);
-            let row_end = key.ordinal + u64::from(row_count);
+            let row_end = key.ordinal + u64::from(row.count);
             let mut kept = 0;
             for (low, high) in [(key.ordinal, first.ordinal), (end, row_end)] {
                 if low < high {
-                    let part = u32::try_from(high - low).expect("below the row's count");
-                    self.deleting.insert(ChunkId { session, ordinal: low }, part);
-                    kept += part;
+                    let count = u32::try_from(high - low).expect("below the row's count");
+                    self.deleting.insert(ChunkId { session, ordinal: low }, Deleting { count, ..row });
+                    kept += count;
                 }
             }
-            self.deleting_chunks -= u64::from(row_count - kept);
+            self.deleting_chunks -= u64::from(row.count - kept);
         }
     }
 

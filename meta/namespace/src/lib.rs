@@ -8,6 +8,7 @@
 
 mod apply;
 mod change;
+mod checkpoint;
 pub mod codec;
 mod content;
 mod execute;
@@ -27,12 +28,13 @@ mod volume;
 
 pub use apply::{ApplyError, Moment, next_time};
 pub use change::{Change, Made, Slot, Source, Target};
+pub use checkpoint::{Cursor, Loader, REPLICA_TAG_MIN, read_row, write_rows};
 pub use execute::{Context, Executed, VOLUMES_MAX};
 pub use extents::FILE_BYTES_MAX;
 pub use gc::{RECLAIM_CHUNKS_MAX, STEP_ROWS_MAX, UpkeepRules, plan_upkeep};
 pub use inode::Owner;
 pub use name::{Name, is_volume_name};
-pub use namespace::{ChunkState, Namespace};
+pub use namespace::{ChunkState, Deleting, Namespace};
 pub use path::Failure;
 pub use query::{LIST_BYTES_MAX, PAGE_RUNS_MAX};
 pub use tree::{Rows, Tree};

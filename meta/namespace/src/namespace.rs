@@ -3,13 +3,14 @@
 use wire::{ChunkId, CommitIndex, SessionId, Timestamp, VolumeId};
 
 use crate::apply::Moment;
+use crate::codec::structure;
 use crate::references::References;
 use crate::tree::Tree;
 use crate::uploads::Uploads;
 use crate::volume::Volume;
 
 /// All volumes of a group at one commit index. `clone` freezes it in O(1) (R15).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Namespace {
     pub(crate) moment: Moment,
     pub(crate) next_volume: VolumeId,
@@ -17,12 +18,22 @@ pub struct Namespace {
     pub(crate) names: Tree<String, VolumeId>,
     pub(crate) references: References,
     pub(crate) uploads: Uploads,
-    /// Reclaimed chunks whose deletion isn't acknowledged (R24): first id → count.
-    pub(crate) deleting: Tree<ChunkId, u32>,
+    /// Reclaimed chunks whose deletion isn't acknowledged (R24), by first id.
+    pub(crate) deleting: Tree<ChunkId, Deleting>,
     pub(crate) deleting_chunks: u64,
     /// Memory of the volumes.
     pub(crate) volume_memory: u64,
 }
+
+/// Reclaimed chunks whose deletion isn't acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleting {
+    /// How many.
+    pub count: u32,
+    /// The entry that reclaimed them; the stores are told after its commit (R24).
+    pub since: CommitIndex,
+}
+structure!(Deleting { count, since });
 
 /// What a group knows about a chunk id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +47,22 @@ pub enum ChunkState {
     /// Not in any table: never committed, or dead.
     Unknown,
 }
+
+/// Equal when every table is. How the tables lie in memory may differ: they were filled in another order.
+impl PartialEq for Namespace {
+    fn eq(&self, other: &Self) -> bool {
+        self.moment == other.moment
+            && self.next_volume == other.next_volume
+            && self.volumes == other.volumes
+            && self.names == other.names
+            && self.references == other.references
+            && self.uploads == other.uploads
+            && self.deleting == other.deleting
+            && self.deleting_chunks == other.deleting_chunks
+    }
+}
+
+impl Eq for Namespace {}
 
 impl Default for Namespace {
     fn default() -> Self {
@@ -79,8 +106,8 @@ impl Namespace {
         if let Some((_, span)) = self.references.find(chunk) {
             return if span.references > 0 { ChunkState::Referenced } else { ChunkState::Doomed };
         }
-        let deleting = self.deleting.floor(&chunk).is_some_and(|(first, count)| {
-            first.session == chunk.session && chunk.ordinal - first.ordinal < u64::from(*count)
+        let deleting = self.deleting.floor(&chunk).is_some_and(|(first, row)| {
+            first.session == chunk.session && chunk.ordinal - first.ordinal < u64::from(row.count)
         });
         if deleting { ChunkState::Deleting } else { ChunkState::Unknown }
     }
@@ -91,9 +118,9 @@ impl Namespace {
     }
 
     /// Ranges of chunks whose deletion isn't acknowledged, after `after`.
-    pub fn deleting_after(&self, after: Option<ChunkId>) -> impl Iterator<Item = (ChunkId, u32)> + '_ {
+    pub fn deleting_after(&self, after: Option<ChunkId>) -> impl Iterator<Item = (ChunkId, Deleting)> + '_ {
         let start = after.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.deleting.range(start).map(|(first, count)| (*first, *count))
+        self.deleting.range(start).map(|(first, row)| (*first, *row))
     }
 
     /// Whether the session used this id in a commit or a stage (R23).

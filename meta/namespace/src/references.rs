@@ -213,7 +213,7 @@ mod tests {
                         let dead = ids.clone().all(|id| model.get(&id) == Some(&0));
                         if dead {
                             table.forget(some.first, some.count).unwrap();
-                            ids.for_each(|id| drop(model.remove(&id)));
+                            model.retain(|id, _| !ids.contains(id));
                         }
                     }
                 }

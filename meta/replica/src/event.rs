@@ -1,0 +1,204 @@
+//! What goes into a replica and what comes out.
+
+use std::ops::Range;
+
+use wire::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
+use wire::{ChunkId, CommitIndex, Nanos, SessionId, Status};
+
+/// Something happened.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "requests are most events: a box would be an allocation for each"
+)]
+pub enum Event<'a> {
+    /// A client asks for something.
+    Request(Request),
+    /// The log is durable up to and including this entry.
+    Durable {
+        /// The entry.
+        index: CommitIndex,
+    },
+    /// The page of the checkpoint was taken over: the next one may come.
+    CheckpointPageTaken,
+    /// The checkpoint is durable, and found at the next start.
+    CheckpointDurable {
+        /// Its index.
+        index: CommitIndex,
+    },
+    /// The checkpoint couldn't be written; another one is tried after as much log again.
+    CheckpointFailed,
+    /// A checkpoint is wanted now, whatever the log's length.
+    BeginCheckpoint,
+    /// A page of a store's inventory, in order of ids.
+    ShardInventory {
+        /// The store.
+        source: u16,
+        /// Ids after the one that was asked for.
+        ids: &'a [ChunkId],
+        /// Whether none follow.
+        end: bool,
+    },
+    /// All stores that may have these chunks have deleted them durably (R24).
+    ShardDeleted {
+        /// The first.
+        first: ChunkId,
+        /// How many.
+        count: u32,
+    },
+    /// Time has passed.
+    Tick,
+    /// A client's connection is gone: its answers aren't wanted any more.
+    ClientGone {
+        /// The token of its requests.
+        client: u64,
+    },
+}
+
+/// A client's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The driver's token for the connection.
+    pub client: u64,
+    /// Correlation id of the request's frame.
+    pub correlation: u64,
+    /// Not executed after this point; `None`: no deadline.
+    pub deadline: Option<Nanos>,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What a request asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestBody {
+    /// A new session.
+    OpenSession,
+    /// A session lives on, with these pins and no others.
+    KeepAlive {
+        /// The session.
+        session: SessionId,
+        /// Versions that it reads (R25).
+        pins: Vec<Pin>,
+    },
+    /// A session ends.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// A mutating operation.
+    Mutate(Mutation),
+    /// A read.
+    Query(Query),
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Append this entry to the log; several may share a batch. Answer with `Durable`.
+    Append {
+        /// The entry's index, one above the one before.
+        index: CommitIndex,
+        /// Where its bytes are in [`Effects::bytes`].
+        bytes: Range<u32>,
+    },
+    /// Answer a request.
+    Reply {
+        /// The request's client.
+        client: u64,
+        /// The request's correlation id.
+        correlation: u64,
+        /// The answer's status.
+        status: Status,
+        /// Where its body is in [`Effects::bodies`].
+        body: u32,
+    },
+    /// Delete these chunks wherever they are, durably; answer with `ShardDeleted` unless they are orphans.
+    DeleteChunks {
+        /// The first.
+        first: ChunkId,
+        /// How many.
+        count: u32,
+        /// Found by the orphan pass: no answer is waited for.
+        orphans: bool,
+    },
+    /// Ask a store for the ids it holds that were minted by this group. Answer with `ShardInventory`.
+    RequestInventory {
+        /// The store.
+        source: u16,
+        /// Ids after this one.
+        after: Option<ChunkId>,
+    },
+    /// Send `Tick` at this point; an earlier one may be forgotten.
+    Arm(Nanos),
+    /// Write a page of a checkpoint. Answer with `CheckpointPageTaken`, and after the last one, once it is durable, with `CheckpointDurable`.
+    WriteCheckpointPage {
+        /// The checkpoint's index.
+        index: CommitIndex,
+        /// The page, from 0.
+        number: u32,
+        /// Whether it is the last one.
+        last: bool,
+        /// Where its bytes are in [`Effects::bytes`].
+        bytes: Range<u32>,
+    },
+    /// The log up to and including this entry isn't needed any more: two durable checkpoints are beyond it (R15).
+    TrimLog {
+        /// The entry.
+        upto: CommitIndex,
+    },
+}
+
+const _: () = assert!(size_of::<Effect>() <= 64);
+
+/// A reply's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing to say.
+    Empty,
+    /// To `OpenSession`.
+    Session(SessionGrant),
+    /// To `Mutate`; the outcome's status is the reply's.
+    Outcome(Outcome),
+    /// To `Query`.
+    Answer(Answer),
+    /// Why not.
+    Refusal(Refusal),
+}
+
+/// Effects of one or several events, in order. Owned by the driver, which clears and reuses it.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// What to do.
+    pub list: Vec<Effect>,
+    /// Bytes of entries and pages.
+    pub bytes: Vec<u8>,
+    /// Bodies of replies.
+    pub bodies: Vec<Body>,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+        self.bodies.clear();
+    }
+
+    /// The bytes of an entry or page.
+    pub fn slice(&self, range: &Range<u32>) -> &[u8] {
+        let index = |at: u32| usize::try_from(at).expect("32 bits");
+        &self.bytes[index(range.start)..index(range.end)]
+    }
+
+    /// Where bytes appended since `start` are.
+    pub(crate) fn range_since(&self, start: usize) -> Range<u32> {
+        let index = |at: usize| u32::try_from(at).expect("a driver clears its effects before 4 GiB");
+        index(start)..index(self.bytes.len())
+    }
+
+    pub(crate) fn reply(&mut self, client: u64, correlation: u64, status: Status, body: Body) {
+        let at = u32::try_from(self.bodies.len()).expect("fewer bodies than waiting answers");
+        self.bodies.push(body);
+        self.list.push(Effect::Reply { client, correlation, status, body: at });
+    }
+}

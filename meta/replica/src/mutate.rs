@@ -1,0 +1,57 @@
+//! Mutations: each takes effect at most once (I7).
+
+use namespace::{Context, Moment};
+use wire::meta::Mutation;
+use wire::planted::{Bug, planted};
+use wire::{CommitIndex, Sequence, Status};
+
+use wire::limits::SESSION_RESULTS_MAX;
+
+use crate::config::GROUP_RESULTS_MAX;
+use crate::event::{Body, Effects};
+use crate::record::Record;
+use crate::replica::{Asker, Now, Replica};
+
+impl Replica {
+    pub(crate) fn mutate(&mut self, now: Now, asker: Asker, mutation: Mutation, effects: &mut Effects) {
+        let Mutation { session, sequence, acked_upto, operation } = mutation;
+        let Some(row) = self.state.sessions.get(&session).copied() else {
+            return self.refuse(asker, Status::SessionExpired, effects); // R21: Unknown to the caller, never re-executed here
+        };
+        self.heard.touch(session, now.nanos);
+        if let Some(outcome) = self.state.results.get(&(session, sequence)).copied()
+            && !planted(Bug::ReplicaForgetsResults)
+        {
+            // The first try's result, once its entry is committed: a retry of what is still on its way joins the wait.
+            self.metrics.retries += 1;
+            return self.answer(asker, outcome.status, Body::Outcome(outcome), outcome.index, effects);
+        }
+        // A result that was acknowledged is forgotten: the caller breaks its own word, or a copy of the request comes very late.
+        let forgotten = sequence <= row.acked_upto && !planted(Bug::ReplicaForgetsResults);
+        if forgotten || sequence == Sequence(0) || acked_upto >= sequence {
+            return self.refuse(asker, Status::BadRequest, effects);
+        }
+        let kept = if acked_upto > row.acked_upto {
+            self.state.unacked(session, acked_upto)
+        } else {
+            usize::try_from(row.results).expect("32 bits")
+        };
+        if kept >= SESSION_RESULTS_MAX || self.state.results.len() >= GROUP_RESULTS_MAX {
+            return self.refuse_busy(asker, effects); // R17
+        }
+        let index = CommitIndex(self.state.namespace.index().0 + 1);
+        let context = Context {
+            moment: Moment { index, time: self.next_time(now) },
+            session,
+            memory_full: self.memory_full(),
+        };
+        let executed = self.state.namespace.execute(&operation, context);
+        let outcome = executed.outcome;
+        self.metrics.mutations += 1;
+        let changes = executed.changes;
+        let record = Record::Mutation { session, sequence, acked_upto, outcome, changes };
+        let logged = self.log(now, record, effects); // R14: a failure too
+        assert!(logged == index, "the outcome names its own entry");
+        self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
+    }
+}

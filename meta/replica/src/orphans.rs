@@ -1,0 +1,124 @@
+//! The orphan pass: chunks that no commit ever named, found in the stores' inventories once their session is closed (R24).
+//!
+//! An id is an orphan when this group minted it, its session is closed, and no table knows it. The verdict is final when the entries that it rests on
+//! are committed: a closed session commits nothing, and dead is for ever (R22, R23). Ids of sessions that aren't born yet are kept (R2).
+
+use std::collections::VecDeque;
+
+use namespace::ChunkState;
+use wire::{ChunkId, CommitIndex, Nanos};
+
+use crate::event::{Effect, Effects};
+use crate::replica::{Replica, count};
+
+/// An inventory that doesn't come within this time is asked for again.
+const INVENTORY_TIMEOUT: u64 = 60 * Nanos::SECOND;
+
+/// Where the pass stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Orphans {
+    stage: Stage,
+    /// Verdicts that wait for the commit of what they rest on.
+    verdicts: VecDeque<Verdict>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Until then.
+    Idle(Nanos),
+    /// A page was asked for.
+    Asked { source: u16, after: Option<ChunkId>, at: Nanos },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    index: CommitIndex,
+    first: ChunkId,
+    count: u32,
+}
+
+impl Orphans {
+    pub(crate) fn new(first: Nanos) -> Self {
+        Self { stage: Stage::Idle(first), verdicts: VecDeque::new() }
+    }
+}
+
+impl Replica {
+    /// Begins a pass when it is time, or asks again for a page that didn't come.
+    pub(crate) fn advance_orphans(&mut self, now: Nanos, effects: &mut Effects) {
+        let ask = match self.orphans.stage {
+            Stage::Idle(until) if now >= until && self.config.inventory_sources > 0 => Some((0, None)),
+            Stage::Asked { source, after, at } if now.since(at) >= INVENTORY_TIMEOUT => Some((source, after)),
+            _ => None,
+        };
+        if let Some((source, after)) = ask {
+            self.ask_inventory(now, source, after, effects);
+        }
+    }
+
+    fn ask_inventory(&mut self, now: Nanos, source: u16, after: Option<ChunkId>, effects: &mut Effects) {
+        self.orphans.stage = Stage::Asked { source, after, at: now };
+        effects.list.push(Effect::RequestInventory { source, after });
+    }
+
+    pub(crate) fn on_inventory(
+        &mut self,
+        now: Nanos,
+        source: u16,
+        ids: &[ChunkId],
+        end: bool,
+        effects: &mut Effects,
+    ) {
+        let Stage::Asked { source: asked, after, .. } = self.orphans.stage else { return };
+        if asked != source {
+            return; // a late page of a source that was given up
+        }
+        let index = self.state.namespace.index();
+        for &id in ids {
+            if self.is_orphan(id) {
+                self.metrics.orphans += 1;
+                push(&mut self.orphans.verdicts, Verdict { index, first: id, count: 1 });
+            }
+        }
+        self.send_orphans(effects);
+        let last = ids.last().copied().filter(|last| Some(*last) > after);
+        match last {
+            Some(last) if !end => self.ask_inventory(now, source, Some(last), effects),
+            _ if source + 1 < self.config.inventory_sources => {
+                self.ask_inventory(now, source + 1, None, effects);
+            }
+            _ => self.orphans.stage = Stage::Idle(now.after(self.config.orphan_interval)),
+        }
+    }
+
+    fn is_orphan(&self, id: ChunkId) -> bool {
+        id.session.group() == self.config.group // R27
+            && self.state.is_closed(id.session) // R21, R22
+            && self.state.namespace.chunk_state(id) == ChunkState::Unknown // R25: not doomed, R24: not deleting
+    }
+
+    /// Verdicts whose entries are committed go to the stores.
+    pub(crate) fn send_orphans(&mut self, effects: &mut Effects) {
+        while let Some(verdict) = self.orphans.verdicts.front().copied()
+            && verdict.index <= self.committed
+        {
+            self.orphans.verdicts.pop_front();
+            let Verdict { first, count, .. } = verdict;
+            effects.list.push(Effect::DeleteChunks { first, count, orphans: true });
+        }
+        assert!(count(self.orphans.verdicts.len()) <= 1 << 20, "a pass waits for its pages");
+    }
+}
+
+/// Joins a verdict to the one before where the ids follow each other.
+fn push(verdicts: &mut VecDeque<Verdict>, next: Verdict) {
+    if let Some(last) = verdicts.back_mut()
+        && last.index == next.index
+        && last.first.session == next.first.session
+        && last.first.ordinal + u64::from(last.count) == next.first.ordinal
+    {
+        last.count += 1;
+        return;
+    }
+    verdicts.push_back(next);
+}

@@ -1,0 +1,115 @@
+//! Sessions: opened, closed and expired by log entries; kept alive in memory only (R21, R22).
+
+use std::collections::BTreeMap;
+
+use wire::limits::GROUP_SESSIONS_MAX;
+use wire::meta::{Pin, SessionGrant};
+use wire::{Nanos, SessionId, Status};
+
+use crate::config::{GROUP_PINS_MAX, SESSION_PINS_MAX};
+use crate::event::{Body, Effects};
+use crate::record::Record;
+use crate::replica::{Asker, Now, Replica};
+use crate::state::State;
+
+/// When each open session was last heard of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard {
+    at: BTreeMap<SessionId, Nanos>,
+}
+
+impl Heard {
+    /// Every open session, as if it had just been heard of.
+    pub(crate) fn all(state: &State, now: Nanos) -> Self {
+        Self { at: state.sessions.iter().map(|(session, _)| (*session, now)).collect() }
+    }
+
+    pub(crate) fn touch(&mut self, session: SessionId, now: Nanos) {
+        if let Some(at) = self.at.get_mut(&session) {
+            *at = now;
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// Sessions of which nothing was heard for `ttl`, at most `limit`.
+    pub(crate) fn expired(&self, now: Nanos, ttl: u64, limit: usize) -> Vec<SessionId> {
+        let expired = self.at.iter().filter(|(_, at)| now.since(**at) >= ttl);
+        expired.map(|(session, _)| *session).take(limit).collect()
+    }
+}
+
+impl Replica {
+    pub(crate) fn open_session(&mut self, now: Now, asker: Asker, effects: &mut Effects) {
+        if self.state.sessions.len() >= GROUP_SESSIONS_MAX {
+            return self.refuse_busy(asker, effects); // R17
+        }
+        let counter = self.state.next_counter;
+        let Some(session) = SessionId::new(self.config.group, self.config.generation, counter) else {
+            return self.refuse(asker, Status::Unsupported, effects); // counters last 139 years
+        };
+        let index = self.log(now, Record::Open { session }, effects);
+        self.heard.at.insert(session, now.nanos);
+        let milliseconds = |nanos: u64| u32::try_from(nanos / Nanos::MILLISECOND).unwrap_or(u32::MAX);
+        let grant = SessionGrant {
+            session,
+            ttl_ms: milliseconds(self.config.session_ttl),
+            keepalive_ms: milliseconds(self.config.keepalive),
+        };
+        self.answer(asker, Status::Ok, Body::Session(grant), index, effects);
+    }
+
+    pub(crate) fn keep_alive(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        session: SessionId,
+        pins: &[Pin],
+        effects: &mut Effects,
+    ) {
+        if !self.state.is_open(session) {
+            return self.refuse(asker, Status::SessionExpired, effects);
+        }
+        self.heard.touch(session, now.nanos);
+        if pins.len() > SESSION_PINS_MAX {
+            return self.refuse(asker, Status::TooLarge, effects);
+        }
+        if self.pins.len() + pins.len() > GROUP_PINS_MAX {
+            return self.refuse_busy(asker, effects);
+        }
+        let since = self.next_time(now);
+        self.pins.set(session, pins, now.nanos, since);
+        self.answer(asker, Status::Ok, Body::Empty, self.state.namespace.index(), effects);
+    }
+
+    /// Closing what is closed is fine: a retry of the request must not fail.
+    pub(crate) fn close_session(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        session: SessionId,
+        effects: &mut Effects,
+    ) {
+        if self.state.is_open(session) {
+            self.end_session(now, session, false, effects);
+        }
+        self.answer(asker, Status::Ok, Body::Empty, self.state.namespace.index(), effects);
+    }
+
+    pub(crate) fn end_session(&mut self, now: Now, session: SessionId, expired: bool, effects: &mut Effects) {
+        self.log(now, Record::Close { session, expired }, effects);
+        self.heard.at.remove(&session);
+        self.pins.end_session(session);
+    }
+
+    /// A generation above the log's closes every session that was opened before (R20).
+    pub(crate) fn raise_generation(&mut self, now: Now, effects: &mut Effects) {
+        if self.state.generation < self.config.generation {
+            self.log(now, Record::Generation { generation: self.config.generation }, effects);
+            self.heard = Heard::default();
+            self.pins = crate::pins::Pins::default();
+        }
+    }
+}

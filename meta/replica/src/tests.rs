@@ -1,0 +1,299 @@
+//! The replica by hand: what leaves when, what a retry gets, what a restart keeps.
+
+use wire::limits::SESSION_RESULTS_MAX;
+use wire::meta::{
+    Answer, Mutation, NewAttributes, Operation, Outcome, Place, Query, SessionGrant, VolumePolicy,
+};
+use wire::{ChunkId, CommitIndex, InodeId, Nanos, Sequence, SessionId, Status, Timestamp, VolumeId};
+
+use crate::{
+    Body, Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody, Restore, RestoreError,
+};
+
+/// A replica with a log that is durable when the test says so.
+struct Bench {
+    replica: Replica,
+    now: Nanos,
+    log: Vec<Vec<u8>>,
+    pages: Vec<Vec<u8>>,
+    replies: Vec<(u64, Status, Body)>,
+    deletes: Vec<(ChunkId, u32, bool)>,
+    inventories: Vec<(u16, Option<ChunkId>)>,
+    trimmed: CommitIndex,
+}
+
+fn config() -> ReplicaConfig {
+    ReplicaConfig {
+        session_ttl: 30 * Nanos::SECOND,
+        reclaim_delay: 2 * Nanos::SECOND,
+        pin_ttl: 4 * Nanos::SECOND,
+        orphan_interval: 5 * Nanos::SECOND,
+        checkpoint_page_bytes: 200,
+        ..ReplicaConfig::default()
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::of(Replica::new(config(), Nanos(1)))
+    }
+
+    fn of(replica: Replica) -> Self {
+        Self {
+            replica,
+            now: Nanos(1),
+            log: Vec::new(),
+            pages: Vec::new(),
+            replies: Vec::new(),
+            deletes: Vec::new(),
+            inventories: Vec::new(),
+            trimmed: CommitIndex(0),
+        }
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        let mut effects = Effects::default();
+        let wall = Timestamp(1_000_000 + self.now.0.cast_signed());
+        self.replica.handle(self.now, wall, event, &mut effects);
+        for effect in &effects.list {
+            match effect {
+                Effect::Append { bytes, .. } => self.log.push(effects.slice(bytes).to_vec()),
+                Effect::Reply { correlation, status, body, .. } => {
+                    let body = effects.bodies[usize::try_from(*body).unwrap()].clone();
+                    self.replies.push((*correlation, *status, body));
+                }
+                Effect::DeleteChunks { first, count, orphans } => {
+                    self.deletes.push((*first, *count, *orphans));
+                }
+                Effect::RequestInventory { source, after } => self.inventories.push((*source, *after)),
+                Effect::WriteCheckpointPage { bytes, .. } => self.pages.push(effects.slice(bytes).to_vec()),
+                Effect::TrimLog { upto } => self.trimmed = *upto,
+                Effect::Arm(_) => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, correlation: u64, body: RequestBody) {
+        self.handle(Event::Request(Request { client: 1, correlation, deadline: None, body }));
+    }
+
+    fn flush(&mut self) {
+        let index = self.replica.state().namespace.index();
+        self.handle(Event::Durable { index });
+    }
+
+    fn reply(&mut self) -> (u64, Status, Body) {
+        assert_eq!(self.replies.len(), 1, "{:?}", self.replies);
+        self.replies.pop().unwrap()
+    }
+
+    fn session(&mut self) -> SessionId {
+        self.ask(1, RequestBody::OpenSession);
+        self.flush();
+        match self.reply() {
+            (1, Status::Ok, Body::Session(SessionGrant { session, .. })) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn mutate(&mut self, session: SessionId, sequence: u64, operation: Operation) -> Outcome {
+        self.ask(2, mutation(session, sequence, 0, operation));
+        self.flush();
+        match self.reply() {
+            (2, status, Body::Outcome(outcome)) => {
+                assert_eq!(status, outcome.status);
+                outcome
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn restored(&self, entries: usize) -> Replica {
+        let mut restore = Restore::new();
+        for (index, entry) in (1..).zip(&self.log[..entries]) {
+            restore.entry(CommitIndex(index), entry).unwrap();
+        }
+        restore.start(config(), Nanos(1)).unwrap()
+    }
+}
+
+fn mutation(session: SessionId, sequence: u64, acked: u64, operation: Operation) -> RequestBody {
+    RequestBody::Mutate(Mutation {
+        session,
+        sequence: Sequence(sequence),
+        acked_upto: Sequence(acked),
+        operation,
+    })
+}
+
+fn create_volume(name: &str) -> Operation {
+    let policy = VolumePolicy { chunk_bytes: 1 << 20, retention_seconds: 0 };
+    Operation::CreateVolume { name: name.to_string(), policy }
+}
+
+fn make_directory(path: &str) -> Operation {
+    let place = Place { volume: VolumeId(1), directory: InodeId::ROOT, path: path.into() };
+    Operation::MakeDirectory { place, attributes: NewAttributes::default(), parents: false }
+}
+
+/// R12, R14: neither a result nor a failure nor a read of it leaves before its entry is durable.
+#[test]
+fn answers_wait_for_the_log() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.ask(5, mutation(session, 1, 0, create_volume("a")));
+    bench.ask(6, mutation(session, 2, 0, create_volume("a")));
+    bench.ask(7, RequestBody::Query(Query::Volume { name: "a".into() }));
+    assert!(bench.replies.is_empty());
+    bench.handle(Event::Durable { index: CommitIndex(2) });
+    assert!(matches!(bench.reply(), (5, Status::Ok, Body::Outcome(_))));
+    bench.handle(Event::Durable { index: CommitIndex(3) });
+    let replies = std::mem::take(&mut bench.replies);
+    assert!(matches!(replies[0], (6, Status::AlreadyExists, Body::Outcome(_))));
+    assert!(matches!(replies[1], (7, Status::Ok, Body::Answer(Answer::Volume(_)))));
+    bench.ask(8, RequestBody::Query(Query::Volume { name: "b".into() }));
+    assert!(matches!(bench.reply(), (8, Status::NotFound, Body::Refusal(_))));
+}
+
+/// I7: a retry gets the first result, on its way or done; one that was acknowledged is refused, never executed again.
+#[test]
+fn a_retry_gets_the_first_result() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.ask(5, mutation(session, 1, 0, create_volume("a")));
+    bench.ask(6, mutation(session, 1, 0, create_volume("a")));
+    assert!(bench.replies.is_empty(), "the retry joins the wait");
+    bench.flush();
+    let replies = std::mem::take(&mut bench.replies);
+    assert_eq!((replies[0].1, replies[1].1), (Status::Ok, Status::Ok));
+    assert_eq!(replies[0].2, replies[1].2);
+    let entries = bench.log.len();
+    bench.ask(7, mutation(session, 1, 0, make_directory("ignored")));
+    assert_eq!(bench.reply().2, replies[0].2);
+    bench.ask(8, mutation(session, 2, 1, make_directory("d")));
+    bench.flush();
+    assert_eq!(bench.reply().1, Status::Ok);
+    assert_eq!(bench.log.len(), entries + 1);
+    bench.ask(9, mutation(session, 1, 0, create_volume("c")));
+    assert_eq!(bench.reply().1, Status::BadRequest);
+    bench.ask(9, mutation(session, 3, 3, create_volume("c")));
+    assert_eq!(bench.reply().1, Status::BadRequest);
+    bench.ask(9, mutation(SessionId(77), 3, 0, create_volume("c")));
+    assert_eq!(bench.reply().1, Status::SessionExpired);
+    assert_eq!(bench.log.len(), entries + 1);
+}
+
+/// R17: a session has room for so many results; acknowledging makes room.
+#[test]
+fn results_have_a_limit() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let limit = u64::try_from(SESSION_RESULTS_MAX).unwrap();
+    for sequence in 1..=limit {
+        bench.mutate(session, sequence, create_volume(&format!("v{sequence}")));
+    }
+    bench.ask(3, mutation(session, limit + 1, 0, create_volume("more")));
+    assert_eq!(bench.reply().1, Status::Busy);
+    bench.ask(3, mutation(session, limit + 1, limit - 1, create_volume("more")));
+    bench.flush();
+    assert_eq!(bench.reply().1, Status::Ok);
+    assert_eq!(bench.replica.metrics().results, 2);
+}
+
+/// R21, R22: sessions end by entries; silence ends them, keepalives don't touch the log, a new head grants a full TTL.
+#[test]
+fn sessions_expire_by_the_log() {
+    let mut bench = Bench::new();
+    let silent = bench.session();
+    let lively = bench.session();
+    let entries = bench.log.len();
+    bench.now = Nanos(20 * Nanos::SECOND);
+    bench.ask(3, RequestBody::KeepAlive { session: lively, pins: Vec::new() });
+    assert_eq!(bench.reply().1, Status::Ok);
+    assert_eq!(bench.log.len(), entries);
+    bench.now = Nanos(31 * Nanos::SECOND);
+    bench.handle(Event::Tick);
+    assert_eq!(bench.log.len(), entries + 1);
+    bench.ask(4, RequestBody::KeepAlive { session: silent, pins: Vec::new() });
+    assert!(bench.replies.is_empty(), "the verdict rests on an entry that isn't durable");
+    bench.flush();
+    assert_eq!(bench.reply().1, Status::SessionExpired);
+    let state = bench.replica.state();
+    assert!(state.is_closed(silent) && state.is_open(lively));
+    assert!(!state.is_closed(SessionId(lively.0 + 1)), "not born yet");
+    let again = bench.restored(bench.log.len());
+    assert!(again.state() == bench.replica.state());
+    bench.ask(5, RequestBody::CloseSession { session: lively });
+    bench.ask(6, RequestBody::CloseSession { session: lively });
+    bench.flush();
+    assert!(bench.replies.iter().all(|reply| reply.1 == Status::Ok));
+    assert!(bench.replica.state().is_closed(lively));
+}
+
+/// R20: a higher generation closes what was opened before, and its ids are others.
+#[test]
+fn a_generation_closes_all_sessions() {
+    let mut bench = Bench::new();
+    let old = bench.session();
+    let mut restore = Restore::new();
+    restore.entry(CommitIndex(1), &bench.log[0]).unwrap();
+    let config = ReplicaConfig { generation: 3, ..config() };
+    let mut bench = Bench::of(restore.start(config, Nanos(1)).unwrap());
+    let new = bench.session();
+    assert_eq!((new.generation(), new.counter()), (3, 0));
+    assert!(bench.replica.state().is_closed(old) && !bench.replica.state().is_open(old));
+    assert!(bench.replica.state().is_open(new));
+}
+
+/// R15: pages while the head goes on are the state at the checkpoint's index, and with the log after it the state now.
+#[test]
+fn a_checkpoint_is_one_index() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    for sequence in 2..40 {
+        bench.mutate(session, sequence, make_directory(&format!("directory-number-{sequence}")));
+    }
+    bench.ask(3, mutation(session, 40, 0, make_directory("last")));
+    bench.handle(Event::BeginCheckpoint);
+    assert!(bench.pages.is_empty(), "its index isn't committed");
+    let frozen = bench.replica.state().clone();
+    let index = frozen.namespace.index();
+    bench.ask(3, mutation(session, 41, 0, make_directory("later")));
+    bench.flush();
+    bench.replies.clear();
+    for sequence in 42..70 {
+        bench.mutate(session, sequence, make_directory(&format!("another-{sequence}")));
+        bench.handle(Event::CheckpointPageTaken);
+    }
+    for _ in 0..100 {
+        bench.handle(Event::CheckpointPageTaken);
+    }
+    bench.handle(Event::CheckpointDurable { index });
+    assert!(bench.pages.len() > 10);
+    let mut restore = Restore::new();
+    assert_eq!(restore.page(&bench.pages[1]), Err(RestoreError::PageOrder(1, 0)));
+    let mut restore_all = Restore::new();
+    for (number, page) in (1..).zip(&bench.pages) {
+        if number == bench.pages.len() {
+            assert!(matches!(restore_all.checkpoint(), Err(RestoreError::Unfinished(_))));
+        }
+        restore_all.page(page).unwrap();
+    }
+    assert_eq!(restore_all.checkpoint(), Ok(index));
+    assert!(*restore_all.state() == frozen);
+    for (at, entry) in (index.0 + 1..).zip(&bench.log[usize::try_from(index.0).unwrap()..]) {
+        restore_all.entry(CommitIndex(at), entry).unwrap();
+    }
+    assert!(restore_all.state() == bench.replica.state());
+    // The log is trimmed one checkpoint behind.
+    assert_eq!(bench.trimmed, CommitIndex(0));
+    bench.mutate(session, 70, make_directory("one-more"));
+    bench.handle(Event::BeginCheckpoint);
+    let second = bench.replica.state().namespace.index();
+    for _ in 0..200 {
+        bench.handle(Event::CheckpointPageTaken);
+    }
+    bench.handle(Event::CheckpointDurable { index: second });
+    assert_eq!(bench.trimmed, index);
+}

@@ -1,1 +1,7 @@
+//! The core on simulated links against the fake cluster.
 
+mod fault;
+mod mutation;
+mod transfer;
+mod upkeep;
+mod world;

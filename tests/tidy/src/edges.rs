@@ -104,7 +104,10 @@ fn check(index: usize, manifest: &Table, findings: &mut Vec<String>) {
     {
         say("`[lints] workspace = true` is missing".to_owned());
     }
-    for dependency in dependencies(manifest) {
+    for (dependency, is_inherited) in dependencies(manifest) {
+        if !is_inherited {
+            say(format!("{dependency} has to say `workspace = true`: versions stand in one place"));
+        }
         if CRATES.iter().any(|other| other.name == dependency) {
             if !ours.may.contains(&dependency.as_str()) {
                 say(format!("{} may not name {dependency}", ours.name));
@@ -120,7 +123,9 @@ fn check(index: usize, manifest: &Table, findings: &mut Vec<String>) {
 }
 
 /// Every dependency of a manifest: of the library, its tests, its build script and any target.
-fn dependencies(manifest: &Table) -> Vec<String> {
+///
+/// With each stands whether it is inherited from the workspace.
+fn dependencies(manifest: &Table) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
         let whole = manifest.get(section).into_iter();
@@ -128,11 +133,38 @@ fn dependencies(manifest: &Table) -> Vec<String> {
         for table in whole.chain(targets.filter_map(|target| target.get(section))) {
             for (key, value) in table.as_table().into_iter().flatten() {
                 // `alias = { package = "name" }` names `name`.
-                found.push(value.get("package").and_then(Value::as_str).unwrap_or(key).to_owned());
+                let name = value.get("package").and_then(Value::as_str).unwrap_or(key).to_owned();
+                found.push((name, value.get("workspace") == Some(&Value::Boolean(true))));
             }
         }
     }
     found
+}
+
+/// Others' crates that the workspace declares without a reason in ARCHITECTURE.md, or that no crate of ours names.
+#[must_use]
+pub fn foreign_findings(tree: &Tree) -> Vec<String> {
+    let root = tree.text("Cargo.toml").parse::<Table>().unwrap_or_default();
+    let declared =
+        root.get("workspace").and_then(|workspace| workspace.get("dependencies")).and_then(Value::as_table);
+    let manifests = tree.files().iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    let named: Vec<String> = manifests
+        .filter_map(|file| file.text.parse::<Table>().ok())
+        .flat_map(|manifest| dependencies(&manifest))
+        .map(|(name, _)| name)
+        .collect();
+    let mut findings = Vec::new();
+    for (name, value) in declared.into_iter().flatten() {
+        if value.get("path").is_none() {
+            if !tree.text("ARCHITECTURE.md").contains(&format!("| `{name}` |")) {
+                findings.push(format!("ARCHITECTURE.md: no row says what {name} is for"));
+            }
+            if !named.contains(name) {
+                findings.push(format!("Cargo.toml: no crate names {name}"));
+            }
+        }
+    }
+    findings
 }
 
 /// Names and folders of all crates, lowest first.
@@ -197,5 +229,20 @@ mod tests {
         check("elsewhere", "elsewhere", "", "isn't in the table");
         let bare = Tree::from_files(vec![File::new("wire/Cargo.toml", "[package]\nname = \"wire\"")]);
         assert!(findings(&bare).join("\n").contains("lints"));
+    }
+    #[test]
+    fn foreign_crates_have_a_reason_and_a_use() {
+        let check = |architecture: &str, dependency: &str, expected: &str| {
+            let tree = Tree::from_files(vec![
+                File::new("ARCHITECTURE.md", architecture),
+                File::new("Cargo.toml", "[workspace.dependencies]\nx = \"1\"\nwire = { path = \"wire\" }"),
+                File::new("cli/Cargo.toml", &format!("[dependencies]\n{dependency}.workspace = true")),
+            ]);
+            let found = foreign_findings(&tree).join("\n");
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{found}");
+        };
+        check("| `x` | why |", "x", "");
+        check("x", "x", "no row says what x is for");
+        check("| `x` | why |", "y", "no crate names x");
     }
 }

@@ -27,7 +27,7 @@ pub fn findings(tree: &Tree) -> Vec<String> {
         unfinished(file, &mut findings);
         if file.is_rust() {
             unsafe_code(file, &mut findings);
-            ignored(file, &mut findings);
+            attributes(file, &mut findings);
         }
     }
     skips(tree, &mut findings);
@@ -70,15 +70,15 @@ fn unsafe_code(file: &File, findings: &mut Vec<String>) {
     }
 }
 
-fn ignored(file: &File, findings: &mut Vec<String>) {
+fn attributes(file: &File, findings: &mut Vec<String>) {
     for (index, line) in source::code_and_strings(&file.text).lines().enumerate() {
         let line = line.trim();
+        let mut say = |what: &str| findings.push(format!("{}:{}: {what}", file.path, index + 1));
         if line.starts_with("#[ignore") && !line.starts_with("#[ignore = \"") {
-            findings.push(format!(
-                "{}:{}: #[ignore] needs a reason: #[ignore = \"…\"]",
-                file.path,
-                index + 1
-            ));
+            say("#[ignore] needs a reason: #[ignore = \"…\"]");
+        }
+        if line.starts_with("#[allow") || line.starts_with("#![allow") {
+            say("an exception is #[expect(…, reason = \"…\")], which goes when it isn't needed any more");
         }
     }
 }
@@ -141,6 +141,13 @@ mod tests {
     fn ignored_tests_have_a_reason() {
         check("client/src/a.rs", "#[ignore]\nfn f() {}", "needs a reason");
         check("client/src/a.rs", "#[ignore = \"ten minutes; CI runs one\"]\nfn f() {}", "");
+    }
+
+    #[test]
+    fn exceptions_are_expected() {
+        check("client/src/a.rs", "#[allow(dead_code)]", "an exception is");
+        check("client/src/a.rs", "#![allow(dead_code, reason = \"r\")]", "an exception is");
+        check("client/src/a.rs", "#[expect(dead_code, reason = \"r\")]", "");
     }
 
     #[test]

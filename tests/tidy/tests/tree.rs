@@ -16,6 +16,11 @@ fn crates_name_only_what_they_may() {
 }
 
 #[test]
+fn every_dependency_has_a_reason() {
+    check(edges::foreign_findings);
+}
+
+#[test]
 fn files_and_functions_keep_their_size() {
     check(sizes::findings);
 }

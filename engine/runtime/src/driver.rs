@@ -21,6 +21,7 @@ use crate::operation::{Operation, on_target};
 use crate::outbox::{SEND_BYTES_MAX, SliceKind};
 use crate::ring::{Completion, Wait};
 use crate::service::{CloseReason, IoToken, LinkKind, Service};
+use crate::wake::Bed;
 use crate::{sys, tasks};
 
 /// A thread's whole state. The uring (in `io`) is dropped before the buffers that it knows.
@@ -134,14 +135,14 @@ impl<S: Service> Driver<S> {
 
     /// Between two turns: enters the kernel if there is a reason, waits there if there is nothing else to do.
     fn rest(&mut self, more: bool) {
-        if more {
+        if more || self.io.tasks.shared.has_orders() {
             self.io.ring.enter(Wait::No);
             return;
         }
         if self.spin() {
             return;
         }
-        if !self.io.wake.try_sleep() {
+        if !self.io.wake.try_sleep(Bed::Uring) {
             self.io.ring.enter(Wait::No);
             return;
         }
@@ -168,7 +169,7 @@ impl<S: Service> Driver<S> {
         }
         // Submits the time limit, and sees what completed before the bell was on.
         self.io.ring.enter(Wait::No);
-        if !self.io.ring.has_completions() && self.io.wake.try_sleep() {
+        if !self.io.ring.has_completions() && self.io.wake.try_sleep(Bed::Executor) {
             let shared = std::rc::Rc::clone(&self.io.tasks.shared);
             shared.bell().await;
             self.io.wake.awake();
@@ -243,7 +244,7 @@ impl<S: Service> Driver<S> {
     fn arm_bell(&mut self) {
         self.io.bell_armed = true;
         let word: *mut u64 = &raw mut *self.io.bell_word;
-        let entry = opcode::Read::new(types::Fd(self.io.wake.bell().as_raw_fd()), word.cast(), 8)
+        let entry = opcode::Read::new(types::Fd(self.io.wake.bell(Bed::Uring).as_raw_fd()), word.cast(), 8)
             .build()
             .user_data(Operation::Bell.user_data());
         // SAFETY: the word is boxed, lives as long as the uring, and nobody else looks at it.

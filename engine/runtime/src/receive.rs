@@ -106,7 +106,7 @@ impl<S: Service> Driver<S> {
             self.io.links.at(index).more = cqueue::sock_nonempty(completion.flags);
             match receiving {
                 Receiving::Heads => {
-                    self.received_heads(index, buffer.expect("the kernel picked a buffer"), len)
+                    self.received_heads(index, buffer.expect("the kernel picked a buffer"), len);
                 }
                 Receiving::Stash => self.received_stash(index, len),
                 Receiving::Payload => self.received_payload(index, len),

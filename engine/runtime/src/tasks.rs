@@ -2,12 +2,11 @@
 
 use std::cell::OnceCell;
 use std::future::Future;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaFile};
 use glommio::{Latency, Shares, TaskQueueHandle};
-use std::os::fd::FromRawFd;
 use wire::Memory;
 
 use crate::background::{Answer, Background, BackgroundError, Order, Shared, SpawnRefused, TaskId};
@@ -15,7 +14,7 @@ use crate::disk::Owner;
 use crate::io::Io;
 use crate::operation::Operation;
 use crate::service::{FileId, IoOutcome, IoToken, Service, SlotRange};
-use crate::sys;
+use crate::wake::Bed;
 
 /// Shares of the executor that background tasks have together, against the driver's 1,000.
 const BACKGROUND_SHARES: usize = 50;
@@ -130,8 +129,9 @@ impl Io {
 
     /// While tasks are alive the driver sleeps in the executor, not in its uring: this turns the uring's completions into its wake-up.
     fn spawn_bell_reader(&mut self) {
-        let bell = sys::eventfd().expect("the process has a descriptor left for its bell");
-        self.ring.register_bell(std::os::fd::AsFd::as_fd(&bell)).expect("an eventfd can be registered");
+        let bell = self.wake.bell(Bed::Executor);
+        self.ring.register_bell(bell.as_fd()).expect("an eventfd can be registered");
+        let bell = bell.try_clone().expect("the process has a descriptor left for its bell");
         // SAFETY: the descriptor is handed over: glommio's file is its only owner from here on.
         let bell = unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) };
         let shared = Rc::clone(&self.tasks.shared);

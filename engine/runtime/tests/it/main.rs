@@ -2,9 +2,11 @@
 
 #![expect(unreachable_pub, reason = "items of a test binary")]
 
+mod background;
 mod connect;
 mod echo;
 mod files;
 mod limits;
 mod mail;
+mod soak;
 mod support;

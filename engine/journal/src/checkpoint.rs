@@ -97,7 +97,7 @@ impl PageHeader {
             return None;
         }
         let length = Reader::new(block.get(OFFSET_LENGTH..)?).u32()?;
-        ((PAGE_HEADER_BYTES as u32..=PAGE_BYTES_MAX).contains(&length)).then_some(length)
+        (length as usize >= PAGE_HEADER_BYTES && length <= PAGE_BYTES_MAX).then_some(length)
     }
 
     /// The header of a whole, intact page; `page` is exactly as long as it says.

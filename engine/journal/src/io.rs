@@ -21,6 +21,16 @@ impl IoToken {
         Self(u64::from(tag) << Self::KEY_BITS | key & ((1 << Self::KEY_BITS) - 1))
     }
 
+    /// The token as one number, for a driver's own tables.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The token of such a number.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Who asked.
     pub fn tag(self) -> u8 {
         self.0.to_be_bytes()[0]

@@ -18,6 +18,7 @@ pub mod entry;
 pub mod fake_disk;
 mod io;
 mod layout;
+pub mod log;
 mod segments;
 mod superblock;
 

@@ -21,7 +21,7 @@
 //!   96     8  index key
 //!  104    32  promised epochs' root (zero until chains have more than one member)
 //!  136     8  joints, 0 to 32
-//!  144     …  checkpoints, newest first: 64 bytes + 4 per segment
+//!  144     …  checkpoints, newest first: 72 bytes + 4 per segment
 //!   …      …  joints: incarnation u64, after sequence u64, segment u32, zero u32
 //!   …         zeros
 //! ```
@@ -35,6 +35,8 @@ use crate::layout::{BlockIndex, FORMAT_VERSION, Geometry, Place, SUPERBLOCK_STRI
 
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 8192;
+pub(crate) const COPY_BYTES: u32 = 8192;
+const _: () = assert!(COPY_BYTES as usize == SUPERBLOCK_BYTES);
 /// Copies.
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Segments that one checkpoint may take: at 64 MiB and 40 bytes an entry 850 million chunks.
@@ -45,7 +47,7 @@ pub const JOINTS_MAX: usize = 32;
 const MAGIC: u64 = u64::from_le_bytes(*b"CATENASB");
 const OFFSET_CHECKED: usize = 16;
 const FIXED_BYTES: usize = 144;
-const CHECKPOINT_FIXED_BYTES: usize = 64;
+const CHECKPOINT_FIXED_BYTES: usize = 72;
 const JOINT_BYTES: usize = 24;
 const _: () = assert!(
     FIXED_BYTES + 2 * (CHECKPOINT_FIXED_BYTES + 4 * CHECKPOINT_SEGMENTS_MAX) + JOINTS_MAX * JOINT_BYTES
@@ -125,6 +127,8 @@ pub struct CheckpointRef {
     pub resume: Resume,
     /// The highest batch known durable when the checkpoint was committed (R29).
     pub durable_upto: u64,
+    /// The owner's own number for it: a metadata log's commit index.
+    pub mark: u64,
     /// Pages.
     pub pages: u32,
     /// The segments that hold them, in order.
@@ -331,7 +335,7 @@ fn checksum(bytes: &[u8], copy: usize) -> u64 {
 
 /// ```text
 ///  0  8 number    8  8 sequence   16  8 incarnation  24  4 segment  28  4 block  32  8 checksum
-/// 40  4 next segment   44  4 pages   48  8 durable_upto   56  4 segments   60  4 zero   64 … segments
+/// 40  4 next segment   44  4 pages   48  8 durable_upto   56  8 mark   64  4 segments   68  4 zero   72 … segments
 /// ```
 fn encode_checkpoint(checkpoint: &CheckpointRef, to: &mut Writer<'_>) {
     assert!(checkpoint.segments.len() <= CHECKPOINT_SEGMENTS_MAX);
@@ -344,6 +348,7 @@ fn encode_checkpoint(checkpoint: &CheckpointRef, to: &mut Writer<'_>) {
     to.u32(SegmentIndex::to_disk(checkpoint.resume.next));
     to.u32(checkpoint.pages);
     to.u64(checkpoint.durable_upto);
+    to.u64(checkpoint.mark);
     to.u32(u32::try_from(checkpoint.segments.len()).expect("limited"));
     to.u32(0);
     for segment in &checkpoint.segments {
@@ -357,7 +362,7 @@ fn decode_checkpoint(from: &mut Reader<'_>) -> Option<CheckpointRef> {
     let place = Place { segment: SegmentIndex(from.u32()?), block: BlockIndex(from.u32()?) };
     let (checksum, next) = (from.u64()?, SegmentIndex::from_disk(from.u32()?));
     let pages = from.u32()?;
-    let durable_upto = from.u64()?;
+    let (durable_upto, mark) = (from.u64()?, from.u64()?);
     let count = usize::try_from(from.u32()?).ok()?;
     from.u32()?;
     if count > CHECKPOINT_SEGMENTS_MAX {
@@ -365,5 +370,5 @@ fn decode_checkpoint(from: &mut Reader<'_>) -> Option<CheckpointRef> {
     }
     let segments = (0..count).map(|_| from.u32().map(SegmentIndex)).collect::<Option<_>>()?;
     let resume = Resume { sequence, incarnation, place, checksum, next };
-    Some(CheckpointRef { number, resume, durable_upto, pages, segments })
+    Some(CheckpointRef { number, resume, durable_upto, mark, pages, segments })
 }

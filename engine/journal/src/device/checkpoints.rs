@@ -33,6 +33,7 @@ pub(super) struct CheckpointWriter {
     phase: Phase,
     number: u64,
     resume: Option<Resume>,
+    mark: u64,
     clean: bool,
     segments: Vec<SegmentIndex>,
     block: u32,
@@ -66,6 +67,11 @@ impl Device {
         self.superblock().checkpoints.first().map_or(0, |checkpoint| checkpoint.resume.sequence)
     }
 
+    /// The owner's number of the newest checkpoint; 0 where there is none.
+    pub fn newest_mark(&self) -> u64 {
+        self.superblock().checkpoints.first().map_or(0, |checkpoint| checkpoint.mark)
+    }
+
     /// Whether drained segments wait for a checkpoint, and not only for readers (R32).
     pub fn checkpoint_frees(&self) -> bool {
         self.segments.drained_after(self.recycle_beyond)
@@ -74,16 +80,23 @@ impl Device {
     /// Begins a checkpoint at the last durable batch, which the owner has applied; false where one is being made or no segment
     /// is free. `clean` promises that no batch follows.
     pub fn begin_checkpoint(&mut self, clean: bool) -> bool {
+        self.begin_checkpoint_at(self.pipeline.durable, 0, clean)
+    }
+
+    /// Begins a checkpoint at an earlier batch, with the owner's own number for it.
+    pub fn begin_checkpoint_at(&mut self, resume: Resume, mark: u64, clean: bool) -> bool {
         if self.stage != Stage::Serving || self.is_checkpointing() {
             return false;
         }
+        assert!(resume.sequence <= self.durable_sequence(), "a checkpoint holds what is durable");
         let Some(first) = self.segments.take_free(SegmentState::Checkpoint, None) else { return false };
         assert!(!clean || self.pipeline_is_quiet(), "a clean end has no batch in flight");
         let number = self.superblock().checkpoints.first().map_or(0, |checkpoint| checkpoint.number) + 1;
         self.checkpoint = CheckpointWriter {
             phase: Phase::Pages,
             number,
-            resume: Some(self.pipeline.durable),
+            resume: Some(resume),
+            mark,
             clean,
             segments: vec![first],
             table: self.encode_table(),
@@ -270,6 +283,7 @@ impl Device {
             number: self.checkpoint.number,
             resume: self.checkpoint.resume.expect("kept while pages were written"),
             durable_upto: self.durable_sequence(),
+            mark: self.checkpoint.mark,
             pages: self.checkpoint.page,
             segments: std::mem::take(&mut self.checkpoint.segments),
         };

@@ -12,13 +12,12 @@ use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
 use crate::layout::{BLOCK, BlockIndex, DATA_START, Place, SegmentIndex};
 use crate::segments::{SegmentState, Segments};
 use crate::superblock::{
-    JOINTS_MAX, Joint, Kind, Resume, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
-    copy_offset,
+    COPY_BYTES, JOINTS_MAX, Joint, Kind, Resume, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock,
+    SuperblockError, copy_offset,
 };
 
 /// Bytes of a segment's entry in a checkpoint's table.
 pub(super) const TABLE_ENTRY_BYTES: usize = 16;
-const COPY: u32 = SUPERBLOCK_BYTES as u32;
 
 /// What only opening needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,8 +70,8 @@ impl Device {
                 io: IoToken::new(tag::SUPERBLOCK_READ, copy as u64),
                 offset: copy_offset(copy),
                 slot,
-                slot_offset: u32::try_from(copy).expect("below 4") * COPY,
-                length: COPY,
+                slot_offset: u32::try_from(copy).expect("below 4") * COPY_BYTES,
+                length: COPY_BYTES,
                 background: false,
             });
         }
@@ -102,9 +101,8 @@ impl Device {
         let copies: Vec<_> = bytes
             .chunks_exact(SUPERBLOCK_BYTES)
             .enumerate()
-            .map(|(copy, bytes)| match unreadable[copy] {
-                true => Err(SuperblockError::Damaged),
-                false => Superblock::decode(copy, bytes),
+            .map(|(copy, bytes)| {
+                if unreadable[copy] { Err(SuperblockError::Damaged) } else { Superblock::decode(copy, bytes) }
             })
             .collect();
         if self.stage == Stage::FormatProbe {
@@ -373,6 +371,16 @@ impl Device {
             recovered_cut,
             was_clean,
         }));
+    }
+
+    /// The owner's number of the checkpoint that recovery reads, or has read.
+    pub fn recovering_mark(&self) -> u64 {
+        let which = match (&self.opening, self.stage) {
+            (Some(opening), Stage::Checkpoint) => opening.load.which,
+            // Damaged ones are out of the list by now.
+            _ => 0,
+        };
+        self.superblock().checkpoints.get(which).map_or(0, |checkpoint| checkpoint.mark)
     }
 
     pub(super) fn must_be_whole(&self) -> bool {

@@ -158,6 +158,11 @@ impl Device {
         self.pipeline.durable.sequence
     }
 
+    /// Where the log goes on behind the last durable batch: where a checkpoint made now would resume.
+    pub fn durable_resume(&self) -> Resume {
+        self.pipeline.durable
+    }
+
     /// Batches in flight.
     pub fn in_flight(&self) -> usize {
         self.pipeline.in_flight.len()
@@ -357,11 +362,12 @@ impl Device {
 
     /// Where the log has no segment, takes one as soon as a checkpoint made that possible.
     pub(super) fn rejoin<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
-        if !self.has_open_segment() && !self.space.joining {
-            if let Some(segment) = self.join_fresh_segment() {
-                self.space.joining = true;
-                self.write_superblock(Covers { joins: Some(segment), ..Covers::default() }, memory, io);
-            }
+        if self.has_open_segment() || self.space.joining {
+            return;
+        }
+        if let Some(segment) = self.join_fresh_segment() {
+            self.space.joining = true;
+            self.write_superblock(Covers { joins: Some(segment), ..Covers::default() }, memory, io);
         }
     }
 }

@@ -33,10 +33,10 @@ impl Device {
         } else {
             self.rejoin(memory, io);
         }
-        if !self.has_next_segment() {
-            if let Some(segment) = self.segments.take_free(SegmentState::Next, None) {
-                self.set_next_segment(segment);
-            }
+        if !self.has_next_segment()
+            && let Some(segment) = self.segments.take_free(SegmentState::Next, None)
+        {
+            self.set_next_segment(segment);
         }
         self.zero_ahead(io);
         self.grow(io);
@@ -48,11 +48,12 @@ impl Device {
     }
 
     fn zero_ahead(&mut self, io: &mut IoEffects) {
-        if self.space.zeroing.is_none() && self.segments.ready() < self.prezero_segments() {
-            if let Some(segment) = self.segments.take_unwritten() {
-                self.space.zeroing = Some((segment, 0));
-                self.zero_piece(io);
-            }
+        if self.space.zeroing.is_none()
+            && self.segments.ready() < self.prezero_segments()
+            && let Some(segment) = self.segments.take_unwritten()
+        {
+            self.space.zeroing = Some((segment, 0));
+            self.zero_piece(io);
         }
     }
 

@@ -6,7 +6,7 @@ use wire::{Memory, Slot};
 use super::{Device, OpenError, Stage, tag};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken, Part};
 use crate::layout::SegmentIndex;
-use crate::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, copy_offset};
+use crate::superblock::{COPY_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, copy_offset};
 
 /// What becomes true when a write is durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,8 +42,6 @@ pub(super) struct SuperblockWriter {
     wanted: Option<Covers>,
 }
 
-const COPY: u32 = SUPERBLOCK_BYTES as u32;
-
 impl Device {
     /// Writes the superblock as it is in memory, now or after the write in progress.
     pub(super) fn write_superblock<M: Memory>(&mut self, covers: Covers, memory: &mut M, io: &mut IoEffects) {
@@ -75,8 +73,8 @@ impl Device {
     fn write_pair(&mut self, first_copy: usize, io: &mut IoEffects) {
         let slot = self.writer.slot.expect("taken when the device was opened");
         for copy in first_copy..first_copy + 2 {
-            let offset = u32::try_from(copy).expect("below 4") * COPY;
-            let part = Part { slot, offset, length: COPY };
+            let offset = u32::try_from(copy).expect("below 4") * COPY_BYTES;
+            let part = Part { slot, offset, length: COPY_BYTES };
             io.write(IoToken::new(tag::SUPERBLOCK_WRITE, copy as u64), copy_offset(copy), [part], false);
         }
         self.writer.phase = Phase::Writing { first_copy, pending: 2 };

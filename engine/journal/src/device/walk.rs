@@ -89,7 +89,7 @@ impl Device {
 
     /// One step; false while it waits for a read.
     pub(super) fn advance_walk<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
-        if self.pass_decided() {
+        if self.pass_decided(memory) {
             return true;
         }
         match self.walk().look {
@@ -105,24 +105,30 @@ impl Device {
         }
     }
 
-    /// Passes the first candidate on if it is known to have been durable.
-    fn pass_decided(&mut self) -> bool {
+    /// Passes the first candidate on if it is known to have been durable; says what is missing before it.
+    fn pass_decided<M: Memory>(&mut self, memory: &mut M) -> bool {
         let walk = self.walk();
-        let is_decided =
-            walk.candidates.front().is_some_and(|first| first.header.sequence <= walk.durable_upto);
+        let Some(first) = walk.candidates.front().cloned() else { return false };
+        let expected = walk.passed.sequence + 1;
+        let missing_upto = walk.durable_upto.min(first.header.sequence - 1);
+        if expected <= missing_upto {
+            if self.damaged(expected, missing_upto) {
+                self.walk().passed.sequence = missing_upto;
+            } else {
+                self.end_here(memory);
+            }
+            return true;
+        }
+        let is_decided = first.header.sequence <= walk.durable_upto;
         if is_decided {
-            let first = walk.candidates.pop_front().expect("there is a first");
-            self.pass(first);
+            walk.candidates.pop_front();
+            self.pass(&first);
         }
         is_decided
     }
 
-    fn pass(&mut self, candidate: Candidate) {
-        let Candidate { header, checksum, place, slot } = candidate;
-        let passed = self.walk().passed;
-        if header.sequence > passed.sequence + 1 {
-            self.damaged(passed.sequence + 1, header.sequence - 1);
-        }
+    fn pass(&mut self, candidate: &Candidate) {
+        let Candidate { header, checksum, place, slot } = *candidate;
         self.walk().passed = Resume {
             sequence: header.sequence,
             incarnation: header.incarnation,
@@ -136,17 +142,32 @@ impl Device {
         self.notes.push_back(Note::Batch { header, place, slot });
     }
 
-    /// Durable batches are missing (R29).
-    fn damaged(&mut self, first: u64, last: u64) {
+    /// Durable batches are missing (R29); false if the log ends before them: a log of records has no holes.
+    fn damaged(&mut self, first: u64, last: u64) -> bool {
         let place = self.walk().passed.place;
         let damage = DamagedBatches { first, last, place };
         if planted(Bug::StoreCutsDamage) {
-            return;
+            return self.config.kind == Kind::Chunks;
         }
         if self.must_be_whole() {
             self.fail(OpenError::Damaged(damage));
-        } else {
-            self.notes.push_back(Note::Damaged(damage));
+            return false;
+        }
+        self.notes.push_back(Note::Damaged(damage));
+        self.config.kind == Kind::Chunks
+    }
+
+    /// Data loss was accepted: the log ends behind the last batch that was passed on.
+    fn end_here<M: Memory>(&mut self, memory: &mut M) {
+        self.cut(memory);
+        let walk = self.walk();
+        walk.look = Look::End;
+        let last = walk.passed.sequence;
+        walk.durable_upto = last;
+        let superblock = self.superblock.as_mut().expect("read before");
+        superblock.joints.retain(|joint| joint.after <= last);
+        for checkpoint in &mut superblock.checkpoints {
+            checkpoint.durable_upto = checkpoint.durable_upto.min(last.max(checkpoint.resume.sequence));
         }
     }
 
@@ -251,7 +272,7 @@ impl Device {
                     let place = Place { segment, block: BlockIndex(0) };
                     Look::Search { place, budget_blocks, in_next: true }
                 }
-                _ => return self.end_search(),
+                _ => return self.end_search(memory),
             };
             return true;
         }
@@ -259,26 +280,26 @@ impl Device {
         self.try_place(place, false, further, memory, io)
     }
 
-    fn end_search(&mut self) -> bool {
+    fn end_search<M: Memory>(&mut self, memory: &mut M) -> bool {
         let first = self.walk().passed.sequence + 1;
-        if let Some(joint) = self.joint(|joint, sequence| joint.after > sequence) {
-            // The joint's own recovery had read these.
-            self.damaged(first, joint.after);
-            self.cross(joint);
-            self.walk().previous = None;
-            self.walk().passed.sequence = joint.after;
+        let joint = self.joint(|joint, sequence| joint.after > sequence);
+        // Another life's own recovery had read what lies before it.
+        let last = joint.map_or(self.walk().durable_upto, |joint| joint.after);
+        let is_missing = last >= first && self.walk().candidates.is_empty();
+        if is_missing && !self.damaged(first, last) {
+            self.end_here(memory);
             return true;
         }
-        let last = self.walk().durable_upto;
-        if last >= first && self.walk().candidates.is_empty() {
-            self.damaged(first, last);
-            if planted(Bug::StoreCutsDamage) {
-                self.walk().recovered_cut = true;
-            } else {
-                self.walk().passed.sequence = last;
-            }
+        if is_missing {
+            self.walk().passed.sequence = last;
         }
-        self.walk().look = Look::End;
+        match joint {
+            Some(joint) => {
+                self.cross(joint);
+                self.walk().previous = None;
+            }
+            None => self.walk().look = Look::End,
+        }
         true
     }
 
@@ -385,13 +406,13 @@ impl Device {
         if self.config.kind == Kind::Records {
             // A record's bytes are under the descriptor's checksum.
             self.walk().candidates.pop_front();
-            self.pass(first);
+            self.pass(&first);
             return true;
         }
-        self.check_payload(first, memory, io)
+        self.check_payload(&first, memory, io)
     }
 
-    fn check_payload<M: Memory>(&mut self, first: Candidate, memory: &mut M, io: &mut IoEffects) -> bool {
+    fn check_payload<M: Memory>(&mut self, first: &Candidate, memory: &mut M, io: &mut IoEffects) -> bool {
         let cluster = self.superblock().identity.cluster;
         let descriptor = &memory.bytes(first.slot)[..first.header.descriptor_bytes as usize];
         debug_assert!(descriptor.len() >= HEADER_BYTES);

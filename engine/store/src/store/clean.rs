@@ -19,7 +19,7 @@ use crate::index::IndexEntry;
 /// Kept for deletes, cleaning and checkpoints: 5 %, at least this many segments.
 const RESERVE_SEGMENTS_MIN: u32 = 4;
 /// Segments emptied in one round.
-const VICTIMS_MAX: usize = 8;
+const VICTIMS_MAX: u32 = 8;
 /// Ids collected in a round: 1 MiB of them. What is beyond is left for the next round.
 const COLLECTED_MAX: usize = 65_536;
 /// Index entries looked at in one event, about 100 µs.
@@ -102,7 +102,7 @@ impl Store {
     fn cleaning_blocks(&self) -> u32 {
         let spare = self.device.segments().free().saturating_sub(self.checkpoint_need());
         // A batch's descriptor and a segment's end take their part.
-        spare.min(VICTIMS_MAX as u32) * (self.device.geometry().segment_blocks() / 4 * 3)
+        spare.min(VICTIMS_MAX) * (self.device.geometry().segment_blocks() / 4 * 3)
     }
 
     /// The segment whose emptying pays best: what it frees, times its age, for what it costs (Rosenblum and Ousterhout's cost-benefit).
@@ -146,7 +146,7 @@ impl Store {
         }
         let mut blocks = self.cleaning_blocks();
         self.cleaner.victims.clear();
-        while self.cleaner.victims.len() < VICTIMS_MAX {
+        for _ in 0..VICTIMS_MAX {
             let Some((victim, live)) = self.best_victim(blocks) else { break };
             self.cleaner.victims.push(victim);
             blocks -= live;

@@ -95,10 +95,8 @@ impl Store {
         if blocks.is_empty() {
             return Some(Status::BadRequest);
         }
-        match self.begin_read(Reader::Client(token), &entry, blocks, memory, effects) {
-            true => None,
-            false => Some(Status::Busy),
-        }
+        let began = self.begin_read(Reader::Client(token), &entry, blocks, memory, effects);
+        if began { None } else { Some(Status::Busy) }
     }
 
     /// Asks for blocks of a chunk and, if they aren't all, for its leaf table; false where a limit is reached.

@@ -92,6 +92,16 @@ pub(super) struct Writes {
     parts: Vec<Part>,
 }
 
+/// What is done about a put.
+enum Admission {
+    /// It is written.
+    Write,
+    /// Its answer follows another put's of the same chunk.
+    Wait,
+    /// It is answered at once.
+    Answer(Status),
+}
+
 /// What fits into the next batch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Plan {
@@ -170,9 +180,13 @@ impl Store {
         memory: &mut M,
         effects: &mut Effects,
     ) {
-        if let Some(status) = self.refuse_put(token, put) {
-            effects.list.extend(status.map(|status| Effect::Done { token, status }));
-            return;
+        match self.admit_put(token, put) {
+            Admission::Write => {}
+            Admission::Wait => return,
+            Admission::Answer(status) => {
+                effects.list.push(Effect::Done { token, status });
+                return;
+            }
         }
         memory.retain(put.slot);
         let (length, padded) = (put.length as usize, payload_blocks(put.length) as usize * BLOCK_BYTES);
@@ -192,18 +206,17 @@ impl Store {
         }
     }
 
-    /// `Some` if the chunk isn't written: with its answer, or without one if it comes later.
-    fn refuse_put(&mut self, token: u64, put: &NewChunk<'_>) -> Option<Option<Status>> {
+    fn admit_put(&mut self, token: u64, put: &NewChunk<'_>) -> Admission {
         match self.stage {
             Stage::Serving => {}
-            Stage::Fenced => return Some(Some(Status::StoreFailed)),
-            _ => return Some(Some(Status::NotServing)),
+            Stage::Fenced => return Admission::Answer(Status::StoreFailed),
+            _ => return Admission::Answer(Status::NotServing),
         }
         let is_well_formed = (1..=CHUNK_BYTES_MAX).contains(&put.length)
             && put.leaves.len() == leaf_count(put.length as usize)
             && root(put.leaves, put.length as usize) == put.root;
         if !is_well_formed {
-            return Some(Some(Status::BadRequest));
+            return Admission::Answer(Status::BadRequest);
         }
         let content = (put.length, put.root);
         let here = match self.writes.pending.get(&put.id) {
@@ -215,21 +228,21 @@ impl Store {
             // I1, R4: another content is refused, counted, and an alarm.
             Some((other, _)) if other != content => {
                 self.metrics.puts_conflicting += 1;
-                return Some(Some(Status::AlreadyExists));
+                return Admission::Answer(Status::AlreadyExists);
             }
             // A copy known to be damaged is replaced by this one.
             Some((_, true)) if self.damaged.contains(&put.id) => {}
             Some((_, true)) => {
                 self.metrics.puts_repeated += 1;
-                return Some(Some(Status::Ok));
+                return Admission::Answer(Status::Ok);
             }
             // R4: the copy's own share is met only once it is durable.
             Some((_, false)) if self.writes.waiters.len() < WAITERS_MAX => {
                 self.metrics.puts_repeated += 1;
                 self.writes.waiters.push((put.id, token));
-                return Some(None);
+                return Admission::Wait;
             }
-            Some((_, false)) => return Some(Some(Status::Busy)),
+            Some((_, false)) => return Admission::Answer(Status::Busy),
             None => {}
         }
         let alone = Plan {
@@ -240,12 +253,12 @@ impl Store {
             payload_blocks: payload_blocks(put.length),
         };
         if alone.blocks() > self.device.geometry().batch_blocks_max() {
-            return Some(Some(Status::TooLarge));
+            return Admission::Answer(Status::TooLarge);
         }
         if self.writes.queue.len() >= QUEUE_MAX {
-            return Some(Some(Status::Busy));
+            return Admission::Answer(Status::Busy);
         }
-        self.refuse_for_space(payload_blocks(put.length)).map(Some)
+        self.refuse_for_space(payload_blocks(put.length)).map_or(Admission::Write, Admission::Answer)
     }
 
     pub(super) fn on_delete(&mut self, token: u64, ids: &[ChunkId], effects: &mut Effects) {

@@ -68,6 +68,7 @@ impl<S: Service> Driver<S> {
             let more = self.turn();
             if self.io.stopping && self.is_done() {
                 if !self.io.bell_armed {
+                    self.service.on_end(&mut self.io);
                     return;
                 }
                 // Last of all: the word that it writes to is freed with the thread.

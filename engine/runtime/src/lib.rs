@@ -23,6 +23,7 @@
 
 mod arena;
 mod background;
+pub mod ceiling;
 pub mod clock;
 mod config;
 mod disk;

@@ -195,6 +195,8 @@ pub trait Service {
     fn on_timer(&mut self, io: &mut Io, now: Nanos) {}
     /// After each batch of other calls, before anything is sent: where a group commit closes.
     fn on_turn(&mut self, io: &mut Io, now: Nanos) {}
+    /// The thread ends: all links are closed, all operations and tasks have ended. The last call.
+    fn on_end(&mut self, io: &mut Io) {}
     /// [`ThreadHandle::stop`](crate::ThreadHandle::stop) was called. Unless overridden, stops at once.
     fn on_stop(&mut self, io: &mut Io) {
         io.stop();

@@ -128,6 +128,13 @@ pub(crate) fn realtime() -> Timestamp {
     Timestamp(time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec))
 }
 
+/// CPU time of the calling thread.
+pub(crate) fn thread_cpu_nanoseconds() -> u64 {
+    let time = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+    let seconds = u64::try_from(time.tv_sec).expect("CPU time isn't negative");
+    seconds * Nanos::SECOND + u64::try_from(time.tv_nsec).expect("nanoseconds aren't negative")
+}
+
 fn clock(id: libc::clockid_t) -> libc::timespec {
     let mut time = MaybeUninit::uninit();
     // SAFETY: the pointer is to writable memory of the right type.

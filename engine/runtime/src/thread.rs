@@ -155,7 +155,8 @@ fn make_executor(config: &ThreadConfig) -> Result<glommio::LocalExecutor, StartE
         .map_err(|error| StartError::Executor(error.to_string()))
 }
 
-fn register_arena(ring: &mut Ring, arena: &mut Arena) {
+/// Registers the arena with the uring, which it must outlive; without enough lockable memory it says so once and does without.
+pub(crate) fn register_arena(ring: &mut Ring, arena: &mut Arena) {
     let (start, bytes) = arena.span();
     let pieces: Vec<_> = (0..bytes)
         .step_by(PIECE_BYTES)

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use runtime::{
     FileId, Io, IoOutcome, IoToken, LinkId, LinkLimits, OpenFileError, Payload, Service, SlotRange,
-    StoreFile, ThreadConfig, serve,
+    StoreFile, ThreadConfig, clock, serve, spawn_thread,
 };
-use wire::{FrameKind, Memory, Prefix, Slot};
+use wire::{FrameKind, Memory, Nanos, Prefix, Slot};
 
 use crate::support::{Client, pattern, start};
 
@@ -140,4 +141,101 @@ fn a_file_system_without_direct_io_is_named() {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// R33: a second opener is refused while any descriptor of the first description lives, also one that only the uring holds.
+#[test]
+fn the_lock_lives_as_long_as_the_last_user() {
+    let directory = directory();
+    let path = directory.path().join("store");
+    let first = StoreFile::create(&path).expect("a new file");
+    let short = Duration::from_millis(30);
+    let refused = |moment: &str| match StoreFile::open_within(&path, short) {
+        Err(error @ OpenFileError::Locked { .. }) => {
+            assert!(error.to_string().contains("in use by another process"), "{error}");
+        }
+        other => panic!("{moment}: {other:?}"),
+    };
+    refused("the file is open");
+    let (registered, wait) = mpsc::channel();
+    let handle = serve(ThreadConfig { arena_bytes: 1, ..ThreadConfig::new("owner") }, move |io| {
+        let file = io.register_file(&first).expect("registered");
+        // The caller's own descriptor is gone; the thread's lives.
+        drop(first);
+        registered.send(()).expect("the test waits");
+        Owner { _file: file }
+    })
+    .expect("started");
+    wait.recv().expect("registered");
+    refused("only the thread has it");
+    handle.stop();
+    handle.join().expect("ended well");
+    let begin = clock::now();
+    StoreFile::open(&path).expect("the lock went with its last user");
+    assert!(clock::now().since(begin) < 5 * Nanos::SECOND);
+}
+
+struct Owner {
+    _file: FileId,
+}
+
+impl Service for Owner {
+    fn on_head(&mut self, _: &mut Io, _: LinkId, _: &Prefix, _: &[u8]) -> Payload {
+        Payload::None
+    }
+}
+
+/// A straggler: the process that opened the file is killed, a child of its that inherited the descriptor still has it.
+#[test]
+fn a_straggling_process_blocks_the_next_owner() {
+    let directory = directory();
+    let path = directory.path().join("store");
+    drop(StoreFile::create(&path).expect("a new file"));
+    // `flock` takes the lock on a descriptor and leaves it to a child that outlives it.
+    let mut straggler = std::process::Command::new("flock")
+        .arg("--exclusive")
+        .arg(&path)
+        .args(["sh", "-c", "echo locked; read line"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("flock (util-linux) is installed");
+    let mut said = [0; 7];
+    std::io::Read::read_exact(straggler.stdout.as_mut().expect("piped"), &mut said).expect("it says so");
+    let line = straggler.stdin.take();
+    straggler.kill().expect("SIGKILL");
+    straggler.wait().expect("it is dead");
+    let blocked = StoreFile::open_within(&path, Duration::from_millis(50));
+    assert!(matches!(blocked, Err(OpenFileError::Locked { .. })), "{blocked:?}");
+    let waiting = path.clone();
+    let (opened, wait) = mpsc::channel();
+    let opener = spawn_thread("opener", None, move || {
+        opened
+            .send(StoreFile::open(&waiting).map(drop).map_err(|error| error.to_string()))
+            .expect("the test waits");
+    })
+    .expect("a thread");
+    assert!(wait.recv_timeout(Duration::from_millis(100)).is_err(), "it waits");
+    drop(line);
+    assert_eq!(
+        wait.recv_timeout(Duration::from_secs(9)),
+        Ok(Ok(())),
+        "it gets the lock when the straggler is gone"
+    );
+    opener.join().expect("ended well");
+}
+
+#[test]
+fn what_a_file_is_on() {
+    let directory = directory();
+    let system = runtime::file_system(directory.path()).expect("told");
+    assert!(system.free_bytes > 0 && system.free_bytes <= system.total_bytes && !system.name.is_empty());
+    assert!(runtime::takes_direct_io(directory.path()).expect("tried"), "on {}", system.name);
+    let file = StoreFile::create(&directory.path().join("store")).expect("a new file");
+    assert!(file.alignment().0 <= 4096 && file.alignment().1 <= 4096);
+    file.reserve(0, 1 << 20).expect("space");
+    file.sync().expect("synced");
+    assert_eq!(file.len().expect("told"), 1 << 20);
+    let error = StoreFile::open(&directory.path().join("nothing")).expect_err("no such file").to_string();
+    assert!(error.contains("nothing"), "{error}");
 }

@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "items of a test binary")]
 
 mod background;
+mod ceilings;
 mod connect;
 mod echo;
 mod files;

@@ -118,14 +118,6 @@ impl Mixed {
             io.cancel_background(task);
         }
     }
-
-    fn check_stopped(&self, io: &mut Io) {
-        if self.stopping && io.link_count() == 0 && self.work.iter().all(Option::is_none) {
-            // Tasks were cancelled; what they hold comes back before the thread ends. The rest is back now.
-            let report = io.memory().report();
-            self.progress.leaked.store((report.bytes - report.free_bytes) as u64, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Service for Mixed {
@@ -177,7 +169,6 @@ impl Service for Mixed {
         }
         let len = if work.prefix.payload_bytes > 0 { work.prefix.payload_bytes } else { 4096 };
         Self::answer(io, work, Status::Ok, len);
-        self.check_stopped(io);
     }
 
     fn on_timer(&mut self, io: &mut Io, now: Nanos) {
@@ -213,14 +204,17 @@ impl Service for Mixed {
             let work = self.work[number].take().expect("remembered");
             io.memory().release(work.slot);
         }
-        self.check_stopped(io);
     }
 
     fn on_stop(&mut self, io: &mut Io) {
         self.stopping = true;
         self.tasks.clear();
         io.stop();
-        self.check_stopped(io);
+    }
+
+    fn on_end(&mut self, io: &mut Io) {
+        let report = io.memory().report();
+        self.progress.leaked.store((report.bytes - report.free_bytes) as u64, Ordering::Relaxed);
     }
 }
 
@@ -337,8 +331,7 @@ fn soak() {
     let leaked = progress.leaked.load(Ordering::Relaxed);
     println!("{progress:?}, {} good answers", good.load(Ordering::Relaxed));
     assert!(good.load(Ordering::Relaxed) > 0);
-    // At most the cancelled tasks' last buffers; the thread's own end checks that they come back too.
-    assert!(leaked <= 8 << 20, "{leaked} bytes didn't come back");
+    assert_eq!(leaked, 0, "bytes that didn't come back");
 }
 
 /// Looks once a second whether everything still moves.

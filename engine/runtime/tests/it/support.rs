@@ -31,7 +31,6 @@ pub struct Server {
     requests: Vec<Option<Request>>,
     receiving: Vec<(LinkId, usize)>,
     told: mpsc::Sender<Happened>,
-    stopping: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -43,14 +42,7 @@ struct Request {
 
 impl Server {
     pub fn new(file: Option<FileId>, told: mpsc::Sender<Happened>) -> Self {
-        Self { file, requests: Vec::new(), receiving: Vec::new(), told, stopping: false }
-    }
-
-    fn tell_if_stopped(&mut self, io: &mut Io) {
-        if self.stopping && io.link_count() == 0 && io.operations_in_flight() == 0 {
-            let report = io.memory().report();
-            let _ = self.told.send(Happened::Stopped { leaked_bytes: report.bytes - report.free_bytes });
-        }
+        Self { file, requests: Vec::new(), receiving: Vec::new(), told }
     }
 
     fn remember(&mut self, request: Request) -> usize {
@@ -133,13 +125,11 @@ impl Service for Server {
             io.memory().release(request.slot);
         }
         let _ = self.told.send(Happened::Closed(reason));
-        self.tell_if_stopped(io);
     }
 
-    fn on_stop(&mut self, io: &mut Io) {
-        self.stopping = true;
-        io.stop();
-        self.tell_if_stopped(io);
+    fn on_end(&mut self, io: &mut Io) {
+        let report = io.memory().report();
+        let _ = self.told.send(Happened::Stopped { leaked_bytes: report.bytes - report.free_bytes });
     }
 }
 

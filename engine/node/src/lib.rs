@@ -1,1 +1,31 @@
-//! node
+//! A node: where pure logic meets threads, sockets and files.
+//!
+//! A running node is one thread per shard, one for the metadata replica and one for the admin endpoint. Threads share nothing but immutable
+//! cluster maps and bounded mailboxes. [`init`] formats, [`start`] starts what was formatted; nothing else formats (R34).
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod bootstrap;
+pub mod config;
+mod disk;
+mod error;
+mod identity;
+pub mod logging;
+mod meta_link;
+mod meta_log;
+mod meta_thread;
+mod metrics;
+mod node;
+mod progress;
+mod shard_thread;
+mod start;
+mod store_calls;
+mod units;
+
+pub use bootstrap::{Initialized, RecoverReport, init, is_initialized, recover};
+pub use config::{Config, ConfigError, Disk, LogFormat};
+pub use error::Error;
+pub use node::Node;
+pub use start::start;
+pub use units::{ByteSize, Span};

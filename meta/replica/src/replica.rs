@@ -291,7 +291,8 @@ impl Replica {
         self.waiting.retain(|waiting| !gone(waiting));
     }
 
-    fn group_state(&self) -> GroupState {
+    /// What `status` shows of the group.
+    pub fn group_state(&self) -> GroupState {
         GroupState {
             committed: self.committed,
             checkpoint: self.checkpointer.durable,

@@ -1,0 +1,437 @@
+//! The node's configuration: TOML, every key documented, unknown keys refused.
+//!
+//! `catena server --print-config` prints [`Config::commented_defaults`]; a test reads that text back and compares it with
+//! [`Config::default`], so that the documentation can't drift from the code.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::units::{ByteSize, Span};
+
+/// Shards of a node, at most: their ports are 7430 to 7685 by default.
+pub const SHARDS_MAX: u16 = 256;
+/// A store smaller than this can't hold its reserve and its working segments.
+pub const CAPACITY_BYTES_MIN: u64 = 1 << 30;
+/// `dev` takes no more than this unless it is told to.
+const DEVELOPMENT_CAPACITY_BYTES_MAX: u64 = 64 << 30;
+const OFFSET_METADATA_PORT: u16 = 1;
+const OFFSET_SHARD_PORT: u16 = 10;
+
+/// Everything that a node can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The node's name, shown in status and logs.
+    pub name: String,
+    /// Where the node keeps its identity, the last cluster map and, unless `metadata.directory` says otherwise, its metadata log.
+    pub directory: PathBuf,
+    /// Address to listen on.
+    pub listen: IpAddr,
+    /// First port: admin HTTP; + 1 metadata; + 10 + i shard i. 0: ports from the operating system.
+    pub base_port: u16,
+    /// Allows `listen` to be other than a loopback address although nothing authenticates clients yet.
+    pub insecure_listen: bool,
+    /// Shards; 0: one per core but one, at least one.
+    pub shards: u16,
+    /// Whether threads are pinned to cores and may spin for a moment before they sleep.
+    pub dedicated_cores: bool,
+    /// The cores to use with `dedicated_cores`; empty: all. The metadata replica has the first, shards the others, from the first again where they are short.
+    pub cores: Vec<usize>,
+    /// How long a chunk is kept after its last reference ended (R25); 1 s to 7 d.
+    pub reclaim_delay: Span,
+    /// Directories on disks that hold the shards' stores; shard i uses disk i modulo their number.
+    pub disks: Vec<Disk>,
+    /// The chunk stores.
+    pub store: StoreSection,
+    /// The metadata replica.
+    pub metadata: MetadataSection,
+    /// Limits on what clients may use.
+    pub limits: LimitsSection,
+    /// Logging.
+    pub log: LogSection,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A directory on it, which exists.
+    pub path: PathBuf,
+    /// What Catena may use of it, divided among its shards; at least 1 GiB a shard.
+    pub capacity: ByteSize,
+}
+
+/// The chunk stores.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Bytes of segments kept zero-written ahead of use, per shard.
+    pub prezero: ByteSize,
+    /// Time in which the scrubber reads everything once.
+    pub scrub_period: Span,
+}
+
+/// The metadata replica.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataSection {
+    /// Where its log and checkpoints lie; empty: `directory`.
+    pub directory: PathBuf,
+    /// Bytes of log after which a checkpoint is written.
+    pub checkpoint_after: ByteSize,
+    /// Memory that the group may use; 0: a quarter of the machine's.
+    pub memory_budget: ByteSize,
+}
+
+/// Limits on what clients may use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Connections per shard and to the metadata replica; beyond it a `Hello` is answered `Busy`.
+    pub connections: u32,
+    /// Buffers of each shard.
+    pub buffers: ByteSize,
+    /// A connection without a request for so long is closed.
+    pub idle_timeout: Span,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `human` or `json`.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,store=debug`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "node-1".into(),
+            directory: "/var/lib/catena".into(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            base_port: 7420,
+            insecure_listen: false,
+            shards: 0,
+            dedicated_cores: true,
+            cores: Vec::new(),
+            reclaim_delay: Span(Duration::from_secs(600)),
+            disks: Vec::new(),
+            store: StoreSection::default(),
+            metadata: MetadataSection::default(),
+            limits: LimitsSection::default(),
+            log: LogSection::default(),
+        }
+    }
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { prezero: ByteSize(1 << 30), scrub_period: Span(Duration::from_secs(14 * 86_400)) }
+    }
+}
+
+impl Default for MetadataSection {
+    fn default() -> Self {
+        Self { directory: PathBuf::new(), checkpoint_after: ByteSize(256 << 20), memory_budget: ByteSize(0) }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { connections: 4096, buffers: ByteSize(256 << 20), idle_timeout: Span(Duration::from_secs(60)) }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".into() }
+    }
+}
+
+/// Why a configuration can't be used. The operator mends the file.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file isn't TOML, or has an unknown key or a value of the wrong type.
+    #[error("the configuration {path} has an error: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A value can't be.
+    #[error("the configuration's `{key}` is wrong: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it should be.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let parsed: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        parsed.validate()?;
+        Ok(parsed)
+    }
+
+    /// A node for development below `directory`: ports from the operating system, short delays, modest space.
+    pub fn development(directory: &Path, shards: Option<u16>, listen: Option<SocketAddr>) -> Self {
+        let free = runtime::file_system(existing_ancestor(directory)).map_or(0, |system| system.free_bytes);
+        let shards = shards.unwrap_or_else(|| default_shards().min(4)).max(1);
+        let capacity = (free / 2)
+            .clamp(CAPACITY_BYTES_MIN, DEVELOPMENT_CAPACITY_BYTES_MAX)
+            .max(CAPACITY_BYTES_MIN * u64::from(shards));
+        Self {
+            directory: directory.into(),
+            listen: listen.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
+            base_port: listen.map_or(0, |address| address.port()),
+            shards,
+            dedicated_cores: false,
+            reclaim_delay: Span(Duration::from_secs(10)),
+            disks: vec![Disk { path: directory.into(), capacity: ByteSize(capacity) }],
+            store: StoreSection { prezero: ByteSize(128 << 20), ..StoreSection::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Checks what types can't: ranges and combinations.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.into() });
+        if self.directory.as_os_str().is_empty() {
+            return wrong("directory", "it must name a directory");
+        }
+        if self.shards > SHARDS_MAX {
+            return wrong("shards", "at most 256");
+        }
+        if !self.listen.is_loopback() && !self.insecure_listen {
+            let reason = format!(
+                "{} isn't a loopback address, and nothing authenticates clients yet; set `insecure_listen = true` if this network is yours alone",
+                self.listen
+            );
+            return Err(ConfigError::Value { key: "listen", reason });
+        }
+        if self.base_port != 0 && self.base_port.checked_add(OFFSET_SHARD_PORT + SHARDS_MAX).is_none() {
+            return wrong("base_port", "266 ports from it on must exist: at most 65269");
+        }
+        let delay = self.reclaim_delay.0;
+        if delay < Duration::from_secs(1) || delay > Duration::from_secs(7 * 86_400) {
+            return wrong("reclaim_delay", "1s to 7d");
+        }
+        if self.disks.is_empty() {
+            return wrong("disks", "at least one [[disks]] with `path` and `capacity`");
+        }
+        if usize::from(self.shard_count()) < self.disks.len() {
+            return wrong("shards", "at least one a disk");
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            if self.disks[..index].iter().any(|other| other.path == disk.path) {
+                return wrong("disks", "two disks have the same `path`");
+            }
+            if disk.capacity.0 / u64::from(self.shards_of_disk(index)) < CAPACITY_BYTES_MIN {
+                let reason =
+                    format!("{} is too small: at least 1GiB for each of its shards", disk.path.display());
+                return Err(ConfigError::Value { key: "disks", reason });
+            }
+        }
+        if self.limits.buffers.0 < 64 << 20 {
+            return wrong("limits.buffers", "at least 64MiB");
+        }
+        if self.limits.connections == 0 {
+            return wrong("limits.connections", "at least 1");
+        }
+        if self.metadata.checkpoint_after.0 < 16 << 20 {
+            return wrong("metadata.checkpoint_after", "at least 16MiB");
+        }
+        Ok(())
+    }
+
+    /// Shards of this node.
+    pub fn shard_count(&self) -> u16 {
+        if self.shards == 0 { default_shards() } else { self.shards }
+    }
+
+    /// Where the metadata replica (`None`) or a shard runs, and whether it may spin there: not where threads share a core.
+    pub fn core_of(&self, shard: Option<u16>) -> (Option<usize>, bool) {
+        if !self.dedicated_cores {
+            return (None, false);
+        }
+        let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = if self.cores.is_empty() { (0..available).collect() } else { self.cores.clone() };
+        let place = shard.map_or(0, |shard| usize::from(shard) + 1);
+        (Some(cores[place % cores.len()]), cores.len() > usize::from(self.shard_count()))
+    }
+
+    /// Shards whose store lies on disk `index`.
+    pub fn shards_of_disk(&self, index: usize) -> u16 {
+        let count =
+            (0..self.shard_count()).filter(|shard| usize::from(*shard) % self.disks.len() == index).count();
+        u16::try_from(count).expect("no more than all shards")
+    }
+
+    /// The disk of `shard`, by its index.
+    pub fn disk_of(&self, shard: u16) -> usize {
+        usize::from(shard) % self.disks.len()
+    }
+
+    /// The store file of `shard`.
+    pub fn store_path(&self, shard: u16) -> PathBuf {
+        self.disks[self.disk_of(shard)].path.join(format!("shard-{shard}.store"))
+    }
+
+    /// Bytes that the store of `shard` may use.
+    pub fn store_capacity(&self, shard: u16) -> u64 {
+        let disk = self.disk_of(shard);
+        self.disks[disk].capacity.0 / u64::from(self.shards_of_disk(disk))
+    }
+
+    /// Where the metadata log and checkpoints lie.
+    pub fn metadata_directory(&self) -> &Path {
+        if self.metadata.directory.as_os_str().is_empty() {
+            &self.directory
+        } else {
+            &self.metadata.directory
+        }
+    }
+
+    /// Memory that the metadata group may use.
+    pub fn memory_budget(&self) -> u64 {
+        if self.metadata.memory_budget.0 > 0 {
+            self.metadata.memory_budget.0
+        } else {
+            machine_memory_bytes() / 4
+        }
+    }
+
+    /// Where the admin endpoint listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.address(0)
+    }
+
+    /// Where the metadata replica listens.
+    pub fn metadata_address(&self) -> SocketAddr {
+        self.address(OFFSET_METADATA_PORT)
+    }
+
+    /// Where `shard` listens.
+    pub fn shard_address(&self, shard: u16) -> SocketAddr {
+        self.address(OFFSET_SHARD_PORT + shard)
+    }
+
+    fn address(&self, offset: u16) -> SocketAddr {
+        let port = if self.base_port == 0 { 0 } else { self.base_port + offset };
+        SocketAddr::new(self.listen, port)
+    }
+
+    /// The defaults as a commented file: what `--print-config` prints.
+    pub fn commented_defaults() -> &'static str {
+        include_str!("config/defaults.toml")
+    }
+}
+
+/// One shard per core but one, at least one.
+fn default_shards() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores.saturating_sub(1).clamp(1, usize::from(SHARDS_MAX))).expect("at most 256")
+}
+
+/// The machine's memory; where the kernel doesn't say, an amount that any machine has.
+fn machine_memory_bytes() -> u64 {
+    const FALLBACK_BYTES: u64 = 4 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    total.map_or(FALLBACK_BYTES, |kilobytes| kilobytes << 10)
+}
+
+fn existing_ancestor(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_defaults_are_the_defaults() {
+        let mut parsed: Config =
+            toml::from_str(Config::commented_defaults()).expect("the printed defaults parse");
+        parsed.validate().expect("and are valid");
+        assert_eq!(parsed.disks.len(), 1);
+        parsed.disks.clear();
+        assert_eq!(parsed, Config::default());
+    }
+
+    #[test]
+    fn every_key_is_printed() {
+        let defaults = toml::Table::try_from(Config::default()).expect("a table");
+        for (key, value) in &defaults {
+            let text = Config::commented_defaults();
+            assert!(text.contains(key.as_str()), "`{key}` is not documented");
+            for inner in value.as_table().into_iter().flatten() {
+                assert!(text.contains(inner.0.as_str()), "`{key}.{}` is not documented", inner.0);
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        let base = "[[disks]]\npath = \"/srv/a\"\ncapacity = \"400GiB\"\n";
+        for (text, key) in [
+            ("colour = \"red\"\n", "colour"),
+            ("listen = \"0.0.0.0\"\n", "listen"),
+            ("reclaim_delay = \"10d\"\n", "reclaim_delay"),
+            ("base_port = 65500\n", "base_port"),
+            ("shards = 300\n", "shards"),
+        ] {
+            let error = toml::from_str::<Config>(&format!("{text}{base}"))
+                .map_err(|error| error.to_string())
+                .and_then(|config| config.validate().map_err(|error| error.to_string()))
+                .expect_err(text);
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn capacity_is_divided_among_a_disks_shards() {
+        let mut config = Config { shards: 3, ..Config::default() };
+        for name in ["a", "b"] {
+            config.disks.push(Disk { path: name.into(), capacity: ByteSize(8 << 30) });
+        }
+        assert_eq!(
+            (0..3).map(|shard| config.store_capacity(shard)).collect::<Vec<_>>(),
+            [4 << 30, 8 << 30, 4 << 30]
+        );
+        assert_eq!(config.store_path(1), Path::new("b/shard-1.store"));
+    }
+}

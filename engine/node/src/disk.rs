@@ -1,0 +1,193 @@
+//! Carries out a device's I/O on the thread's uring.
+//!
+//! The pure device (`journal`, `store`) asks by [`IoRequest`]; each is answered exactly once. A short transfer counts as failed: whoever sees it fences. A `Zero` is
+//! cut into writes from one buffer of zeros, one at a time, so that it never fills the disk's queue.
+
+use std::collections::VecDeque;
+
+use journal::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
+use runtime::{FileId, Io, SlotRange, StoreFile};
+use wire::{Memory, Slot};
+
+/// Bytes of one write of zeros.
+const ZERO_WRITE_BYTES: u32 = 1 << 20;
+/// Tag of the driver's own writes of zeros.
+const ZERO_TAG: u8 = u8::MAX;
+const ENOSPC: i32 = 28;
+const EFBIG: i32 = 27;
+const EDQUOT: i32 = 122;
+
+/// One file, as a device sees it.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    file: FileId,
+    zeros: Option<Slot>,
+    zeroing: VecDeque<Zeroing>,
+    /// A write of zeros is in flight.
+    zeroing_now: bool,
+    /// Requests that the uring had no room for.
+    waiting: VecDeque<Waiting>,
+    ranges: Vec<SlotRange>,
+    /// Bytes and calls since the start, for metrics.
+    pub(crate) counters: DiskCounters,
+}
+
+/// What the device was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskCounters {
+    pub(crate) read_bytes: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) flushes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Zeroing {
+    io: IoToken,
+    offset: u64,
+    end: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: IoRequest,
+    parts: Vec<SlotRange>,
+}
+
+impl Disk {
+    /// Drives `file`, which the thread's uring learns of here. A file that can't be registered is a programmer error: there are few.
+    pub(crate) fn new(io: &mut Io, file: &StoreFile) -> Self {
+        Self {
+            file: io.register_file(file).expect("a descriptor to share"),
+            zeros: None,
+            zeroing: VecDeque::new(),
+            zeroing_now: false,
+            waiting: VecDeque::new(),
+            ranges: Vec::new(),
+            counters: DiskCounters::default(),
+        }
+    }
+
+    /// Begins everything that was asked for.
+    pub(crate) fn carry_out(&mut self, io: &mut Io, effects: &IoEffects) {
+        for request in &effects.requests {
+            self.ranges.clear();
+            if let IoRequest::Write { parts, .. } = request {
+                let parts = effects.parts_of(*parts);
+                self.ranges.extend(parts.iter().map(|part| SlotRange {
+                    slot: part.slot,
+                    offset: part.offset,
+                    len: part.length,
+                }));
+            }
+            let ranges = std::mem::take(&mut self.ranges);
+            if !self.waiting.is_empty() || !self.begin(io, request, &ranges) {
+                self.waiting.push_back(Waiting { request: *request, parts: ranges.clone() });
+            }
+            self.ranges = ranges;
+        }
+    }
+
+    /// An operation of the uring ended; returns what the device is told, if it is one of its own.
+    pub(crate) fn on_io(
+        &mut self,
+        io: &mut Io,
+        token: runtime::IoToken,
+        outcome: runtime::IoOutcome,
+    ) -> Option<(IoToken, IoOutcome)> {
+        let token = IoToken::from_bits(token.0);
+        let answer =
+            if token.tag() == ZERO_TAG { self.on_zeros(outcome) } else { Some((token, translate(outcome))) };
+        while let Some(waiting) = self.waiting.pop_front() {
+            if !self.begin(io, &waiting.request, &waiting.parts) {
+                self.waiting.push_front(waiting);
+                break;
+            }
+        }
+        self.write_zeros(io);
+        answer
+    }
+
+    /// Whether the uring took the request.
+    fn begin(&mut self, io: &mut Io, request: &IoRequest, parts: &[SlotRange]) -> bool {
+        let begun = match *request {
+            IoRequest::Read { io: token, offset, slot, slot_offset, length, .. } => {
+                self.counters.read_bytes += u64::from(length);
+                let token = runtime::IoToken(token.to_bits());
+                let range = SlotRange { slot, offset: slot_offset, len: length };
+                io.read(self.file, offset, range, token)
+            }
+            IoRequest::Write { io: token, offset, length, .. } => {
+                self.counters.write_bytes += u64::from(length);
+                io.write(self.file, offset, parts, runtime::IoToken(token.to_bits()))
+            }
+            IoRequest::Flush { io: token } => {
+                self.counters.flushes += 1;
+                io.flush(self.file, runtime::IoToken(token.to_bits()))
+            }
+            IoRequest::Allocate { io: token, offset, length } => {
+                io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
+            }
+            IoRequest::Zero { io: token, offset, length } => {
+                self.zeroing.push_back(Zeroing { io: token, offset, end: offset + length });
+                self.write_zeros(io);
+                return true;
+            }
+        };
+        begun.is_ok()
+    }
+
+    /// Begins the next write of zeros, unless one is in flight or there is no room now; then the next completion comes back here.
+    fn write_zeros(&mut self, io: &mut Io) {
+        let Some(next) = self.zeroing.front().copied() else {
+            return;
+        };
+        if self.zeroing_now {
+            return;
+        }
+        let Some(slot) = self.zero_slot(io) else {
+            return;
+        };
+        let bytes =
+            u32::try_from((next.end - next.offset).min(u64::from(ZERO_WRITE_BYTES))).expect("at most 1 MiB");
+        let range = [SlotRange { slot, offset: 0, len: bytes }];
+        let token = runtime::IoToken(IoToken::new(ZERO_TAG, u64::from(bytes)).to_bits());
+        if io.write(self.file, next.offset, &range, token).is_ok() {
+            self.counters.write_bytes += u64::from(bytes);
+            self.zeroing_now = true;
+            if let Some(front) = self.zeroing.front_mut() {
+                front.offset += u64::from(bytes);
+            }
+        }
+    }
+
+    /// A write of zeros ended; returns the answer to the device's request when it was the last.
+    fn on_zeros(&mut self, outcome: runtime::IoOutcome) -> Option<(IoToken, IoOutcome)> {
+        self.zeroing_now = false;
+        let done = self.zeroing.front().is_none_or(|zeroing| zeroing.offset == zeroing.end);
+        let answer = translate(outcome);
+        if answer != IoOutcome::Done || done {
+            return self.zeroing.pop_front().map(|zeroing| (zeroing.io, answer));
+        }
+        None
+    }
+
+    /// The buffer of zeros, made at its first use and kept.
+    fn zero_slot(&mut self, io: &mut Io) -> Option<Slot> {
+        if self.zeros.is_none() {
+            let slot = io.memory().allocate(ZERO_WRITE_BYTES as usize)?;
+            io.memory().bytes_mut(slot).fill(0);
+            self.zeros = Some(slot);
+        }
+        self.zeros
+    }
+}
+
+fn translate(outcome: runtime::IoOutcome) -> IoOutcome {
+    match outcome {
+        runtime::IoOutcome::Done { .. } => IoOutcome::Done,
+        runtime::IoOutcome::Failed { errno: ENOSPC | EDQUOT | EFBIG } => {
+            IoOutcome::Failed(IoFailure::NoSpace)
+        }
+        runtime::IoOutcome::Failed { .. } => IoOutcome::Failed(IoFailure::Device),
+    }
+}

@@ -1,0 +1,121 @@
+//! What can keep a node from being formatted, started or recovered. Each message says what happened, to what, and what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+
+/// Why a node can't be formatted or started. The operator recovers, by what the message says.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file can't be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The directory is no node's.
+    #[error("{directory} isn't a Catena node's directory; format it with `catena server init --config FILE`")]
+    NotInitialized {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Formatting would overwrite something.
+    #[error(
+        "{path} exists already; nothing was changed. `init` formats only what is new: remove it yourself if its data may go"
+    )]
+    Exists {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// Something that a formatted node has isn't there (R34).
+    #[error(
+        "{path} is missing although this node was formatted; is its disk mounted? Catena never formats by itself"
+    )]
+    Missing {
+        /// What is missing.
+        path: PathBuf,
+    },
+    /// A file's contents can't be right.
+    #[error("{path} is damaged: {reason}; restore it from a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file was written by a newer version.
+    #[error(
+        "{path} has format {found}, and this version knows {known} at most; start the newer version again"
+    )]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// The configuration and the formatted node differ in something that is fixed.
+    #[error(
+        "`{key}` is {configured} in the configuration, but this node was formatted with {formatted}; it can't be changed afterwards"
+    )]
+    Changed {
+        /// The key.
+        key: &'static str,
+        /// What the configuration says.
+        configured: String,
+        /// What was formatted.
+        formatted: String,
+    },
+    /// A thread can't be started.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// Which.
+        what: String,
+        /// Why not.
+        source: Box<runtime::StartError>,
+    },
+    /// A store's or log's file can't be opened or made.
+    #[error(transparent)]
+    OpenFile(Box<runtime::OpenFileError>),
+    /// A port can't be had.
+    #[error("{what} cannot listen on {address}: {source}; is another node running there?")]
+    Listen {
+        /// Who.
+        what: &'static str,
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A store or log can't be opened or formatted.
+    #[error("{what} can't be started: {reason}")]
+    Failed {
+        /// Which.
+        what: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// A thread ended or didn't answer in time.
+    #[error("{what} stopped while the node was starting; the log says why")]
+    Stopped {
+        /// Which.
+        what: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::File { action, path: path.into(), source }
+    }
+}

@@ -1,0 +1,191 @@
+//! What makes a directory a node's: its identity file and the last cluster map, both replaced atomically.
+//!
+//! `identity.toml` is written last when a node is formatted, so that a directory has it exactly when everything else is there. A directory that has it and lacks
+//! another file is damaged, never formatted again by itself (R34).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wire::{ClusterId, NodeId, StoreId};
+
+use crate::Error;
+
+/// Version of the directory's layout; a newer one is refused by name.
+pub(crate) const DIRECTORY_FORMAT: u32 = 1;
+const IDENTITY_FILE: &str = "identity.toml";
+const MAP_FILE: &str = "cluster.map";
+const METADATA_FILE: &str = "metadata.log";
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Its cluster.
+    pub(crate) cluster: ClusterId,
+    /// Its number there.
+    pub(crate) node: NodeId,
+    /// The stores of its shards, in order.
+    pub(crate) stores: Vec<StoreId>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    format: u32,
+    cluster: String,
+    node: u32,
+    stores: Vec<String>,
+}
+
+/// Files of a node's own directory.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeDirectory {
+    path: PathBuf,
+}
+
+impl NodeDirectory {
+    /// The node directory at `path`, whether or not it exists.
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Whether the node was formatted.
+    pub(crate) fn is_initialized(&self) -> Result<bool, Error> {
+        self.identity_path()
+            .try_exists()
+            .map_err(|source| Error::file("look at", &self.identity_path(), source))
+    }
+
+    /// The node's identity; an error names what is missing or wrong.
+    pub(crate) fn read_identity(&self) -> Result<Identity, Error> {
+        let path = self.identity_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NotInitialized { directory: self.path.clone() });
+            }
+            Err(source) => return Err(Error::file("read", &path, source)),
+        };
+        let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+        let file: IdentityFile =
+            toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
+        if file.format > DIRECTORY_FORMAT {
+            return Err(Error::NewerFormat { path, found: file.format, known: DIRECTORY_FORMAT });
+        }
+        let cluster = parse_uuid(&file.cluster).ok_or_else(|| damaged("`cluster` isn't an id".into()))?;
+        let stores: Option<Vec<StoreId>> =
+            file.stores.iter().map(|text| parse_uuid(text).map(StoreId)).collect();
+        let stores = stores.ok_or_else(|| damaged("`stores` has something that isn't an id".into()))?;
+        Ok(Identity { cluster: ClusterId(cluster), node: NodeId(file.node), stores })
+    }
+
+    /// Makes the directory a node's; the last step of formatting.
+    pub(crate) fn write_identity(&self, identity: &Identity) -> Result<(), Error> {
+        let file = IdentityFile {
+            format: DIRECTORY_FORMAT,
+            cluster: identity.cluster.to_string(),
+            node: identity.node.0,
+            stores: identity.stores.iter().map(ToString::to_string).collect(),
+        };
+        let text = toml::to_string(&file).expect("strings and numbers are TOML");
+        let text =
+            format!("# Catena node directory: written when the node was formatted. Don't edit.\n{text}");
+        write_atomically(&self.identity_path(), text.as_bytes())
+    }
+
+    /// The last cluster map's bytes, as they were stored.
+    pub(crate) fn read_map(&self) -> Result<Vec<u8>, Error> {
+        let path = self.map_path();
+        fs::read(&path).map_err(|source| Error::file("read", &path, source))
+    }
+
+    /// Stores the cluster map durably.
+    pub(crate) fn write_map(&self, bytes: &[u8]) -> Result<(), Error> {
+        write_atomically(&self.map_path(), bytes)
+    }
+
+    /// Where the cluster map is.
+    pub(crate) fn map_path(&self) -> PathBuf {
+        self.path.join(MAP_FILE)
+    }
+
+    /// Where the identity is.
+    pub(crate) fn identity_path(&self) -> PathBuf {
+        self.path.join(IDENTITY_FILE)
+    }
+}
+
+/// The metadata log's file in `directory`.
+pub(crate) fn metadata_path(directory: &Path) -> PathBuf {
+    directory.join(METADATA_FILE)
+}
+
+/// Replaces `path` by `bytes` so that a crash leaves the old or the new contents, durably.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|source| Error::file("write", path, source))
+}
+
+/// 16 bytes of a uuid as it is displayed.
+pub(crate) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            cluster: ClusterId([7; 16]),
+            node: NodeId(1),
+            stores: vec![StoreId([1; 16]), StoreId([0xfe; 16])],
+        }
+    }
+
+    #[test]
+    fn identity_reads_back() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = NodeDirectory::new(temporary.path());
+        assert!(matches!(directory.read_identity(), Err(Error::NotInitialized { .. })));
+        assert!(!directory.is_initialized().expect("readable"));
+        directory.write_identity(&identity()).expect("written");
+        assert!(directory.is_initialized().expect("readable"));
+        assert_eq!(directory.read_identity().expect("read"), identity());
+    }
+
+    #[test]
+    fn a_newer_or_damaged_identity_is_refused_by_name() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = NodeDirectory::new(temporary.path());
+        directory.write_identity(&identity()).expect("written");
+        let path = temporary.path().join(IDENTITY_FILE);
+        let text = fs::read_to_string(&path).expect("text");
+        for (from, to, expected) in [
+            ("format = 1", "format = 2", "format 2"),
+            ("cluster = \"07", "cluster = \"xx", "`cluster`"),
+            ("node = 1", "knot = 1", "identity.toml"),
+        ] {
+            fs::write(&path, text.replace(from, to)).expect("written");
+            let error = directory.read_identity().expect_err(to).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

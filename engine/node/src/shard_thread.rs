@@ -1,0 +1,297 @@
+//! A shard's thread: the shipped [`Shard`] between the thread's uring and its connections.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use journal::{Expected, Format, Geometry, SEGMENT_BYTES};
+use placement::ClusterMap;
+use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
+use shard::{Effects, Link, Placement, Shard};
+use store::{Store, StoreConfig};
+use tracing::{error, info, warn};
+use wire::message::ShardState;
+use wire::{Nanos, Prefix, ShardIndex};
+
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::progress::{Progress, Stage};
+use crate::start::{nanoseconds, open_file};
+
+/// A map and its bytes, shared by all threads.
+pub(crate) type SharedMap = (Arc<ClusterMap>, Arc<[u8]>);
+
+/// What a shard's thread is told from outside.
+#[derive(Debug)]
+pub(crate) enum ShardMail {
+    /// A new cluster map.
+    Map(SharedMap),
+    /// Its numbers are wanted.
+    State(Replier<ShardState>),
+}
+
+/// The service on a shard's thread.
+#[derive(Debug)]
+pub(crate) struct ShardThread {
+    index: ShardIndex,
+    shard: Shard,
+    effects: Effects,
+    disk: Disk,
+    mail: Receiver<ShardMail>,
+    progress: Progress,
+    /// Tick at this time.
+    deadline: Option<Nanos>,
+    stopping: bool,
+}
+
+impl ShardThread {
+    /// Around a store that hasn't started.
+    pub(crate) fn new(
+        io: &mut Io,
+        index: ShardIndex,
+        mut shard: Shard,
+        disk: Disk,
+        mail: Receiver<ShardMail>,
+        progress: Progress,
+    ) -> Self {
+        io.attach(&mail);
+        let mut effects = Effects::default();
+        shard.on_start(io.now(), io.memory(), &mut effects);
+        let mut thread =
+            Self { index, shard, effects, disk, mail, progress, deadline: None, stopping: false };
+        thread.carry_out(io);
+        thread
+    }
+
+    fn carry_out(&mut self, io: &mut Io) {
+        self.disk.carry_out(io, &self.effects.io);
+        for send in &self.effects.sends {
+            let (start, end) = (send.head.0 as usize, send.head.1 as usize);
+            let payload =
+                send.payload.map(|part| SlotRange { slot: part.slot, offset: part.offset, len: part.len });
+            let token = send.payload.map(|part| u64::from(part.len));
+            let link = LinkId::from_u64(send.link.0);
+            // A closed connection needs no answer. A full queue belongs to a peer that asks and doesn't read: it is closed.
+            if io.send(link, &self.effects.bytes[start..end], payload, token)
+                == Err(runtime::SendRefused::Full)
+            {
+                io.close(link, CloseReason::SlowReader);
+            }
+            if let Some(part) = send.payload {
+                wire::Memory::release(io.memory(), part.slot);
+            }
+        }
+        for (link, reason) in &self.effects.closes {
+            io.close(LinkId::from_u64(link.0), close_reason(*reason));
+        }
+        for id in &self.effects.damaged {
+            error!(shard = self.index.0, chunk = %id, "a chunk is damaged or unreadable in this store");
+        }
+        if let Some(at) = self.effects.deadline {
+            let at = self.deadline.map_or(at, |known| known.min(at));
+            self.deadline = Some(at);
+            io.arm(at);
+        }
+        self.report(io);
+        self.effects.clear();
+    }
+
+    fn report(&mut self, io: &mut Io) {
+        if self.effects.opened {
+            info!(shard = self.index.0, state = ?self.shard.store().opened(), "the store is open");
+            self.progress.set(Stage::Ready);
+        }
+        if self.effects.open_failed {
+            let reason = self.shard.store().open_error().map_or_else(String::new, |error| error.to_string());
+            self.progress.fail(reason);
+            io.stop();
+        }
+        if self.effects.fenced {
+            error!(
+                shard = self.index.0,
+                "a write or flush of the store failed: it is fenced, nothing more is written to it; \
+                 replace the disk, or restart the node once the disk is well again"
+            );
+        }
+        if self.effects.shut_down {
+            info!(shard = self.index.0, "the store is closed");
+            io.stop();
+        }
+    }
+}
+
+impl runtime::Service for ShardThread {
+    fn on_open(&mut self, _io: &mut Io, link: LinkId, _kind: LinkKind, _peer: Option<std::net::SocketAddr>) {
+        self.shard.on_open(Link(link.to_u64()));
+    }
+
+    fn on_head(&mut self, io: &mut Io, link: LinkId, prefix: &Prefix, message: &[u8]) -> runtime::Payload {
+        let now = io.now();
+        let placement =
+            self.shard.on_head(now, Link(link.to_u64()), prefix, message, io.memory(), &mut self.effects);
+        self.carry_out(io);
+        match placement {
+            _ if prefix.payload_bytes == 0 && !matches!(placement, Placement::Close(_)) => {
+                runtime::Payload::None
+            }
+            Placement::Into { slot, offset } => runtime::Payload::Into { slot, offset },
+            Placement::Discard => runtime::Payload::Discard,
+            Placement::Close(reason) => runtime::Payload::Close(close_reason(reason)),
+        }
+    }
+
+    fn on_payload(&mut self, io: &mut Io, link: LinkId) {
+        let now = io.now();
+        self.shard.on_payload(now, Link(link.to_u64()), io.memory(), &mut self.effects);
+        self.carry_out(io);
+    }
+
+    fn on_close(&mut self, io: &mut Io, link: LinkId, reason: CloseReason) {
+        tracing::debug!(shard = self.index.0, link = link.to_u64(), %reason, "connection closed");
+        self.shard.on_close(Link(link.to_u64()), io.memory());
+    }
+
+    fn on_sent(&mut self, io: &mut Io, link: LinkId, token: u64) {
+        let bytes = u32::try_from(token).expect("the token is a payload's length");
+        let now = io.now();
+        self.shard.on_sent(now, Link(link.to_u64()), bytes, io.memory(), &mut self.effects);
+        self.carry_out(io);
+    }
+
+    fn on_io(&mut self, io: &mut Io, token: runtime::IoToken, outcome: runtime::IoOutcome) {
+        if let runtime::IoOutcome::Failed { errno } = outcome {
+            warn!(shard = self.index.0, error = %std::io::Error::from_raw_os_error(errno), "the store's disk failed an operation");
+        }
+        if let Some((token, outcome)) = self.disk.on_io(io, token, outcome) {
+            let now = io.now();
+            self.shard.on_io(now, token, outcome, io.memory(), &mut self.effects);
+            self.carry_out(io);
+        }
+    }
+
+    fn on_mail(&mut self, _io: &mut Io) {
+        while let Some(mail) = self.mail.pop() {
+            match mail {
+                ShardMail::Map((map, bytes)) => self.shard.on_map(map, bytes),
+                ShardMail::State(replier) => replier.send(self.shard.state()),
+            }
+        }
+    }
+
+    fn on_timer(&mut self, io: &mut Io, now: Nanos) {
+        self.deadline = None;
+        self.shard.on_tick(now, io.memory(), &mut self.effects);
+        self.carry_out(io);
+    }
+
+    fn on_turn(&mut self, io: &mut Io, now: Nanos) {
+        self.shard.on_turn(now, io.memory(), &mut self.effects);
+        self.carry_out(io);
+    }
+
+    fn on_stop(&mut self, io: &mut Io) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            let now = io.now();
+            self.shard.on_shutdown(now, io.memory(), &mut self.effects);
+            self.carry_out(io);
+        }
+    }
+}
+
+fn close_reason(reason: shard::CloseReason) -> CloseReason {
+    match reason {
+        shard::CloseReason::Protocol => CloseReason::Protocol,
+        shard::CloseReason::Mismatch | shard::CloseReason::TooMany => CloseReason::Local,
+    }
+}
+
+/// What a shard's thread is started with.
+#[derive(Debug)]
+pub(crate) struct ShardStart {
+    index: ShardIndex,
+    path: PathBuf,
+    identity: shard::Identity,
+    store: StoreConfig,
+    /// Formats first.
+    format: Option<Format>,
+}
+
+impl ShardStart {
+    /// Opens the store that the identity names.
+    pub(crate) fn open(
+        config: &Config,
+        identity: &Identity,
+        index: ShardIndex,
+        accept_data_loss: bool,
+    ) -> Self {
+        let mut store = StoreConfig::new(config.store_capacity(index.0), 0);
+        store.prezero_bytes = config.store.prezero.0;
+        store.scrub_pass = nanoseconds(config.store.scrub_period.0);
+        store.accept_data_loss = accept_data_loss;
+        let identity = shard::Identity {
+            cluster: identity.cluster,
+            node: identity.node,
+            shard: index,
+            store: identity.stores[usize::from(index.0)],
+            links_max: config.limits.connections,
+        };
+        Self { index, path: config.store_path(index.0), identity, store, format: None }
+    }
+
+    /// Formats it first.
+    pub(crate) fn format(config: &Config, identity: &Identity, index: ShardIndex) -> Self {
+        let start = Self::open(config, identity, index, false);
+        let format = Format {
+            identity: start.journal_identity(),
+            geometry: Geometry::new(SEGMENT_BYTES).expect("the design's segment size"),
+            secret: u64::from_le_bytes(runtime::clock::random_bytes()),
+            index_key: u64::from_le_bytes(runtime::clock::random_bytes()),
+        };
+        Self { format: Some(format), ..start }
+    }
+
+    fn journal_identity(&self) -> journal::Identity {
+        journal::Identity {
+            cluster: self.identity.cluster,
+            store: self.identity.store,
+            node: self.identity.node,
+            unit: self.index.0,
+        }
+    }
+
+    /// The store's file, locked.
+    pub(crate) fn open_file(&self) -> Result<StoreFile, Error> {
+        open_file(&self.path, self.format.is_some())
+    }
+
+    /// On the thread: builds its service.
+    pub(crate) fn begin(
+        mut self,
+        io: &mut Io,
+        file: &StoreFile,
+        mail: Receiver<ShardMail>,
+        progress: Progress,
+    ) -> ShardThread {
+        self.store.device_bytes = file.len().unwrap_or_else(|error| {
+            progress.fail(format!("cannot ask for the length of {}: {error}", self.path.display()));
+            0
+        });
+        let identity = self.journal_identity();
+        let store = match self.format {
+            Some(format) => Store::format(self.store, format),
+            None => {
+                let expected = Expected {
+                    cluster: Some(identity.cluster),
+                    store: Some(identity.store),
+                    node: identity.node,
+                    unit: identity.unit,
+                };
+                Store::open(self.store, expected)
+            }
+        };
+        let shard = Shard::new(self.identity, store);
+        let disk = Disk::new(io, file);
+        ShardThread::new(io, self.index, shard, disk, mail, progress)
+    }
+}

@@ -1,0 +1,286 @@
+//! Starting what was formatted: threads, their files and ports, the cluster map.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use placement::ClusterMap;
+use runtime::{Io, OpenFileError, StoreFile, ThreadConfig};
+use tracing::{info, warn};
+use wire::map::Map;
+use wire::{MapNumber, Nanos, ShardIndex};
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::error::Error;
+use crate::identity::{Identity, NodeDirectory, metadata_path};
+use crate::meta_thread::{MetaMail, MetaStart};
+use crate::node::{Node, Thread, end, inspector};
+use crate::progress::{Stage, Watch, progress};
+use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
+
+/// Mails that a thread hasn't taken yet, at most.
+const MAILS_MAX: usize = 256;
+/// While recovery goes on the node says so this often.
+const RECOVERY_NOTICE: Duration = Duration::from_secs(10);
+/// Links beyond the limit that are told `Busy` instead of being closed at once.
+const LINKS_TOLD_BUSY: usize = 512;
+/// Buffers of the metadata replica: log batches, checkpoint pages.
+const METADATA_ARENA_BYTES: usize = 128 << 20;
+
+/// Starts a formatted node; returns when it serves.
+pub fn start(config: Config) -> Result<Node, Error> {
+    start_with(config, false)
+}
+
+/// Starts a node, with R29's override where the operator gave it.
+pub(crate) fn start_with(config: Config, accept_data_loss: bool) -> Result<Node, Error> {
+    config.validate()?;
+    warn_if_exposed(&config);
+    let directory = NodeDirectory::new(&config.directory);
+    let identity = directory.read_identity()?;
+    check_shards(&config, &identity)?;
+    let known = read_map(&directory)?;
+
+    let mut shards = Vec::new();
+    for index in 0..config.shard_count() {
+        let store = identity.stores[usize::from(index)];
+        let address = known.store(store).map(|store| store.address.clone());
+        let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
+        shards.push(start_shard(&config, index, address, start)?);
+    }
+    let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
+
+    let map = update_addresses(&directory, &known, &shards, &metadata)?;
+    for shard in &shards {
+        hand_over(&shard.what, shard.mail.send(ShardMail::Map(map.clone())).is_ok())?;
+    }
+    hand_over(&metadata.what, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
+    for shard in &shards {
+        wait_ready(shard)?;
+    }
+    wait_ready(&metadata)?;
+
+    let number = map.0.number();
+    let inspect = inspector(&config.name, number, &shards, &metadata);
+    let address = config.admin_address();
+    let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
+        what: "the admin endpoint",
+        address,
+        source,
+    })?;
+    info!(node = %config.name, cluster = %identity.cluster, endpoint = %metadata.address, admin = %admin.address(), "serving; no redundancy: one copy of everything");
+    Ok(Node { name: config.name, cluster: identity.cluster, map: number, shards, metadata, admin })
+}
+
+fn warn_if_exposed(config: &Config) {
+    if !config.listen.is_loopback() {
+        warn!(listen = %config.listen, "insecure_listen: anybody who reaches this address can read, change and delete everything");
+    }
+}
+
+fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
+    let formatted = identity.stores.len();
+    if usize::from(config.shard_count()) == formatted {
+        return Ok(());
+    }
+    Err(Error::Changed {
+        key: "shards",
+        configured: config.shard_count().to_string(),
+        formatted: formatted.to_string(),
+    })
+}
+
+fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
+    let bytes = directory.read_map()?;
+    let damaged = |reason: String| Error::Damaged { path: directory.map_path(), reason };
+    let map = Map::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
+    ClusterMap::new(map).map_err(|error| damaged(error.to_string()))
+}
+
+/// A map whose addresses are where the threads really listen; a new number if that changed, stored before anybody sees it.
+fn update_addresses(
+    directory: &NodeDirectory,
+    known: &ClusterMap,
+    shards: &[Thread<ShardMail>],
+    metadata: &Thread<MetaMail>,
+) -> Result<SharedMap, Error> {
+    let mut map = known.as_map().clone();
+    for store in &mut map.stores {
+        if let Some(shard) = shards.get(usize::from(store.shard.0)) {
+            store.address = shard.address.to_string();
+        }
+    }
+    for member in map.groups.iter_mut().flat_map(|group| &mut group.members) {
+        member.address = metadata.address.to_string();
+    }
+    if map != *known.as_map() {
+        map.number = MapNumber(map.number.0 + 1);
+    }
+    let bytes = map.encode();
+    directory.write_map(&bytes)?;
+    let map = ClusterMap::new(map)
+        .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
+    Ok((Arc::new(map), Arc::from(bytes)))
+}
+
+/// Starts a shard's thread and waits until it listens.
+pub(crate) fn start_shard(
+    config: &Config,
+    index: u16,
+    known_address: Option<String>,
+    start: ShardStart,
+) -> Result<Thread<ShardMail>, Error> {
+    let what = format!("shard {index}");
+    let file = start.open_file()?;
+    let (mail, inbox) = runtime::mailbox(MAILS_MAX);
+    let (progress, watch) = progress();
+    let addresses = Addresses::new(config, config.shard_address(index), known_address);
+    let (cpu, spin) = config.core_of(Some(index));
+    let arena_bytes = usize::try_from(config.limits.buffers.0).expect("64-bit");
+    let thread = thread_config(config, format!("shard-{index}"), arena_bytes, cpu, spin);
+    let handle = runtime::serve(thread, move |io| {
+        addresses.listen(io, &progress);
+        start.begin(io, &file, inbox, progress)
+    });
+    finish_start(what, handle, mail, watch)
+}
+
+fn start_metadata(
+    config: &Config,
+    identity: &Identity,
+    map: &ClusterMap,
+    accept_data_loss: bool,
+) -> Result<Thread<MetaMail>, Error> {
+    let start = MetaStart::open(config, identity, map, accept_data_loss);
+    let known = map
+        .as_map()
+        .groups
+        .first()
+        .and_then(|group| group.members.first())
+        .map(|member| member.address.clone());
+    start_metadata_thread(config, known, start)
+}
+
+/// Starts the metadata replica's thread and waits until it listens.
+pub(crate) fn start_metadata_thread(
+    config: &Config,
+    known_address: Option<String>,
+    start: MetaStart,
+) -> Result<Thread<MetaMail>, Error> {
+    let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
+    let (mail, inbox) = runtime::mailbox(MAILS_MAX);
+    let (progress, watch) = progress();
+    let addresses = Addresses::new(config, config.metadata_address(), known_address);
+    let (cpu, spin) = config.core_of(None);
+    let thread = thread_config(config, "metadata".into(), METADATA_ARENA_BYTES, cpu, spin);
+    let handle = runtime::serve(thread, move |io| {
+        addresses.listen(io, &progress);
+        start.begin(io, &file, inbox, progress)
+    });
+    finish_start("the metadata replica".into(), handle, mail, watch)
+}
+
+fn thread_config(
+    config: &Config,
+    name: String,
+    arena_bytes: usize,
+    cpu: Option<usize>,
+    spin: bool,
+) -> ThreadConfig {
+    let mut thread = ThreadConfig::new(name);
+    thread.arena_bytes = arena_bytes;
+    thread.cpu = cpu;
+    thread.spin = spin;
+    thread.links.links = config.limits.connections as usize;
+    thread.links.links_cap = config.limits.connections as usize + LINKS_TOLD_BUSY;
+    thread.links.idle_timeout =
+        Some(u64::try_from(config.limits.idle_timeout.0.as_nanos()).unwrap_or(u64::MAX));
+    thread.links.queue_bytes_max = 64 << 20;
+    thread
+}
+
+fn finish_start<M>(
+    what: String,
+    handle: Result<runtime::ThreadHandle, runtime::StartError>,
+    mail: runtime::Sender<M>,
+    watch: Watch,
+) -> Result<Thread<M>, Error> {
+    let handle = handle.map_err(|source| Error::Start { what: what.clone(), source: Box::new(source) })?;
+    match watch.next(RECOVERY_NOTICE) {
+        Some(Stage::Listening(address)) => Ok(Thread { what, handle, mail, watch, address }),
+        Some(Stage::Failed(reason)) => Err(Error::Failed { what, reason }),
+        Some(Stage::Ready) | None => Err(Error::Stopped { what }),
+    }
+}
+
+/// Waits until a thread has recovered; says so while it takes long.
+pub(crate) fn wait_ready<M>(thread: &Thread<M>) -> Result<(), Error> {
+    loop {
+        match thread.watch.next(RECOVERY_NOTICE) {
+            Some(Stage::Ready) => return Ok(()),
+            Some(Stage::Failed(reason)) => return Err(Error::Failed { what: thread.what.clone(), reason }),
+            Some(Stage::Listening(_)) => {}
+            None if thread.handle.is_finished() => return Err(Error::Stopped { what: thread.what.clone() }),
+            None => info!(thread = %thread.what, "still recovering"),
+        }
+    }
+}
+
+fn hand_over(what: &str, taken: bool) -> Result<(), Error> {
+    if taken { Ok(()) } else { Err(Error::Stopped { what: what.into() }) }
+}
+
+/// Stops threads that were started for a moment, as formatting does.
+pub(crate) fn end_all<M>(threads: Vec<Thread<M>>) -> Result<(), Error> {
+    threads.into_iter().try_for_each(end)
+}
+
+/// Opens or makes a locked file for direct I/O; a formatted node's file that isn't there is named (R34).
+pub(crate) fn open_file(path: &PathBuf, create: bool) -> Result<StoreFile, Error> {
+    let opened = if create { StoreFile::create(path) } else { StoreFile::open(path) };
+    opened.map_err(|error| match error {
+        OpenFileError::Open { ref source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound && !create =>
+        {
+            Error::Missing { path: path.clone() }
+        }
+        OpenFileError::Open { ref source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            Error::Exists { path: path.clone() }
+        }
+        source => Error::OpenFile(Box::new(source)),
+    })
+}
+
+/// Where a thread listens: the configured address; with ports from the operating system the one it had before, if that is free.
+struct Addresses {
+    configured: SocketAddr,
+    before: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn new(config: &Config, configured: SocketAddr, known: Option<String>) -> Self {
+        let before = known.filter(|_| config.base_port == 0).and_then(|text| text.parse().ok());
+        Self { configured, before: before.filter(|before: &SocketAddr| before.ip() == configured.ip()) }
+    }
+
+    fn listen(&self, io: &mut Io, progress: &crate::progress::Progress) {
+        let again = self.before.and_then(|before| io.listen(before).ok());
+        match again.map_or_else(|| io.listen(self.configured), Ok) {
+            Ok(address) => progress.set(Stage::Listening(address)),
+            Err(error) => {
+                progress.fail(format!(
+                    "cannot listen on {}: {error}; is another node running there?",
+                    self.configured
+                ));
+                io.stop();
+            }
+        }
+    }
+}
+
+/// The configuration's spans as the pure crates take them.
+pub(crate) fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX / Nanos::SECOND * Nanos::SECOND)
+}

@@ -1,0 +1,112 @@
+//! What a shard asks of its driver.
+
+use journal::{IoEffects, IoRequest};
+use wire::{ChunkId, Nanos, Slot};
+
+/// A connection, as the driver numbers it; never reused within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Link(pub u64);
+
+/// Where an arriving frame's payload goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Straight into a slot.
+    Into {
+        /// The slot.
+        slot: Slot,
+        /// Where it begins there.
+        offset: u32,
+    },
+    /// Nowhere: it is received and forgotten.
+    Discard,
+    /// The connection ends.
+    Close(CloseReason),
+}
+
+/// Why a shard ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer broke the protocol.
+    Protocol,
+    /// The peer belongs to another cluster, or speaks no version that is spoken here.
+    Mismatch,
+    /// More connections than the limit.
+    TooMany,
+}
+
+/// A frame to be sent. Its payload carries one reference to the slot, which the driver gives back when the kernel has the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// To whom.
+    pub link: Link,
+    /// Prefix and message in [`Effects::bytes`].
+    pub head: (u32, u32),
+    /// The payload, if there is one.
+    pub payload: Option<Payload>,
+}
+
+/// Bytes of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The slot.
+    pub slot: Slot,
+    /// Where they begin.
+    pub offset: u32,
+    /// How many.
+    pub len: u32,
+}
+
+const _: () = assert!(size_of::<Send>() <= 64 && size_of::<Placement>() <= 64);
+
+/// What one event leads to. Owned by the caller and reused; cleared by the caller after it has been carried out.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Frames to send, in order.
+    pub sends: Vec<Send>,
+    /// Encoded heads that [`Send::head`] points into.
+    pub bytes: Vec<u8>,
+    /// Connections to end once what was sent to them before has left.
+    pub closes: Vec<(Link, CloseReason)>,
+    /// The store's I/O.
+    pub io: IoEffects,
+    /// Chunks found damaged or unreadable, each told once.
+    pub damaged: Vec<ChunkId>,
+    /// A tick is wanted at this time, at the latest.
+    pub deadline: Option<Nanos>,
+    /// The store serves from now on.
+    pub opened: bool,
+    /// The store can't be opened.
+    pub open_failed: bool,
+    /// A write failed: the store is fenced.
+    pub fenced: bool,
+    /// The store has ended in order.
+    pub shut_down: bool,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.sends.clear();
+        self.bytes.clear();
+        self.closes.clear();
+        self.io.clear();
+        self.damaged.clear();
+        self.deadline = None;
+        self.opened = false;
+        self.open_failed = false;
+        self.fenced = false;
+        self.shut_down = false;
+    }
+
+    /// Takes the store's requests over; their ranges of parts move with them.
+    pub(crate) fn take_io(&mut self, io: &IoEffects) {
+        for request in &io.requests {
+            match *request {
+                IoRequest::Write { io: token, offset, parts, background, .. } => {
+                    self.io.write(token, offset, io.parts_of(parts).iter().copied(), background);
+                }
+                other => self.io.requests.push(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a shard knows of one connection.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use wire::message::GetChunk;
+
+use crate::effects::Link;
+
+/// Credit for chunk payload that a connection starts with (R38): enough for four chunks of the largest size, so that the quarter of it that may be
+/// collected before it is returned never holds a chunk back.
+pub(crate) const PUT_CREDIT_BYTES: u32 = 16 << 20;
+/// Returned credit is collected until a frame for it is worth while.
+pub(crate) const CREDIT_RETURN_BYTES: u32 = PUT_CREDIT_BYTES / 4;
+/// Bytes of one connection's gets between the disk and the peer. Further gets wait in its queue, so that a slow reader holds no
+/// more of the shard's buffers than this.
+pub(crate) const LINK_GET_BYTES_MAX: u32 = 8 << 20;
+/// Gets of one connection that wait for that; beyond it `Busy`.
+pub(crate) const LINK_GETS_WAITING_MAX: usize = 256;
+/// Puts of one connection under way; beyond it `Busy`.
+pub(crate) const LINK_PUTS_MAX: usize = 1024;
+
+/// One connection.
+#[derive(Debug, Default)]
+pub(crate) struct LinkState {
+    /// `Hello` was answered.
+    pub(crate) greeted: bool,
+    /// Puts under way: correlation id → index in the shard's table, in order of arrival. Few, hence a plain list.
+    pub(crate) puts: Vec<(u64, u32)>,
+    /// Bytes of gets that are being read or sent.
+    pub(crate) get_bytes: u32,
+    /// Gets that wait until fewer bytes are.
+    pub(crate) waiting_gets: VecDeque<(u64, GetChunk)>,
+    /// Credit spent by the peer and not yet returned.
+    pub(crate) owed_credit: u32,
+    /// What the payload that is arriving belongs to.
+    pub(crate) arriving: Option<Arriving>,
+}
+
+/// A payload on its way in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arriving {
+    /// The put in the shard's table.
+    pub(crate) put: u32,
+    /// Where the fragment begins in the chunk.
+    pub(crate) offset: u32,
+    /// Its bytes.
+    pub(crate) bytes: u32,
+}
+
+impl LinkState {
+    pub(crate) fn put_index(&self, correlation: u64) -> Option<u32> {
+        self.puts.iter().find(|(known, _)| *known == correlation).map(|(_, index)| *index)
+    }
+
+    pub(crate) fn forget_put(&mut self, correlation: u64) {
+        self.puts.retain(|(known, _)| *known != correlation);
+    }
+
+    /// Takes what is to be returned, once it is worth a frame.
+    pub(crate) fn take_credit(&mut self) -> Option<u32> {
+        (self.owed_credit >= CREDIT_RETURN_BYTES).then(|| std::mem::take(&mut self.owed_credit))
+    }
+}
+
+/// The connections, by the driver's number. Numbers rise, so that a list in order finds one in logarithmic time without hashing.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    entries: BTreeMap<Link, LinkState>,
+}
+
+impl Links {
+    pub(crate) fn open(&mut self, link: Link) {
+        let previous = self.entries.insert(link, LinkState::default());
+        assert!(previous.is_none(), "the driver opened a connection twice");
+    }
+
+    pub(crate) fn close(&mut self, link: Link) -> Option<LinkState> {
+        self.entries.remove(&link)
+    }
+
+    pub(crate) fn state(&mut self, link: Link) -> Option<&mut LinkState> {
+        self.entries.get_mut(&link)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}

@@ -1,0 +1,159 @@
+//! Puts: a chunk arrives in fragments, each verified by its leaves, and goes to the store whole (R39).
+//!
+//! ```text
+//!   PutChunk ──► Receiving ──(last fragment verified)──► Storing ──(durable)──► acked
+//!                   │ Abort, connection gone, bad bytes      │ store refuses
+//!                   └──────────────► forgotten ◄─────────────┘
+//! ```
+//! The epoch is checked at admission, when the store says durable, and when the ack leaves (R1); the latter two coincide in a chain of one.
+
+use wire::checksum::{self, BlockHasher};
+use wire::limits::{BLOCK_BYTES, FRAGMENT_UNIT_BYTES, LEAVES_MAX};
+use wire::message::{PutChunk, Reply};
+use wire::{ChunkId, Epoch, Memory, Slot, Status};
+
+use crate::effects::Link;
+
+/// Puts of all connections under way; beyond it `Busy`.
+pub(crate) const PUTS_MAX: usize = 4096;
+
+/// One put.
+#[derive(Debug)]
+pub(crate) struct Put {
+    pub(crate) link: Link,
+    pub(crate) correlation: u64,
+    pub(crate) id: ChunkId,
+    pub(crate) epoch: Epoch,
+    pub(crate) root: u64,
+    pub(crate) length: u32,
+    /// Verified bytes from the front: the watermark.
+    pub(crate) received: u32,
+    pub(crate) stage: Stage,
+    /// One for each block; its memory is reused by the next put in this place.
+    pub(crate) leaves: Vec<u64>,
+}
+
+/// How far a put is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The place in the table is free.
+    Free,
+    /// Fragments arrive into this slot.
+    Receiving(Slot),
+    /// The store has it.
+    Storing(Slot),
+    /// The connection is gone while the store had it: the slot is given back when the store is done, nobody is told.
+    Abandoned(Slot),
+}
+
+/// All puts under way; places are reused with their memory.
+#[derive(Debug, Default)]
+pub(crate) struct Puts {
+    entries: Vec<Put>,
+    free: Vec<u32>,
+}
+
+impl Puts {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    pub(crate) fn at(&mut self, index: u32) -> &mut Put {
+        &mut self.entries[index as usize]
+    }
+
+    /// Begins a put whose head was checked.
+    pub(crate) fn begin(&mut self, link: Link, correlation: u64, head: &PutChunk<'_>, slot: Slot) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            let index = u32::try_from(self.entries.len()).expect("fewer than PUTS_MAX");
+            self.entries.push(Put::unused());
+            index
+        });
+        let put = self.at(index);
+        assert_eq!(put.stage, Stage::Free);
+        put.link = link;
+        put.correlation = correlation;
+        put.id = head.id;
+        put.epoch = head.epoch;
+        put.root = head.root;
+        put.length = head.length;
+        put.received = 0;
+        put.stage = Stage::Receiving(slot);
+        put.leaves.clear();
+        put.leaves.extend(head.leaves.iter());
+        index
+    }
+
+    /// Frees a place; the caller has given the slot back.
+    pub(crate) fn end(&mut self, index: u32) {
+        self.at(index).stage = Stage::Free;
+        self.free.push(index);
+    }
+}
+
+impl Put {
+    fn unused() -> Self {
+        Self {
+            link: Link(0),
+            correlation: 0,
+            id: ChunkId::default(),
+            epoch: Epoch(0),
+            root: 0,
+            length: 0,
+            received: 0,
+            stage: Stage::Free,
+            leaves: Vec::new(),
+        }
+    }
+
+    /// Whether a fragment of `bytes` at `offset` is the next one and has a legal length (R39).
+    pub(crate) fn expects(&self, offset: u32, bytes: u32) -> bool {
+        let Some(end) = offset.checked_add(bytes) else {
+            return false;
+        };
+        let is_last = end == self.length;
+        offset == self.received
+            && bytes > 0
+            && end <= self.length
+            && (is_last || bytes as usize % FRAGMENT_UNIT_BYTES == 0)
+    }
+
+    /// Verifies the fragment that has arrived behind the watermark by its leaves, and moves the watermark.
+    pub(crate) fn accept(&mut self, hasher: &BlockHasher, bytes: u32, memory: &impl Memory) -> bool {
+        let Stage::Receiving(slot) = self.stage else {
+            return false;
+        };
+        let (start, end) = (self.received as usize, self.received as usize + bytes as usize);
+        let first = start / BLOCK_BYTES;
+        let leaves = &self.leaves[first..checksum::leaf_count(end)];
+        let matches = hasher.matches(first, &memory.bytes(slot)[start..end], leaves);
+        if matches {
+            self.received += bytes;
+        }
+        matches
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.received == self.length
+    }
+}
+
+/// Whether leaves, length and root of a put belong together: checked before any payload is used (R36).
+pub(crate) fn head_verifies(head: &PutChunk<'_>) -> Result<(), Status> {
+    let mut leaves = [0; LEAVES_MAX];
+    let count = checksum::leaf_count(head.length as usize);
+    if head.leaves.len() != count || count == 0 || count > LEAVES_MAX {
+        return Err(Status::BadRequest);
+    }
+    head.leaves.copy_to(&mut leaves);
+    if checksum::root(&leaves[..count], head.length as usize) == head.root {
+        Ok(())
+    } else {
+        Err(Status::ChecksumMismatch)
+    }
+}
+
+/// The ack of a put.
+pub(crate) fn acked(map: wire::MapNumber) -> Reply<'static> {
+    Reply::PutChunk { map }
+}

@@ -1,0 +1,189 @@
+//! Requests that any port answers, and those of the group: hello, map, deletes, inventory, status.
+
+use wire::limits::MESSAGE_CHUNKS_MAX;
+use wire::map::Map;
+use wire::message::{ChunkIds, Hello, HelloReply, Reply, Role, StoreCondition};
+use wire::{ChunkId, Incarnation, MapNumber, Memory, Nanos, PROTOCOL_VERSION, Status};
+
+use crate::effects::{CloseReason, Effects};
+use crate::link::PUT_CREDIT_BYTES;
+use crate::reply::Caller;
+use crate::shard::Shard;
+
+impl Shard {
+    /// Greets a connection; an answer of `Some` ends it.
+    pub(crate) fn on_hello(
+        &mut self,
+        caller: Caller,
+        hello: &Hello,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+            self.refuse(caller, Status::UnsupportedVersion, effects);
+            return Some(CloseReason::Mismatch);
+        }
+        if hello.cluster.is_some_and(|cluster| cluster != self.identity.cluster) {
+            self.refuse(caller, Status::WrongCluster, effects);
+            return Some(CloseReason::Mismatch);
+        }
+        if self.links.len() > self.identity.links_max as usize {
+            self.refuse(caller, Status::Busy, effects);
+            return Some(CloseReason::TooMany);
+        }
+        let Some(map) = &self.map else {
+            self.refuse(caller, Status::NotServing, effects);
+            return None;
+        };
+        let reply = HelloReply {
+            version: PROTOCOL_VERSION,
+            features: hello.features & wire::message::FEATURES,
+            cluster: self.identity.cluster,
+            node: self.identity.node,
+            role: Role::Shard(self.identity.shard),
+            map: map.number(),
+            put_credit_bytes: PUT_CREDIT_BYTES,
+            server: concat!("catena ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        if let Some(state) = self.links.state(caller.link) {
+            state.greeted = true;
+        }
+        self.replier.send(caller, &Reply::Hello(reply), effects);
+        None
+    }
+
+    /// Answers with a page of the map.
+    pub(crate) fn on_get_map(
+        &mut self,
+        caller: Caller,
+        have: MapNumber,
+        page: u32,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        let Some(number) = self.map.as_ref().map(|map| map.number()) else {
+            self.refuse(caller, Status::NotServing, effects);
+            return None;
+        };
+        let bytes = std::sync::Arc::clone(&self.map_bytes);
+        match map_page(number, &bytes, have, page) {
+            Some(reply) => self.replier.send(caller, &reply, effects),
+            None => self.refuse(caller, Status::BadRequest, effects),
+        }
+        None
+    }
+
+    /// Deletes what the group's log has reclaimed (R24).
+    pub(crate) fn on_delete(
+        &mut self,
+        now: Nanos,
+        caller: Caller,
+        map: MapNumber,
+        ids: ChunkIds<'_>,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        let known = self.map.as_ref().map_or(MapNumber(0), |map| map.number());
+        if map > known {
+            self.refuse(caller, Status::NotServing, effects);
+            return None;
+        }
+        if !ids.iter().all(|id| self.owns(id)) {
+            self.refuse(caller, Status::WrongShard, effects);
+            return None;
+        }
+        let ids: Vec<ChunkId> = ids.iter().collect();
+        self.counters.delete_total += ids.len() as u64;
+        self.store_delete(now, caller, &ids, memory, effects);
+        None
+    }
+
+    /// A page of the ids that the store holds.
+    pub(crate) fn on_inventory(
+        &mut self,
+        now: Nanos,
+        caller: Caller,
+        after: Option<ChunkId>,
+        limit: u32,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        let limit = limit.min(u32::try_from(MESSAGE_CHUNKS_MAX).expect("a small constant"));
+        self.store_inventory(now, caller, after, limit, memory, effects);
+        None
+    }
+
+    /// Space, counts and health.
+    pub(crate) fn on_status(&mut self, caller: Caller, effects: &mut Effects) -> Option<CloseReason> {
+        let state = self.state();
+        self.replier.send(caller, &Reply::ShardStatus(Box::new(state)), effects);
+        None
+    }
+
+    /// Whether the store is a serving member of the chunk's chain.
+    pub(crate) fn owns(&self, id: ChunkId) -> bool {
+        self.map
+            .as_ref()
+            .is_some_and(|map| map.route(id).readers().any(|store| store.store == self.identity.store))
+    }
+
+    /// Gauges and counters of shard and store.
+    pub fn state(&self) -> wire::message::ShardState {
+        let metrics = self.store.metrics();
+        let mut state = wire::message::ShardState {
+            store: self.identity.store,
+            incarnation: self.store.opened().map_or(Incarnation(0), |opened| opened.incarnation),
+            condition: self.condition,
+            ..store_state(&metrics)
+        };
+        if self.draining && state.condition == StoreCondition::Serving {
+            state.condition = StoreCondition::Draining;
+        }
+        state.queue_depth = (self.puts.len() + self.gets.len()) as u64;
+        state.connection_count = self.links.len() as u64;
+        state.put_total = self.counters.put_total;
+        state.put_bytes_total = self.counters.put_bytes_total;
+        state.get_total = self.counters.get_total;
+        state.get_bytes_total = self.counters.get_bytes_total;
+        state.delete_total = self.counters.delete_total;
+        state.busy_total = self.counters.busy_total;
+        state.refused_total = self.counters.refused_total;
+        state.checksum_mismatch_total += self.counters.checksum_mismatch_total;
+        state
+    }
+}
+
+/// The store's part of a shard's numbers.
+fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
+    wire::message::ShardState {
+        capacity_bytes: metrics.capacity_bytes,
+        used_bytes: metrics.segments_allocated.saturating_sub(metrics.segments_free) * SEGMENT_BYTES,
+        live_bytes: metrics.live_bytes,
+        free_bytes: metrics.available_bytes,
+        reclaimable_bytes: metrics.segments_drained * SEGMENT_BYTES,
+        chunk_count: metrics.chunks,
+        damaged_count: metrics.chunks_damaged,
+        segment_count: metrics.segments_allocated,
+        segment_free_count: metrics.segments_free,
+        segment_zeroed_count: metrics.segments_ready,
+        segment_unzeroed_total: metrics.disk.unwritten_segments_opened,
+        batch_total: metrics.disk.batches,
+        flush_total: metrics.disk.flushes,
+        disk_write_bytes_total: metrics.disk.write_bytes,
+        disk_read_bytes_total: metrics.disk.read_bytes,
+        cleaned_bytes_total: metrics.moved_bytes,
+        scrubbed_bytes_total: metrics.scrubbed,
+        checkpoint_total: metrics.disk.checkpoints,
+        index_bytes: metrics.index_bytes,
+        ..wire::message::ShardState::default()
+    }
+}
+
+const SEGMENT_BYTES: u64 = journal::SEGMENT_BYTES as u64;
+
+/// The reply that carries a page of the map's `bytes`; `None` for a page that isn't there.
+pub fn map_page(number: MapNumber, bytes: &[u8], have: MapNumber, page: u32) -> Option<Reply<'_>> {
+    if have == number {
+        return Some(Reply::Map { number, page: 0, pages: 0, bytes: &[] });
+    }
+    let pages = Map::page_count(bytes);
+    Map::page(bytes, page).map(|bytes| Reply::Map { number, page, pages, bytes })
+}

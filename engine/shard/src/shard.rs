@@ -1,0 +1,263 @@
+//! The shard: its state, and the events that the driver hands it.
+
+use std::sync::Arc;
+
+use placement::ClusterMap;
+use store::Store;
+use wire::checksum::BlockHasher;
+use wire::message::{Request, StoreCondition};
+use wire::{ClusterId, FrameKind, Memory, Nanos, NodeId, Prefix, ShardIndex, Status, StoreId};
+
+use crate::effects::{CloseReason, Effects, Link, Placement};
+use crate::get::Gets;
+use crate::link::Links;
+use crate::put::{Puts, Stage};
+use crate::reply::{Caller, Replier};
+use crate::store_side::Calls;
+
+/// Who a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its number there.
+    pub shard: ShardIndex,
+    /// Its store.
+    pub store: StoreId,
+    /// Connections that are served; further ones are answered `Busy` and closed (R43).
+    pub links_max: u32,
+}
+
+/// One core's logic.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) identity: Identity,
+    /// `None` until the node has handed one over: nothing is served before.
+    pub(crate) map: Option<Arc<ClusterMap>>,
+    /// The map's bytes, cut into pages for `GetMap`.
+    pub(crate) map_bytes: Arc<[u8]>,
+    pub(crate) store: Store,
+    pub(crate) links: Links,
+    pub(crate) puts: Puts,
+    pub(crate) gets: Gets,
+    pub(crate) calls: Calls,
+    /// Connections whose gets ended without bytes since the turn began.
+    pub(crate) kicked: Vec<Link>,
+    pub(crate) replier: Replier,
+    pub(crate) counters: Counters,
+    /// What the store has said of itself.
+    pub(crate) condition: StoreCondition,
+    /// No new chunk is taken any more.
+    pub(crate) draining: bool,
+    /// What the store answered, before it is turned into frames. Reused.
+    pub(crate) scratch: store::Effects,
+}
+
+/// What the shard counts beside the store's own numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) put_total: u64,
+    pub(crate) put_bytes_total: u64,
+    pub(crate) get_total: u64,
+    pub(crate) get_bytes_total: u64,
+    pub(crate) delete_total: u64,
+    pub(crate) busy_total: u64,
+    pub(crate) refused_total: u64,
+    pub(crate) checksum_mismatch_total: u64,
+}
+
+impl Shard {
+    /// A shard around a store that is opening.
+    pub fn new(identity: Identity, store: Store) -> Self {
+        Self {
+            identity,
+            map: None,
+            map_bytes: Arc::from([]),
+            store,
+            links: Links::default(),
+            puts: Puts::default(),
+            gets: Gets::default(),
+            calls: Calls::default(),
+            kicked: Vec::new(),
+            replier: Replier::default(),
+            counters: Counters::default(),
+            condition: StoreCondition::Starting,
+            draining: false,
+            scratch: store::Effects::default(),
+        }
+    }
+
+    /// The store, to be looked at.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Hands the shard a cluster map; it serves from the first one on.
+    pub fn on_map(&mut self, map: Arc<ClusterMap>, bytes: Arc<[u8]>) {
+        let newer = self.map.as_ref().is_none_or(|known| known.number() < map.number());
+        if newer {
+            self.map = Some(map);
+            self.map_bytes = bytes;
+        }
+    }
+
+    /// From now on no new chunk is taken; what is under way is finished.
+    pub fn on_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.puts.len() == 0 && self.gets.len() == 0 && self.calls.len() == 0
+    }
+
+    /// A connection was made.
+    pub fn on_open(&mut self, link: Link) {
+        self.links.open(link);
+    }
+
+    /// A connection is gone: what it had begun is forgotten, what the store has is finished without an answer.
+    pub fn on_close(&mut self, link: Link, memory: &mut impl Memory) {
+        let Some(state) = self.links.close(link) else {
+            return;
+        };
+        for (_, index) in state.puts {
+            let put = self.puts.at(index);
+            match put.stage {
+                Stage::Receiving(slot) => {
+                    memory.release(slot);
+                    self.puts.end(index);
+                }
+                Stage::Storing(slot) => put.stage = Stage::Abandoned(slot),
+                Stage::Free | Stage::Abandoned(_) => {
+                    unreachable!("a connection lists only its own live puts")
+                }
+            }
+        }
+        self.gets.abandon(link);
+    }
+
+    /// A frame's head has arrived whole and unharmed; says where its payload goes.
+    pub fn on_head(
+        &mut self,
+        now: Nanos,
+        link: Link,
+        prefix: &Prefix,
+        message: &[u8],
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) -> Placement {
+        let caller = Caller { link, kind: prefix.kind, correlation: prefix.correlation };
+        let Some(state) = self.links.state(link) else {
+            return Placement::Close(CloseReason::Protocol);
+        };
+        assert!(state.arriving.is_none(), "the driver hands over a head after the payload before it");
+        let is_put = matches!(prefix.kind, FrameKind::PutChunk | FrameKind::PutFragment);
+        if prefix.reply || (prefix.payload_bytes > 0 && !is_put) {
+            return Placement::Close(CloseReason::Protocol);
+        }
+        let greeted = state.greeted;
+        let request = match Request::decode(prefix.kind, message) {
+            Ok(request) => request,
+            Err(error) => {
+                self.refuse(caller, error.status(), effects);
+                return self.discard(link, prefix.payload_bytes, effects);
+            }
+        };
+        let placement = match request {
+            Request::Hello(hello) => self.on_hello(caller, &hello, effects),
+            Request::GetMap { have, page } => self.on_get_map(caller, have, page, effects),
+            _ if !greeted => return Placement::Close(CloseReason::Protocol),
+            Request::PutChunk(head) => {
+                return self.on_put_head(caller, &head, prefix.payload_bytes, memory, effects);
+            }
+            Request::PutFragment { offset } => {
+                return self.on_fragment(caller, offset, prefix.payload_bytes, memory, effects);
+            }
+            Request::Abort => self.on_abort(link, prefix.correlation, memory, effects),
+            Request::Credit { .. } => None,
+            Request::GetChunk(get) => self.on_get(now, caller, get, memory, effects),
+            Request::DeleteChunks { map, ids } => self.on_delete(now, caller, map, ids, memory, effects),
+            Request::Inventory { after, limit } => {
+                self.on_inventory(now, caller, after, limit, memory, effects)
+            }
+            Request::ShardStatus => self.on_status(caller, effects),
+            Request::OpenSession { .. }
+            | Request::KeepAlive { .. }
+            | Request::CloseSession { .. }
+            | Request::Mutate(_)
+            | Request::Query(_) => {
+                self.refuse(caller, Status::Unsupported, effects);
+                None
+            }
+        };
+        match placement {
+            Some(reason) => Placement::Close(reason),
+            None => Placement::Discard,
+        }
+    }
+
+    /// The payload that [`on_head`](Self::on_head) found a place for is whole.
+    pub fn on_payload(&mut self, now: Nanos, link: Link, memory: &mut impl Memory, effects: &mut Effects) {
+        let Some(arrived) = self.links.state(link).and_then(|state| state.arriving.take()) else {
+            return;
+        };
+        let index = arrived.put;
+        let cluster = self.identity.cluster;
+        let put = self.puts.at(index);
+        assert_eq!(put.received, arrived.offset, "one payload of a connection arrives at a time");
+        let hasher = BlockHasher::new(cluster, put.id);
+        if !put.accept(&hasher, arrived.bytes, memory) {
+            self.counters.checksum_mismatch_total += 1;
+            self.fail_put(index, Status::ChecksumMismatch, memory, effects);
+        } else if put.is_whole() {
+            self.store_put(now, index, memory, effects);
+        }
+    }
+
+    /// Refuses, and counts it.
+    pub(crate) fn refuse(&mut self, caller: Caller, status: Status, effects: &mut Effects) {
+        match status {
+            Status::Busy => self.counters.busy_total += 1,
+            Status::NotFound => {}
+            _ => self.counters.refused_total += 1,
+        }
+        self.replier.refuse(caller, status, effects);
+    }
+
+    /// The payload that follows is received and forgotten; the peer spent credit on it, so that is owed back.
+    pub(crate) fn discard(&mut self, link: Link, payload_bytes: u32, effects: &mut Effects) -> Placement {
+        self.owe_credit(link, payload_bytes, effects);
+        Placement::Discard
+    }
+
+    /// Buffers of so many payload bytes are free again.
+    pub(crate) fn owe_credit(&mut self, link: Link, bytes: u32, effects: &mut Effects) {
+        let Some(state) = self.links.state(link) else {
+            return;
+        };
+        state.owed_credit += bytes;
+        if let Some(bytes) = state.take_credit() {
+            let credit = Request::Credit { class: wire::message::HopClass::Client, bytes };
+            self.replier.notify(link, &credit, effects);
+        }
+    }
+
+    /// Every reply carries the shard's load: its depth and a moving average of its service time, 1/16 of the difference a step.
+    pub(crate) fn note_service_time(&mut self, nanoseconds: u64) {
+        const UNIT: u64 = 8 * Nanos::MICROSECOND;
+        let average = i64::from(self.replier.load.service_time);
+        let sample = i64::try_from(nanoseconds / UNIT).unwrap_or(i64::MAX).min(i64::from(u16::MAX));
+        let next = average + (sample - average) / 16 + i64::from(sample > average);
+        self.replier.load.service_time = u16::try_from(next.clamp(0, i64::from(u16::MAX))).expect("clamped");
+        let depth = self.puts.len() + self.gets.len();
+        self.replier.load.queue_depth = u16::try_from(depth).unwrap_or(u16::MAX);
+    }
+
+    /// The caller of a put.
+    pub(crate) fn put_caller(link: Link, correlation: u64) -> Caller {
+        Caller { link, kind: FrameKind::PutChunk, correlation }
+    }
+}

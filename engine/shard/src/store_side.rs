@@ -1,0 +1,238 @@
+//! The conversation with the store: what it is asked, and its answers turned into frames.
+
+use journal::{IoOutcome, IoToken};
+use store::{Effect, Event, GotChunk};
+use wire::message::{ChunkIds, Reply, StoreCondition};
+use wire::{ChunkId, Memory, Nanos, Status};
+
+use crate::effects::Effects;
+use crate::get::{Found, send_found};
+use crate::put::Stage;
+use crate::reply::Caller;
+use crate::shard::Shard;
+
+/// Whose answer it is: the top byte of the tokens that the store gives back.
+const TOKEN_PUT: u64 = 1 << 56;
+const TOKEN_GET: u64 = 2 << 56;
+const TOKEN_CALL: u64 = 3 << 56;
+const TOKEN_KIND: u64 = 0xff << 56;
+
+/// Requests of the metadata group that the store is busy with; beyond it `Busy`.
+const CALLS_MAX: usize = 64;
+
+/// Deletes and inventories under way; a place in the table is the store's token.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    entries: Vec<Option<Caller>>,
+    free: Vec<u32>,
+}
+
+impl Calls {
+    fn begin(&mut self, caller: Caller) -> Option<u64> {
+        if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = Some(caller);
+            return Some(u64::from(index));
+        }
+        if self.entries.len() >= CALLS_MAX {
+            return None;
+        }
+        self.entries.push(Some(caller));
+        Some(self.entries.len() as u64 - 1)
+    }
+
+    fn end(&mut self, index: u32) -> Caller {
+        self.free.push(index);
+        self.entries[index as usize].take().expect("a token is answered once")
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+}
+
+impl Shard {
+    /// The store begins to open, or to format. The first event of all.
+    pub fn on_start(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        self.ask(now, Event::Start, memory, effects);
+    }
+
+    /// One of the store's I/O requests ended.
+    pub fn on_io(
+        &mut self,
+        now: Nanos,
+        io: IoToken,
+        outcome: IoOutcome,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        self.ask(now, Event::IoDone { io, outcome }, memory, effects);
+    }
+
+    /// No further event is at hand: what has gathered is committed as one batch.
+    pub fn on_turn(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        while let Some(link) = self.kicked.pop() {
+            self.on_sent(now, link, 0, memory, effects);
+        }
+        self.ask(now, Event::Submit, memory, effects);
+    }
+
+    /// A deadline has come.
+    pub fn on_tick(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        self.ask(now, Event::Tick, memory, effects);
+    }
+
+    /// Everything that was accepted is finished, then the store checkpoints and ends ([`Effects::shut_down`]).
+    pub fn on_shutdown(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        self.draining = true;
+        self.ask(now, Event::Shutdown, memory, effects);
+    }
+
+    pub(crate) fn store_put(
+        &mut self,
+        now: Nanos,
+        index: u32,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let put = self.puts.at(index);
+        let Stage::Receiving(slot) = put.stage else {
+            unreachable!("a whole chunk was being received");
+        };
+        put.stage = Stage::Storing(slot);
+        let (id, length, root) = (put.id, put.length, put.root);
+        let leaves = std::mem::take(&mut put.leaves);
+        let token = TOKEN_PUT | u64::from(index);
+        self.ask(now, Event::Put { token, id, length, root, leaves: &leaves, slot }, memory, effects);
+        self.puts.at(index).leaves = leaves;
+    }
+
+    pub(crate) fn store_get(
+        &mut self,
+        now: Nanos,
+        index: u32,
+        id: ChunkId,
+        blocks: std::ops::Range<u32>,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let token = TOKEN_GET | u64::from(index);
+        self.ask(now, Event::Get { token, id, blocks, whole: false }, memory, effects);
+    }
+
+    pub(crate) fn store_delete(
+        &mut self,
+        now: Nanos,
+        caller: Caller,
+        ids: &[ChunkId],
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        match self.calls.begin(caller) {
+            Some(index) => self.ask(now, Event::Delete { token: TOKEN_CALL | index, ids }, memory, effects),
+            None => self.refuse(caller, Status::Busy, effects),
+        }
+    }
+
+    pub(crate) fn store_inventory(
+        &mut self,
+        now: Nanos,
+        caller: Caller,
+        after: Option<ChunkId>,
+        limit: u32,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        match self.calls.begin(caller) {
+            Some(index) => {
+                self.ask(now, Event::Inventory { token: TOKEN_CALL | index, after, limit }, memory, effects)
+            }
+            None => self.refuse(caller, Status::Busy, effects),
+        }
+    }
+
+    /// Hands the store an event and carries its answers on.
+    fn ask(&mut self, now: Nanos, event: Event<'_>, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut answers = std::mem::take(&mut self.scratch);
+        answers.clear();
+        self.store.handle(now, event, memory, &mut answers);
+        effects.take_io(&answers.io);
+        for effect in &answers.list {
+            match *effect {
+                Effect::Arm(at) => {
+                    effects.deadline = Some(effects.deadline.map_or(at, |known| known.min(at)))
+                }
+                Effect::Opened => {
+                    self.condition = StoreCondition::Serving;
+                    effects.opened = true;
+                }
+                Effect::OpenFailed => effects.open_failed = true,
+                Effect::Fenced => {
+                    self.condition = StoreCondition::Fenced;
+                    effects.fenced = true;
+                }
+                Effect::ShutDown => effects.shut_down = true,
+                Effect::Damaged { id } => effects.damaged.push(id),
+                Effect::Done { token, status } => self.on_done(token, status, memory, effects),
+                Effect::Got(got) => self.on_got(now, &got, &answers, memory, effects),
+                Effect::Listed { token, chunks, end } => {
+                    let chunks =
+                        &answers.chunks[chunks.start as usize..(chunks.start + chunks.count) as usize];
+                    let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+                    let caller = self.calls.end(index_of(token));
+                    self.replier.send(caller, &Reply::Inventory { ids: ChunkIds::new(&ids), end }, effects);
+                }
+            }
+        }
+        self.scratch = answers;
+    }
+
+    fn on_done(&mut self, token: u64, status: Status, memory: &mut impl Memory, effects: &mut Effects) {
+        match token & TOKEN_KIND {
+            TOKEN_PUT => self.finish_put(index_of(token), status, memory, effects),
+            TOKEN_GET => self.fail_get(index_of(token), status, effects),
+            _ => {
+                let caller = self.calls.end(index_of(token));
+                match status {
+                    Status::Ok => self.replier.send(caller, &Reply::DeleteChunks, effects),
+                    status => self.refuse(caller, status, effects),
+                }
+            }
+        }
+    }
+
+    fn on_got(
+        &mut self,
+        now: Nanos,
+        got: &GotChunk,
+        answers: &store::Effects,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let get = self.gets.end(index_of(got.token));
+        let Some(caller) = get.caller else {
+            memory.release(got.slot);
+            return;
+        };
+        let proof = &answers.words[got.proof.start as usize..(got.proof.start + got.proof.count) as usize];
+        let found = Found {
+            slot: got.slot,
+            slot_offset: got.slot_offset,
+            offset: got.first_block * BLOCK,
+            bytes: (got.blocks * BLOCK).min(got.length - got.first_block * BLOCK),
+            chunk_length: got.length,
+            proof,
+        };
+        assert_eq!(found.bytes, get.bytes, "the store reads what was asked for");
+        self.counters.get_total += 1;
+        self.counters.get_bytes_total += u64::from(found.bytes);
+        self.note_service_time(now.since(get.since));
+        send_found(&mut self.replier, caller, &found, memory, effects);
+    }
+}
+
+const BLOCK: u32 = 4096;
+const _: () = assert!(BLOCK as usize == wire::limits::BLOCK_BYTES);
+
+fn index_of(token: u64) -> u32 {
+    u32::try_from(token & !TOKEN_KIND).expect("tables are smaller than 2^32")
+}

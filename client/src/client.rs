@@ -17,13 +17,14 @@ pub struct Client {
 
 impl Client {
     /// Starts the executor thread and fetches the cluster map from the first endpoint that answers. Blocks until then, or until the
-    /// configured deadline.
+    /// configured deadline, at most 5 s.
     ///
     /// Errors: [`Error::Configuration`], [`Error::Start`], [`Error::Unavailable`], [`Error::Timeout`].
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
         let client = Self { handle: Handle::start(config)? };
-        crate::pending::block_on(client.handle.map(&Subject::Cluster))?;
+        let first = client.handle.with_deadline(client.handle.deadline().min(CONNECT_PATIENCE));
+        crate::pending::block_on(first.map(&Subject::Cluster))?;
         Ok(client)
     }
 
@@ -101,5 +102,7 @@ impl Client {
     }
 }
 
+/// How long a first answer is waited for: whoever types a wrong address should not wait for the deadline of a long operation.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Volumes' names live in group 0 (R27).
 pub(crate) const NAMES: GroupId = GroupId(0);

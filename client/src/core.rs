@@ -27,7 +27,7 @@ mod timers;
 mod upkeep;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 

@@ -44,7 +44,10 @@ mod list;
 mod pending;
 mod status;
 mod stored;
+#[cfg(test)]
+mod tests;
 mod upload;
+mod version;
 mod volume;
 
 pub use crate::client::Client;

@@ -9,7 +9,7 @@ use wire::{ClusterId, NodeId, ShardIndex, StoreId};
 
 use crate::client::NAMES;
 use crate::handle::Handle;
-use crate::{Error, Subject};
+use crate::{Error, Pending, Subject};
 
 /// State of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,12 @@ pub struct ShardStatus {
 pub(crate) async fn collect(handle: &Handle) -> Result<ClusterStatus, Error> {
     let map = handle.map(&Subject::Cluster).await?;
     // All are asked before the first is waited for.
-    let answers: Vec<_> = map.stores.iter().map(|store| handle.start_shard_state(&store.address)).collect();
+    let ask = |address: &str| {
+        let (handle, address) = (handle.clone(), address.to_owned());
+        Pending::start(async move { handle.shard_state(&address).await })
+    };
+    let map = Arc::new(map.as_map().clone());
+    let answers: Vec<_> = map.stores.iter().map(|store| ask(&store.address)).collect();
     let mut shards = Vec::with_capacity(answers.len());
     for (store, answer) in map.stores.iter().zip(answers) {
         shards.push(ShardStatus {

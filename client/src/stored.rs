@@ -1,9 +1,17 @@
 //! A file's chunks as they are stored: for comparing local bytes without reading remote ones, and for verifying every replica.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use placement::ClusterMap;
 use wire::checksum::BlockHasher;
 use wire::meta::Entry;
 use wire::{ChunkId, ClusterId};
 
+use crate::core::extents::{Step, Walk};
+use crate::core::{Call, Failure, GetCall};
+use crate::handle::{CallFuture, Share};
+use crate::version::VersionReader;
 use crate::{Damage, Error, Volume};
 
 /// A run of a file's bytes and the chunk that holds them.
@@ -32,9 +40,19 @@ impl StoredChunk {
     }
 
     /// Whether `bytes` are exactly those of the chunk, by its checksum; false where the chunk isn't whole. One hashing pass, no I/O.
+    ///
+    /// ```
+    /// use client::{ChunkId, ClusterId, StoredChunk};
+    /// let (cluster, id) = (ClusterId::default(), ChunkId::default());
+    /// let root = wire::checksum::BlockHasher::new(cluster, id).root(b"meow");
+    /// let chunk = StoredChunk { offset: 0, length: 4, id, root, chunk_length: 4, skip: 0, cluster };
+    /// assert!(chunk.matches(b"meow"));
+    /// assert!(!chunk.matches(b"woof"));
+    /// ```
     pub fn matches(&self, bytes: &[u8]) -> bool {
         self.is_whole()
             && bytes.len() as u64 == self.length
+            && !bytes.is_empty()
             && BlockHasher::new(self.cluster, self.id).root(bytes) == self.root
     }
 }
@@ -42,19 +60,50 @@ impl StoredChunk {
 /// The chunks of one version in order of their offsets; between them are holes. An iterator that fetches pages as it goes.
 #[derive(Debug)]
 pub struct StoredChunks {
-    volume: Volume,
+    version: VersionReader,
+    walk: Walk,
+    map: Option<Arc<ClusterMap>>,
 }
 
 impl StoredChunks {
     pub(crate) fn new(volume: Volume, entry: Entry) -> Self {
-        let _ = entry;
-        Self { volume }
+        let what = volume.at(entry.attributes.inode).subject(b"");
+        let size = entry.attributes.size;
+        let mut version = VersionReader::new(volume, what, entry);
+        let walk = version.walk(0, size);
+        Self { version, walk, map: None }
     }
 
     /// The next chunk; `None` at the end.
     pub async fn next_chunk(&mut self) -> Result<Option<StoredChunk>, Error> {
-        let _ = &self.volume;
-        todo!()
+        let cluster = self.cluster_map().await?.cluster();
+        loop {
+            match self.walk.step() {
+                Step::Part(part) => {
+                    return Ok(Some(StoredChunk {
+                        offset: part.offset,
+                        length: u64::from(part.length),
+                        id: part.id,
+                        root: part.root,
+                        chunk_length: part.chunk_length,
+                        skip: part.skip,
+                        cluster,
+                    }));
+                }
+                Step::Hole { .. } => {}
+                Step::Page { offset } => self.version.load_page(&mut self.walk, offset).await?,
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
+    async fn cluster_map(&mut self) -> Result<Arc<ClusterMap>, Error> {
+        if let Some(map) = &self.map {
+            return Ok(Arc::clone(map));
+        }
+        let map = self.version.volume.handle().map(&self.version.what).await?;
+        self.map = Some(Arc::clone(&map));
+        Ok(map)
     }
 }
 
@@ -78,17 +127,40 @@ pub struct DamagedChunk {
     pub replica: String,
 }
 
-/// Reads a file's chunks from all replicas: an iterator over what is wrong. Errors are about what could not be checked.
+/// Reads a file's chunks from all replicas: an iterator over what is wrong. An error is about one chunk that could not be checked, or stays
+/// ([`Error::Replaced`]).
 #[derive(Debug)]
 pub struct Verifier {
     chunks: StoredChunks,
+    /// A chunk, and the replica that is next to be asked for it.
+    next: Option<(StoredChunk, u8)>,
+    ahead: VecDeque<Check>,
     checked_chunks: u64,
     checked_bytes: u64,
+    failure: Option<Error>,
+    _read: CallFuture,
+}
+
+#[derive(Debug)]
+struct Check {
+    chunk: StoredChunk,
+    call: CallFuture,
+    _share: Share,
 }
 
 impl Verifier {
     pub(crate) fn new(volume: Volume, entry: Entry) -> Self {
-        Self { chunks: StoredChunks::new(volume, entry), checked_chunks: 0, checked_bytes: 0 }
+        let chunks = StoredChunks::new(volume, entry);
+        let read = chunks.version.open_read();
+        Self {
+            chunks,
+            next: None,
+            ahead: VecDeque::new(),
+            checked_chunks: 0,
+            checked_bytes: 0,
+            failure: None,
+            _read: read,
+        }
     }
 
     /// Chunks read and verified so far, each replica counted.
@@ -103,8 +175,88 @@ impl Verifier {
 
     /// The next damaged chunk; `None` when everything was read.
     pub async fn next_damage(&mut self) -> Result<Option<DamagedChunk>, Error> {
-        let _ = &self.chunks;
-        todo!()
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        loop {
+            if let Err(error) = self.read_ahead().await {
+                return self.fail(error);
+            }
+            // It stays in the queue until its result is there: a caller that drops this future loses nothing.
+            let Some(first) = self.ahead.front_mut() else { return Ok(None) };
+            let result = (&mut first.call).await;
+            let chunk = self.ahead.pop_front().expect("just seen").chunk;
+            match result {
+                Ok(_) => {
+                    self.checked_chunks += 1;
+                    self.checked_bytes += u64::from(chunk.chunk_length);
+                }
+                Err(Failure::Corrupt { address }) => {
+                    let replica = address.to_string();
+                    return Ok(Some(DamagedChunk { chunk, damage: Damage::Corrupt, replica }));
+                }
+                Err(Failure::Missing { address }) => {
+                    // R25.
+                    match self.chunks.version.confirm(chunk.offset).await {
+                        Ok(false) => {
+                            let replica = address.to_string();
+                            return Ok(Some(DamagedChunk { chunk, damage: Damage::Missing, replica }));
+                        }
+                        Ok(true) => {
+                            self.ahead.clear();
+                            self.next = None;
+                            self.chunks.walk.seek(chunk.offset);
+                        }
+                        Err(error) => return self.fail(error),
+                    }
+                }
+                Err(failure) => {
+                    let version = &self.chunks.version;
+                    return Err(version.volume.handle().error(failure, &version.what));
+                }
+            }
+        }
+    }
+
+    fn fail<T>(&mut self, error: Error) -> Result<T, Error> {
+        self.ahead.clear();
+        self.failure = Some(error.clone());
+        Err(error)
+    }
+
+    async fn read_ahead(&mut self) -> Result<(), Error> {
+        while self.ahead.len() < AHEAD_MAX {
+            let (chunk, replica) = match self.next.take() {
+                Some(next) => next,
+                None => match self.chunks.next_chunk().await? {
+                    Some(chunk) => (chunk, 0),
+                    None => return Ok(()),
+                },
+            };
+            let handle = self.chunks.version.volume.handle();
+            let bytes = chunk.chunk_length as usize;
+            let share = match handle.budget().try_take(bytes) {
+                Some(share) => share,
+                None if self.ahead.is_empty() => handle.budget().take(bytes),
+                None => {
+                    self.next = Some((chunk, replica));
+                    return Ok(());
+                }
+            };
+            let call = handle.call(Call::GetChunk(GetCall {
+                id: chunk.id,
+                length: chunk.chunk_length,
+                root: chunk.root,
+                range: 0..chunk.chunk_length,
+                replica: Some(replica),
+            }));
+            self.ahead.push_back(Check { chunk, call, _share: share });
+            let map = self.chunks.cluster_map().await?;
+            if map.route(chunk.id).readers().count() > usize::from(replica) + 1 {
+                self.next = Some((chunk, replica + 1));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -116,3 +268,6 @@ impl Iterator for Verifier {
         crate::pending::block_on(self.next_damage()).transpose()
     }
 }
+
+/// Chunks that are asked for and not yet checked, whatever their size.
+const AHEAD_MAX: usize = 1024;

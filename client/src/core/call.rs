@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use wire::meta::Mutation;
-use wire::{Nanos, Sequence, SessionId};
+use wire::message::DecodeError;
+use wire::meta::{Mutation, Query};
+use wire::{Nanos, Sequence, SessionId, Version};
 
 use super::effect::{Call, Done, Failure, ReadId, Ticket, UploadId};
 use super::request::{Copies, Get, Mutate, Put, Request, RequestId, State, Trouble, What, Worst};
@@ -31,7 +32,7 @@ impl Core {
                 upload,
                 mutation: Some(Mutation {
                     session: SessionId::default(),
-                    sequence: Sequence::default(),
+                    sequence: Sequence(1),
                     acked_upto: Sequence::default(),
                     operation: *operation,
                 }),
@@ -88,6 +89,12 @@ impl Core {
             }
             Call::ShardState { address } => What::ShardState { address },
         };
+        if let Err(refused) = check(&what) {
+            let (status, address) = (refused.status(), self.any_endpoint());
+            let failure = Failure::Refused { status, depth: 0, version: Version::default(), address };
+            cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
+            return;
+        }
         self.begin(cx, Some(ticket), what, cx.now.after(patience));
     }
 
@@ -154,6 +161,15 @@ impl Core {
         for read in std::mem::take(&mut self.reads).into_keys() {
             self.timers.clear(Timer::Read(read));
         }
+    }
+}
+
+/// What no server would take is refused here: names, paths and values over their limits, malformed ones.
+fn check(what: &What) -> Result<(), DecodeError> {
+    match what {
+        What::Query { query, .. } => query.as_ref().map_or(Ok(()), Query::check),
+        What::Mutate(mutate) => mutate.mutation.as_ref().map_or(Ok(()), Mutation::check),
+        _ => Ok(()),
     }
 }
 

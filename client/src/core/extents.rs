@@ -2,12 +2,14 @@
 
 use thiserror::Error;
 use wire::ChunkId;
-use wire::limits::{CHUNK_BYTES_MAX, FILE_EXTENTS_MAX, MESSAGE_ROOTS_MAX};
+use wire::limits::{FILE_EXTENTS_MAX, MESSAGE_ROOTS_MAX};
+use wire::message::check_extents;
 use wire::meta::{ExtentPage, Extents, Run};
 
 /// Builds a file's extents from its chunks, which come in order of their place in the file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ExtentBuilder {
+    chunk_bytes: u32,
     extents: Extents,
     chunk_count: u64,
 }
@@ -18,14 +20,14 @@ pub struct ExtentBuilder {
 pub struct TooManyChunks;
 
 impl ExtentBuilder {
-    /// Nothing.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing, for a volume with chunks of at most `chunk_bytes`.
+    pub fn new(chunk_bytes: u32) -> Self {
+        Self { chunk_bytes, extents: Extents::default(), chunk_count: 0 }
     }
 
     /// The next chunk: `length` bytes at `offset`, which isn't before the end of the one before.
     pub fn push(&mut self, offset: u64, id: ChunkId, length: u32, root: u64) -> Result<(), TooManyChunks> {
-        assert!(length > 0 && length <= CHUNK_BYTES_MAX, "a chunk has bytes");
+        assert!((1..=self.chunk_bytes).contains(&length), "a chunk of the volume");
         if self.chunk_count == FILE_EXTENTS_MAX {
             return Err(TooManyChunks);
         }
@@ -35,7 +37,6 @@ impl ExtentBuilder {
             assert!(offset >= run.file_offset + run.length, "chunks come in order and don't overlap");
             let follows = offset == run.file_offset + run.length
                 && run.last_chunk_bytes == run.chunk_bytes
-                && length <= run.chunk_bytes
                 && id.session == run.first.session
                 && id.ordinal == run.first.ordinal + u64::from(run.count);
             if follows {
@@ -50,7 +51,7 @@ impl ExtentBuilder {
             length: u64::from(length),
             first: id,
             count: 1,
-            chunk_bytes: length,
+            chunk_bytes: self.chunk_bytes,
             last_chunk_bytes: length,
             skip: 0,
         });
@@ -106,7 +107,7 @@ pub enum Step {
     End,
 }
 
-/// Extents that contradict themselves; the server that sent them is at fault.
+/// Extents that contradict themselves, or lead nowhere; the server that sent them is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the extents contradict themselves")]
 pub struct MalformedExtents;
@@ -142,7 +143,7 @@ impl Walk {
 
     /// Takes the page that [`Step::Page`] asked for.
     pub fn load(&mut self, page: ExtentPage) -> Result<(), MalformedExtents> {
-        check(&page.extents)?;
+        check_extents(&page.extents).map_err(|_| MalformedExtents)?;
         if !page.end
             && page.extents.runs.last().is_none_or(|run| run.file_offset + run.length <= self.position)
         {
@@ -153,14 +154,8 @@ impl Walk {
         Ok(())
     }
 
-    /// Forgets the page: the version's layout has changed, its bytes have not.
-    pub fn reset(&mut self) {
-        self.page = None;
-    }
-
-    /// Goes back to `position`, which was passed: what follows is walked again.
-    pub fn rewind(&mut self, position: u64) {
-        assert!(position <= self.position);
+    /// Goes on at `position`, forward or back.
+    pub fn seek(&mut self, position: u64) {
         self.position = position;
         self.page = None;
     }
@@ -225,32 +220,6 @@ fn part_of(run: &Run, chunk: u32, root: u64) -> Part {
     Part { offset, length, id, root, chunk_length, skip }
 }
 
-/// Whether the walk may rely on these extents: they come from a peer.
-fn check(extents: &Extents) -> Result<(), MalformedExtents> {
-    let mut roots = 0_usize;
-    let mut end = 0_u64;
-    for run in &extents.runs {
-        let sizes_hold = run.count > 0
-            && (1..=CHUNK_BYTES_MAX).contains(&run.chunk_bytes)
-            && (1..=CHUNK_BYTES_MAX).contains(&run.last_chunk_bytes)
-            && run.skip < if run.count == 1 { run.last_chunk_bytes } else { run.chunk_bytes };
-        if !sizes_hold || run.file_offset < end {
-            return Err(MalformedExtents);
-        }
-        let before = u64::from(run.count - 1) * u64::from(run.chunk_bytes);
-        let skip = u64::from(run.skip);
-        let shortest = (before + 1).saturating_sub(skip).max(1);
-        let longest = before + u64::from(run.last_chunk_bytes) - skip;
-        if !(shortest..=longest).contains(&run.length) {
-            return Err(MalformedExtents);
-        }
-        run.first.ordinal.checked_add(u64::from(run.count)).ok_or(MalformedExtents)?;
-        end = run.file_offset.checked_add(run.length).ok_or(MalformedExtents)?;
-        roots += run.count as usize;
-    }
-    if roots == extents.roots.len() { Ok(()) } else { Err(MalformedExtents) }
-}
-
 fn to_u32(bytes: u64) -> u32 {
     u32::try_from(bytes).expect("within a chunk")
 }
@@ -280,7 +249,7 @@ mod tests {
 
     #[test]
     fn chunks_in_a_row_become_one_run() {
-        let mut builder = ExtentBuilder::new();
+        let mut builder = ExtentBuilder::new(4096);
         for (i, length) in [(0, 4096), (1, 4096), (2, 100)] {
             builder.push(i * 4096, id(i), length, i).expect("few");
         }
@@ -291,76 +260,65 @@ mod tests {
         assert_eq!(extents.runs[0].count, 3);
         assert_eq!(extents.runs[0].length, 8292);
         assert_eq!(extents.roots, [0, 1, 2, 3, 4]);
-        assert!(check(&extents).is_ok());
+        assert!(check_extents(&extents).is_ok());
         assert_eq!(builder.take(), Extents::default());
     }
 
-    /// Every range of a file of runs, cut fronts and holes, against the bytes' owners listed one by one.
+    /// Ranges around every border of a file of runs, cut fronts and holes, against the owner of each byte.
     #[test]
     fn walking_agrees_with_a_list_of_bytes() {
+        const K: u64 = 4096;
+        let run = |file_offset, length, ordinal, count, chunk_bytes, last_chunk_bytes, skip| Run {
+            file_offset,
+            length,
+            first: id(ordinal),
+            count,
+            chunk_bytes,
+            last_chunk_bytes,
+            skip,
+        };
         let runs = vec![
-            Run {
-                file_offset: 3,
-                length: 10,
-                first: id(10),
-                count: 3,
-                chunk_bytes: 4,
-                last_chunk_bytes: 4,
-                skip: 1,
-            },
-            Run {
-                file_offset: 13,
-                length: 2,
-                first: id(20),
-                count: 1,
-                chunk_bytes: 8,
-                last_chunk_bytes: 8,
-                skip: 5,
-            },
-            Run {
-                file_offset: 20,
-                length: 7,
-                first: id(30),
-                count: 2,
-                chunk_bytes: 4,
-                last_chunk_bytes: 3,
-                skip: 0,
-            },
+            run(3, 2 * K + 1000, 10, 3, 4096, 4096, 100),
+            run(2 * K + 1003, 200, 20, 1, 8192, 8192, 5),
+            run(5 * K, K + 700, 30, 2, 4096, 1000, 0),
         ];
-        let extents = Extents { runs, roots: vec![100, 101, 102, 200, 300, 301] };
-        let size = 30;
-        let mut owners: Vec<Option<(ChunkId, u32, u64)>> = vec![None; size];
-        for i in 0..10_u32 {
-            let at = i + 1;
-            owners[3 + i as usize] = Some((id(10 + u64::from(at / 4)), at % 4, 100 + u64::from(at / 4)));
-        }
-        owners[13] = Some((id(20), 5, 200));
-        owners[14] = Some((id(20), 6, 200));
-        for i in 0..7_u32 {
-            owners[20 + i as usize] = Some((id(30 + u64::from(i / 4)), i % 4, 300 + u64::from(i / 4)));
-        }
-        for start in 0..=size {
-            for end in start..=size {
+        let extents = Extents { runs: runs.clone(), roots: vec![10, 11, 12, 20, 30, 31] };
+        let size = 8 * K;
+        let owner = |at: u64| {
+            let run =
+                runs.iter().find(|run| (run.file_offset..run.file_offset + run.length).contains(&at))?;
+            let in_run = at - run.file_offset + u64::from(run.skip);
+            let chunk = in_run / u64::from(run.chunk_bytes);
+            Some((id(run.first.ordinal + chunk), in_run % u64::from(run.chunk_bytes)))
+        };
+        let borders = [0, 3, K - 97, 2 * K - 97, 2 * K + 1003, 2 * K + 1203, 5 * K, 6 * K, 6 * K + 700, size];
+        let points: Vec<u64> = borders
+            .iter()
+            .flat_map(|at| [at.saturating_sub(1), *at, at + 1])
+            .filter(|at| *at <= size)
+            .collect();
+        for &start in &points {
+            for &end in points.iter().filter(|end| **end >= start) {
                 let mut at = start;
-                for step in steps(&extents, start as u64, end as u64) {
+                for step in steps(&extents, start, end) {
                     match step {
                         Step::Part(part) => {
-                            assert_eq!(part.offset, at as u64);
+                            assert_eq!((part.offset, part.root), (at, part.id.ordinal));
+                            assert!(part.skip + part.length <= part.chunk_length);
                             for i in 0..part.length {
                                 assert_eq!(
-                                    owners[at],
-                                    Some((part.id, part.skip + i, part.root)),
+                                    owner(at),
+                                    Some((part.id, u64::from(part.skip + i))),
                                     "{start}..{end}"
                                 );
-                                assert!(part.skip + i < part.chunk_length);
                                 at += 1;
                             }
                         }
                         Step::Hole { offset, length } => {
-                            assert_eq!(offset, at as u64);
+                            assert_eq!(offset, at);
                             assert!(length > 0);
                             for _ in 0..length {
-                                assert_eq!(owners[at], None, "{start}..{end}");
+                                assert_eq!(owner(at), None, "{start}..{end}");
                                 at += 1;
                             }
                         }
@@ -379,7 +337,7 @@ mod tests {
             length: 4,
             first: id(ordinal),
             count: 1,
-            chunk_bytes: 4,
+            chunk_bytes: 4096,
             last_chunk_bytes: 4,
             skip: 0,
         };
@@ -398,37 +356,5 @@ mod tests {
         assert!(matches!(walk.step(), Step::Part(Part { offset: 6, .. })));
         assert_eq!(walk.step(), Step::Hole { offset: 10, length: 2 });
         assert_eq!(walk.step(), Step::End);
-    }
-
-    #[test]
-    fn contradictions_are_errors() {
-        let good = Run {
-            file_offset: 0,
-            length: 8,
-            first: id(1),
-            count: 2,
-            chunk_bytes: 4,
-            last_chunk_bytes: 4,
-            skip: 0,
-        };
-        let cases = [
-            Run { count: 0, ..good },
-            Run { length: 0, ..good },
-            Run { length: 9, ..good },
-            Run { length: 4, ..good },
-            Run { chunk_bytes: 0, ..good },
-            Run { last_chunk_bytes: 0, ..good },
-            Run { chunk_bytes: CHUNK_BYTES_MAX + 1, ..good },
-            Run { skip: 4, length: 4, ..good },
-            Run { file_offset: u64::MAX, ..good },
-            Run { first: id(u64::MAX), ..good },
-        ];
-        for run in cases {
-            let extents = Extents { runs: vec![run], roots: vec![0; run.count as usize] };
-            assert!(check(&extents).is_err(), "{run:?}");
-        }
-        assert!(check(&Extents { runs: vec![good], roots: vec![0] }).is_err(), "a root is missing");
-        assert!(check(&Extents { runs: vec![good, good], roots: vec![0; 4] }).is_err(), "overlap");
-        assert!(check(&Extents { runs: vec![good], roots: vec![0; 2] }).is_ok());
     }
 }

@@ -96,13 +96,17 @@ impl FakeConnection {
 
 impl FakeCluster {
     pub(crate) fn new() -> Self {
-        let store = |i: u8| (StoreId([i; 16]), ShardIndex(u16::from(i)), SHARDS[usize::from(i)].to_owned());
+        Self::at(META, SHARDS)
+    }
+
+    pub(crate) fn at(meta: &str, shards: [&str; 2]) -> Self {
+        let store = |i: u8| (StoreId([i; 16]), ShardIndex(u16::from(i)), shards[usize::from(i)].to_owned());
         let map = one_node(OneNode {
             cluster: CLUSTER,
             node: NodeId(1),
             name: "one".to_owned(),
             stores: vec![store(0), store(1)],
-            metadata_address: META.to_owned(),
+            metadata_address: meta.to_owned(),
             ring_bits: 6,
             reclaim_delay_ms: 600_000,
         })
@@ -185,7 +189,8 @@ impl FakeCluster {
             Request::Hello(hello) => {
                 assert!(hello.cluster.is_none_or(|cluster| cluster == CLUSTER));
                 connection.is_greeted = true;
-                let role = match SHARDS.iter().position(|address| *address == connection.address) {
+                let role = match self.map.stores.iter().position(|store| store.address == connection.address)
+                {
                     Some(shard) => Role::Shard(ShardIndex(u16::try_from(shard).expect("few"))),
                     None => Role::Metadata(GroupId(0)),
                 };
@@ -591,7 +596,7 @@ impl FakeCluster {
 }
 
 fn page_of(file: &FakeFile, offset: u64, roots: usize) -> ExtentPage {
-    let mut builder = ExtentBuilder::new();
+    let mut builder = ExtentBuilder::new(CHUNK_BYTES);
     let mut chunks = file.chunks.iter().filter(|(at, _, length, _)| at + u64::from(*length) > offset);
     for &(at, id, length, root) in chunks.by_ref().take(roots) {
         builder.push(at, id, length, root).expect("few");

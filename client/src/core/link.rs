@@ -75,22 +75,18 @@ pub(super) enum Access {
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    links: BTreeMap<LinkNumber, Link>,
+    open: BTreeMap<LinkNumber, Link>,
     addresses: BTreeMap<Arc<str>, Address>,
     last_number: u64,
 }
 
 impl Links {
     pub(super) fn get(&mut self, number: LinkNumber) -> Option<&mut Link> {
-        self.links.get_mut(&number)
-    }
-
-    pub(super) fn numbers(&self) -> Vec<LinkNumber> {
-        self.links.keys().copied().collect()
+        self.open.get_mut(&number)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.links.len()
+        self.open.len()
     }
 
     /// The way to `address`; makes a link where there is none.
@@ -103,7 +99,7 @@ impl Links {
             load: Load::default(),
         });
         if let Some(number) = entry.link {
-            let link = self.links.get_mut(&number).expect("an address names a living link");
+            let link = self.open.get_mut(&number).expect("an address names a living link");
             link.last_used = now;
             return match link.state {
                 LinkState::Ready => Access::Ready(number),
@@ -113,7 +109,7 @@ impl Links {
         if now < entry.retry_at {
             return Access::Later(entry.retry_at, entry.reason);
         }
-        if self.links.len() >= LINKS_MAX {
+        if self.open.len() >= LINKS_MAX {
             return Access::Full;
         }
         self.last_number += 1;
@@ -129,19 +125,19 @@ impl Links {
             last_used: now,
             receiving: None,
         };
-        self.links.insert(number, link);
+        self.open.insert(number, link);
         Access::New(number)
     }
 
     /// The idle link that was used longest ago: the one to close when there are too many.
     pub(super) fn least_recently_used(&self) -> Option<LinkNumber> {
-        let idle = self.links.iter().filter(|(_, link)| link.is_idle());
+        let idle = self.open.iter().filter(|(_, link)| link.is_idle());
         idle.min_by_key(|(number, link)| (link.last_used, **number)).map(|(number, _)| *number)
     }
 
     /// The link is ready: its address works.
     pub(super) fn mark_ready(&mut self, number: LinkNumber, credit: u64) {
-        let link = self.links.get_mut(&number).expect("the caller has the link");
+        let link = self.open.get_mut(&number).expect("the caller has the link");
         link.state = LinkState::Ready;
         link.credit = credit;
         if let Some(address) = self.addresses.get_mut(&link.address) {
@@ -151,7 +147,7 @@ impl Links {
 
     /// Takes a link out.
     pub(super) fn remove(&mut self, number: LinkNumber) -> Option<Link> {
-        let link = self.links.remove(&number)?;
+        let link = self.open.remove(&number)?;
         if let Some(address) = self.addresses.get_mut(&link.address) {
             assert_eq!(address.link, Some(number), "an address has one link");
             address.link = None;
@@ -175,7 +171,7 @@ impl Links {
     }
 
     pub(super) fn note_load(&mut self, number: LinkNumber, load: Load) {
-        if let Some(link) = self.links.get(&number)
+        if let Some(link) = self.open.get(&number)
             && let Some(address) = self.addresses.get_mut(&link.address)
         {
             address.load = load;

@@ -56,7 +56,7 @@ struct Upload {
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    sessions: BTreeMap<SessionId, Session>,
+    open: BTreeMap<SessionId, Session>,
     groups: BTreeMap<GroupId, Group>,
     uploads: BTreeMap<UploadId, Upload>,
     last_upload: u64,
@@ -106,13 +106,13 @@ impl Session {
 
 impl Sessions {
     pub(super) fn get(&mut self, session: SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(&session)
+        self.open.get_mut(&session)
     }
 
     /// The session that new work of `group` goes to; `None` where one has to be opened first.
     pub(super) fn present(&self, group: GroupId, now: Nanos) -> Option<SessionId> {
         let session = self.groups.get(&group)?.present?;
-        (!self.sessions[&session].is_worn(now)).then_some(session)
+        (!self.open[&session].is_worn(now)).then_some(session)
     }
 
     /// `request` waits for a session. Returns whether one has to be asked for.
@@ -131,7 +131,7 @@ impl Sessions {
         for group in self.groups.values_mut() {
             group.waiting.retain(|waiting| *waiting != request);
         }
-        for session in self.sessions.values_mut() {
+        for session in self.open.values_mut() {
             session.waiting.retain(|waiting| *waiting != request);
         }
     }
@@ -160,7 +160,7 @@ impl Sessions {
             uploads: 0,
             last_upload: 0,
         };
-        self.sessions.insert(session, new);
+        self.open.insert(session, new);
         waiting
     }
 
@@ -180,7 +180,7 @@ impl Sessions {
 
     /// The group says that the session is over. Returns who waited in it.
     pub(super) fn expired(&mut self, session: SessionId) -> Vec<RequestId> {
-        let Some(gone) = self.sessions.remove(&session) else { return Vec::new() };
+        let Some(gone) = self.open.remove(&session) else { return Vec::new() };
         let group = self.groups.entry(gone.group).or_default();
         if group.present == Some(session) {
             group.present = None;
@@ -190,27 +190,27 @@ impl Sessions {
 
     /// Takes out a session that was rotated away and that nothing uses any more: it is to be closed.
     pub(super) fn take_unused(&mut self, session: SessionId) -> bool {
-        let Some(candidate) = self.sessions.get(&session) else { return false };
+        let Some(candidate) = self.open.get(&session) else { return false };
         let is_present = self.groups[&candidate.group].present == Some(session);
         let unused = !is_present && !candidate.is_used();
         if unused {
-            self.sessions.remove(&session);
+            self.open.remove(&session);
         }
         unused
     }
 
     pub(super) fn of_group(&self, group: GroupId) -> Vec<SessionId> {
-        let matching = self.sessions.iter().filter(|(_, session)| session.group == group);
+        let matching = self.open.iter().filter(|(_, session)| session.group == group);
         matching.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn all(&self) -> Vec<SessionId> {
-        self.sessions.keys().copied().collect()
+        self.open.keys().copied().collect()
     }
 
     /// Begins an upload in `session`, which lives. Returns it and its number in the session, from 1.
     pub(super) fn open_upload(&mut self, session: SessionId) -> (UploadId, u64) {
-        let in_session = self.sessions.get_mut(&session).expect("the caller has the session");
+        let in_session = self.open.get_mut(&session).expect("the caller has the session");
         in_session.uploads += 1;
         in_session.last_upload += 1;
         let number = in_session.last_upload;
@@ -223,7 +223,7 @@ impl Sessions {
     /// Ends an upload. Returns its session.
     pub(super) fn close_upload(&mut self, upload: UploadId) -> Option<SessionId> {
         let session = self.uploads.remove(&upload)?.session;
-        if let Some(session) = self.sessions.get_mut(&session) {
+        if let Some(session) = self.open.get_mut(&session) {
             session.uploads -= 1;
         }
         Some(session)
@@ -232,13 +232,13 @@ impl Sessions {
     /// The living session of an upload.
     pub(super) fn of_upload(&self, upload: UploadId) -> Option<SessionId> {
         let session = self.uploads.get(&upload)?.session;
-        self.sessions.contains_key(&session).then_some(session)
+        self.open.contains_key(&session).then_some(session)
     }
 
     /// A new chunk id: never given out before, and never again (I1, R20).
     pub(super) fn mint(&mut self, upload: UploadId) -> Result<ChunkId, MintError> {
         let upload = self.uploads.get_mut(&upload).ok_or(MintError::Expired)?;
-        let session = self.sessions.get_mut(&upload.session).ok_or(MintError::Expired)?;
+        let session = self.open.get_mut(&upload.session).ok_or(MintError::Expired)?;
         if upload.chunks == UPLOAD_CHUNKS_MAX || upload.number >> (64 - UPLOAD_CHUNK_BITS) != 0 {
             return Err(MintError::TooLarge);
         }

@@ -66,11 +66,9 @@ impl Core {
                 self.close_if_unused(cx, session);
             }
             What::MapPage => self.on_map_fetch_end(id),
-            What::OpenSession { group } => {
-                // Whoever still waits came after the last trouble: ask again.
-                if self.sessions.reopen(group) && !self.is_shut {
-                    self.begin(cx, None, What::OpenSession { group }, Nanos(u64::MAX));
-                }
+            // Whoever still waits came after the last trouble: ask again.
+            What::OpenSession { group } if self.sessions.reopen(group) && !self.is_shut => {
+                self.begin(cx, None, What::OpenSession { group }, Nanos(u64::MAX));
             }
             _ => {}
         }
@@ -118,11 +116,12 @@ impl Core {
     /// Whom the request waits for.
     pub(super) fn address_of(&mut self, id: RequestId) -> Arc<str> {
         let state = self.requests.get(id).map(|request| request.state);
-        let link = match state {
-            Some(State::AwaitLink(link) | State::Sending(link, _) | State::AwaitReply(link, _)) => link,
-            _ => return self.any_endpoint(),
+        let Some(State::AwaitLink(link) | State::Sending(link, _) | State::AwaitReply(link, _)) = state
+        else {
+            return self.any_endpoint();
         };
-        self.links.get(link).map(|link| Arc::clone(&link.address)).unwrap_or_else(|| self.any_endpoint())
+        let address = self.links.get(link).map(|link| Arc::clone(&link.address));
+        address.unwrap_or_else(|| self.any_endpoint())
     }
 
     /// A connection ended, or never came about.

@@ -250,3 +250,23 @@ fn another_clusters_server_is_refused() {
     );
     assert!(world.now.0 < PATIENCE, "at once, not at the deadline");
 }
+
+/// What no server would take never leaves: hostile names, values over their limits.
+#[test]
+fn malformed_calls_are_refused_here() {
+    let mut world = World::new(16);
+    for (path, expected) in [
+        ("a\0b".to_owned(), Status::BadRequest),
+        ("x".repeat(256), Status::TooLarge),
+        ("x/".repeat(3000), Status::TooLarge),
+    ] {
+        for call in [mkdir(&path), lookup(&path)] {
+            let result = world.finish_call(call);
+            assert!(
+                matches!(&result, Err(Failure::Refused { status, .. }) if *status == expected),
+                "{result:?}"
+            );
+        }
+    }
+    assert_eq!(world.connects, 0);
+}

@@ -198,7 +198,7 @@ fn a_put_lives_through_a_crash_and_a_dead_shard_is_named() {
     let upload = open_upload(&mut world);
     let bytes = sample(1 << 20, 9);
     let ticket = start_put(&mut world, upload, &bytes);
-    while world.cluster.frames_seen.get(&FrameKind::PutFragment).is_none() {
+    while !world.cluster.frames_seen.contains_key(&FrameKind::PutFragment) {
         assert!(world.step(Nanos(u64::MAX)));
     }
     world.crash(SHARDS[0]);

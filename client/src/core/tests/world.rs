@@ -210,7 +210,7 @@ impl World {
                         &self.memory.bytes(part.slot)[start..start + part.length as usize],
                     );
                 }
-                self.transfer(*link, frame, true);
+                self.transfer(*link, &frame, true);
             }
             Effect::Close { link } => {
                 assert!(self.links.remove(link).is_some(), "a link is closed once");
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// Puts a frame on a link, with whatever the faults do to it.
-    fn transfer(&mut self, link: LinkNumber, frame: Vec<u8>, to_server: bool) {
+    fn transfer(&mut self, link: LinkNumber, frame: &[u8], to_server: bool) {
         let faults = self.faults;
         if self.chance(faults.drop) {
             return;
@@ -249,7 +249,7 @@ impl World {
             if self.chance(faults.delay) {
                 delay += self.random.below(3 * Nanos::SECOND);
             }
-            let mut frame = frame.clone();
+            let mut frame = frame.to_vec();
             if !to_server && self.chance(faults.flip) {
                 flip_payload(&mut frame, self.random.next());
             }
@@ -306,7 +306,7 @@ impl World {
                 }
                 if !is_mute {
                     for reply in replies {
-                        self.transfer(link, reply, false);
+                        self.transfer(link, &reply, false);
                     }
                 }
             }

@@ -42,6 +42,9 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict or precon
 /// Every command.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(commands::quickstart::Quickstart),
+    Dev(commands::dev::Dev),
+    Server(commands::server::Server),
     #[command(subcommand)]
     Volume(commands::volume::Volume),
     Put(commands::put::Put),
@@ -67,6 +70,7 @@ enum Command {
     Cp(commands::cp::Cp),
     Verify(commands::verify::Verify),
     Status(commands::status::Status),
+    Doctor(commands::doctor::Doctor),
     Completions(commands::shell::Completions),
     Man(commands::shell::Man),
 }
@@ -116,8 +120,15 @@ fn refuse(error: &clap::Error) -> Exit {
 
 impl Command {
     fn run(self, context: &mut Context) -> Result<()> {
-        interrupt::end_at_signal(context.global.json)?;
+        match &self {
+            // A node ends in good order.
+            Self::Dev(_) | Self::Server(_) => {}
+            _ => interrupt::end_at_signal(context.global.json)?,
+        }
         match self {
+            Self::Quickstart(command) => command.run(context),
+            Self::Dev(command) => command.run(context),
+            Self::Server(command) => command.run(context),
             Self::Volume(command) => command.run(context),
             Self::Put(command) => command.run(context),
             Self::Get(command) => command.run(context),
@@ -141,6 +152,7 @@ impl Command {
             Self::Cp(command) => command.run(context),
             Self::Verify(command) => command.run(context),
             Self::Status(command) => command.run(context),
+            Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(context),
             Self::Man(command) => command.run(context),
         }
@@ -158,6 +170,7 @@ impl Command {
             | Self::Find(_)
             | Self::Verify(_)
             | Self::Status(_)
+            | Self::Doctor(_)
             | Self::Completions(_)
             | Self::Man(_) => WhenClosed::End,
             _ => WhenClosed::GoOn,

@@ -77,7 +77,7 @@ pub(crate) fn parse(text: &str) -> std::result::Result<Vec<String>, String> {
     }
     for address in &addresses {
         let host_and_port = address.rsplit_once(':');
-        let plain = |host: &str| !host.is_empty() && !host.contains([':', '/', ' ']);
+        let plain = |host: &str| !host.is_empty() && !host.contains([':', '/', ' ', '[', ']']);
         let bracketed = |host: &str| {
             host.strip_prefix('[')
                 .and_then(|rest| rest.strip_suffix(']'))

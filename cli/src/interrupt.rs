@@ -1,7 +1,7 @@
 //! Signals. SIGINT, SIGTERM and SIGHUP end a file command at once with code 130, and nothing half-made stays: what is on the server is
 //! atomic by itself, and whatever is half-written here is registered as a [`Temporary`] and removed first.
 //!
-//! A node ends otherwise: [`wait_for_termination`].
+//! A node ends otherwise: it is told by [`Termination`], and drains.
 
 #![expect(
     clippy::disallowed_types,
@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -38,28 +40,45 @@ pub(crate) fn end_at_signal(json: bool) -> Result<()> {
     started.map(drop).map_err(|error| Failure::io("the signal thread", &error))
 }
 
-/// Blocks until the process is told to end.
-pub(crate) struct Termination(Signals);
+/// The wish of SIGINT, SIGTERM or SIGHUP that a node ends in good order; a second signal ends the process at once.
+#[derive(Debug)]
+pub(crate) struct Termination(Receiver<()>);
 
 impl Termination {
-    /// From here on the signals are kept for [`wait`](Self::wait).
+    /// From here on the first signal is a wish.
     pub(crate) fn subscribe() -> Result<Self> {
-        subscribe().map(Self)
+        let mut signals = subscribe()?;
+        let (sender, receiver) = bounded(1);
+        let thread = move || {
+            for (index, _) in signals.forever().enumerate() {
+                if index > 0 || sender.send(()).is_err() {
+                    std::process::exit(i32::from(Exit::Interrupted.code()));
+                }
+            }
+        };
+        let started = std::thread::Builder::new().name("signals".into()).spawn(thread);
+        started.map(|_| Self(receiver)).map_err(|error| Failure::io("the signal thread", &error))
     }
 
-    /// Blocks until a signal has come.
-    pub(crate) fn wait(&mut self) {
-        self.0.forever().next();
-    }
-
-    /// Whether a signal has come since.
-    pub(crate) fn is_requested(&mut self) -> bool {
-        self.0.pending().next().is_some()
+    /// Waits for the wish, at most so long; whether it has come.
+    pub(crate) fn wait(&self, at_most: Duration) -> bool {
+        !matches!(self.0.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
     }
 }
 
 fn subscribe() -> Result<Signals> {
-    Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Failure::io("signals", &error))
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let signals = [SIGINT, SIGTERM, SIGHUP];
+    // `nohup` says that the terminal's end is no reason to end.
+    let heard = signals.into_iter().filter(|signal| *signal != SIGHUP || !is_ignored(&status, SIGHUP));
+    Signals::new(heard).map_err(|error| Failure::io("signals", &error))
+}
+
+/// Whether `/proc/self/status` shows that a signal is ignored: bit n - 1 of a mask in hexadecimal.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// A file or directory that is removed, with everything in it, if the process is interrupted or this value is dropped.
@@ -110,6 +129,13 @@ fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ignored_signals_are_seen() {
+        assert!(is_ignored("Name:\tx\nSigIgn:\t0000000000000001\n", SIGHUP));
+        assert!(!is_ignored("SigIgn:\t0000000000001000\n", SIGHUP));
+        assert!(!is_ignored("", SIGHUP));
+    }
 
     #[test]
     fn what_is_not_kept_goes() {

@@ -21,6 +21,7 @@ mod glob;
 mod interrupt;
 mod json;
 mod local;
+mod local_node;
 mod mode;
 mod output;
 mod owner;

@@ -19,11 +19,6 @@ impl Tally {
         self.done += 1;
     }
 
-    /// Whether something failed.
-    pub(crate) fn has_failures(&self) -> bool {
-        self.failed > 0
-    }
-
     /// Takes one result: a failure is printed and counted, one that ends the whole command is handed back.
     pub(crate) fn take(&mut self, output: &Output, result: Result<()>) -> Result<()> {
         match result {
@@ -80,7 +75,9 @@ mod tests {
         let failure = |exit| Failure::new(exit, "x", "y");
         let tally = |done, failures: &[Exit]| {
             let mut tally = Tally { done, ..Tally::default() };
-            failures.iter().for_each(|exit| tally.fail(failure(*exit)));
+            for exit in failures {
+                tally.fail(failure(*exit));
+            }
             tally.finish("file").map_err(|failure| failure.exit)
         };
         assert_eq!(tally(3, &[]), Ok(()));

@@ -3,6 +3,8 @@
 pub(crate) mod size;
 pub(crate) mod time;
 
+use std::fmt::Write as _;
+
 /// A name as it can be shown in a message: as it is where it is plain text, else in the `$'…'` form that shells read back.
 pub(crate) fn quote(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
@@ -24,19 +26,19 @@ fn escape(name: &[u8]) -> String {
                 '\'' => out.push_str("\\'"),
                 c if c.is_control() => {
                     let mut bytes = [0; 4];
-                    for byte in c.encode_utf8(&mut bytes).bytes() {
-                        out.push_str(&format!("\\x{byte:02x}"));
-                    }
+                    c.encode_utf8(&mut bytes).bytes().for_each(|byte| push_hex(&mut out, byte));
                 }
                 c => out.push(c),
             }
         }
-        for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
-        }
+        chunk.invalid().iter().for_each(|byte| push_hex(&mut out, *byte));
     }
     out.push('\'');
     out
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    write!(out, "\\x{byte:02x}").expect("a string takes everything");
 }
 
 /// `1 file`, `2 files`.

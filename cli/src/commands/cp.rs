@@ -296,7 +296,7 @@ impl Copy<'_> {
                         self.progress.advance(bytes.len() as u64);
                     }
                     Ok(Piece::Hole { length, .. }) => {
-                        upload.skip(length).map_err(|error| failure(place, &error))?
+                        upload.skip(length).map_err(|error| failure(place, &error))?;
                     }
                     Err(Error::Replaced { .. }) => {
                         is_replaced = true;

@@ -190,7 +190,7 @@ impl Get {
             let mut levels = Vec::new();
             while let Some(visit) = walk.next() {
                 match visit {
-                    Ok(visit) => self.visit(feed, &mut walk, visit, place, goal, &mut levels)?,
+                    Ok(visit) => self.visit(feed, &mut walk, &visit, place, goal, &mut levels)?,
                     Err(failure) => feed.report(Err(failure))?,
                 }
             }
@@ -203,7 +203,7 @@ impl Get {
         &self,
         feed: &mut Feed<'_, Job, Result<Outcome>>,
         walk: &mut Walk,
-        visit: Visit,
+        visit: &Visit,
         place: &RemotePath,
         goal: &Path,
         levels: &mut Vec<Option<Mark>>,

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::local::meta;
-use crate::local::walk::{Visit, Walk};
+use crate::local::walk::{FileId, Visit, Walk};
 use crate::output::Output;
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
@@ -118,13 +118,18 @@ impl Put {
         let progress = Progress::new(context);
         let watch = Stopwatch::start();
         let sources: Vec<PathBuf> = sources.iter().map(PathBuf::from).collect();
-        let report = self.options.put(context, &sources, &target, &progress);
+        let report = self.options.put(context, &sources, &target, &[], &progress);
         progress.finish();
         report?.finish(&mut context.output, "stored", watch.nanoseconds())
     }
 }
 
 impl PutOptions {
+    /// Stores whole trees, `jobs` files at once.
+    pub(crate) fn tree(jobs: u16) -> Self {
+        Self { recursive: true, jobs, ..Self::default() }
+    }
+
     fn wishes(&self) -> Wishes {
         let condition = if self.if_absent { Precondition::Absent } else { precondition(self.if_version) };
         Wishes { quick: self.quick, no_clobber: self.no_clobber, precondition: condition }
@@ -165,6 +170,7 @@ impl PutOptions {
         context: &mut Context,
         sources: &[PathBuf],
         target: &RemotePath,
+        excluded: &[FileId],
         progress: &Progress,
     ) -> Result<Report> {
         let volume = context.volume_of(target)?;
@@ -189,9 +195,11 @@ impl PutOptions {
         }
         if progress.is_shown() {
             progress.message("counting".into());
-            progress.expect(plan.iter().map(|(source, metadata, _)| local_bytes(source, metadata)).sum());
+            progress.expect(
+                plan.iter().map(|(source, metadata, _)| local_bytes(source, metadata, excluded)).sum(),
+            );
         }
-        self.put_all(context, &volume, plan, progress, &mut report)?;
+        self.put_all(context, &volume, plan, excluded, progress, &mut report)?;
         Ok(report)
     }
 
@@ -239,6 +247,7 @@ impl PutOptions {
         context: &mut Context,
         volume: &Volume,
         plan: Vec<(PathBuf, Metadata, RemotePath)>,
+        excluded: &[FileId],
         progress: &Progress,
         report: &mut Report,
     ) -> Result<()> {
@@ -257,7 +266,7 @@ impl PutOptions {
                     hard_links: 0,
                     other_types: 0,
                 };
-                for_each(Walk::new(&source, metadata), |walk, visit| match visit {
+                for_each(Walk::new(&source, metadata).without(excluded), |walk, visit| match visit {
                     Ok(visit) => tree.visit(feed, walk, visit, output, progress),
                     Err(failure) => feed.report(Err(failure)),
                 })?;
@@ -404,8 +413,8 @@ impl Item {
 }
 
 /// Bytes of a file, or of all files below a directory, holes included; what can't be read counts nothing here and fails later.
-fn local_bytes(source: &Path, metadata: &Metadata) -> u64 {
-    let visits = Walk::new(source, metadata.clone()).filter_map(Result::ok);
+fn local_bytes(source: &Path, metadata: &Metadata, excluded: &[FileId]) -> u64 {
+    let visits = Walk::new(source, metadata.clone()).without(excluded).filter_map(Result::ok);
     visits.filter(|visit| visit.metadata.is_file()).map(|visit| visit.metadata.len()).sum()
 }
 

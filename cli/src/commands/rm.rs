@@ -113,36 +113,10 @@ impl Rm {
         }
         let walk = Walk::new(volume.clone(), place.clone(), entry.attributes, entry.target);
         if self.dry_run {
-            self.pretend(context, place, walk, tally)
+            pretend(context, place, walk, tally)
         } else {
             self.remove_tree(context, place, &volume, walk, tally)
         }
-    }
-
-    /// Names everything that would go, and sums it up.
-    fn pretend(
-        &self,
-        context: &mut Context,
-        place: &RemotePath,
-        walk: Walk,
-        tally: &mut Tally,
-    ) -> Result<()> {
-        let (mut things, mut bytes) = (0, 0);
-        for visit in walk {
-            let visit = match visit {
-                Ok(visit) if visit.stage != Stage::Enter => visit,
-                Ok(_) => continue,
-                Err(failure) => {
-                    tally.take(&context.output, Err(failure))?;
-                    continue;
-                }
-            };
-            things += 1;
-            bytes += if visit.attributes.kind == InodeKind::File { visit.attributes.size } else { 0 };
-            print(&mut context.output, place, &visit.below, true)?;
-            tally.done();
-        }
-        context.output.line(&format!("would remove {}, {}", text::count(things, "name"), size::human(bytes)))
     }
 
     fn remove_tree(
@@ -212,6 +186,26 @@ impl Job {
         };
         (self.below, result)
     }
+}
+
+/// Names everything that would go, and sums it up.
+fn pretend(context: &mut Context, place: &RemotePath, walk: Walk, tally: &mut Tally) -> Result<()> {
+    let (mut things, mut bytes) = (0, 0);
+    for visit in walk {
+        let visit = match visit {
+            Ok(visit) if visit.stage != Stage::Enter => visit,
+            Ok(_) => continue,
+            Err(failure) => {
+                tally.take(&context.output, Err(failure))?;
+                continue;
+            }
+        };
+        things += 1;
+        bytes += if visit.attributes.kind == InodeKind::File { visit.attributes.size } else { 0 };
+        print(&mut context.output, place, &visit.below, true)?;
+        tally.done();
+    }
+    context.output.line(&format!("would remove {}, {}", text::count(things, "name"), size::human(bytes)))
 }
 
 fn print(output: &mut Output, place: &RemotePath, below: &[u8], dry_run: bool) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Putting a new file in place: written under a name of its own beside it, finished, renamed. Nobody sees it half done, and what is
 //! left unfinished is removed, at a signal too.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) enum Found {
     /// Nothing.
     Nothing,
     /// A regular file.
-    File(Metadata),
+    File,
     /// A directory.
     Directory,
     /// A symbolic link.
@@ -40,7 +40,7 @@ pub(crate) fn look(path: &Path) -> Result<Found> {
     } else if kind.is_char_device() || kind.is_block_device() || kind.is_fifo() || kind.is_socket() {
         Found::Special
     } else {
-        Found::File(metadata)
+        Found::File
     })
 }
 

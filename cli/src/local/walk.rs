@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, Metadata, ReadDir};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
@@ -34,6 +35,26 @@ pub(crate) struct Walk {
     first: Option<Visit>,
     entered: Option<Visit>,
     levels: Vec<Level>,
+    excluded: Vec<FileId>,
+}
+
+/// A file or directory by what it is, however its path is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of what the metadata describes.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Of what is at `path`, if anything is.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
 }
 
 struct Level {
@@ -62,7 +83,12 @@ impl Walk {
     pub(crate) fn new(root: &Path, metadata: Metadata) -> Self {
         let stage = if metadata.is_dir() { Stage::Enter } else { Stage::Leaf };
         let first = Visit { stage, path: root.to_owned(), below: Vec::new(), metadata };
-        Self { first: Some(first), entered: None, levels: Vec::new() }
+        Self { first: Some(first), entered: None, levels: Vec::new(), excluded: Vec::new() }
+    }
+
+    /// The same walk without these directories and what is in them.
+    pub(crate) fn without(self, excluded: &[FileId]) -> Self {
+        Self { excluded: excluded.to_vec(), ..self }
     }
 
     /// Passes over what is in the directory that was entered last; it isn't left either.
@@ -85,21 +111,13 @@ impl Walk {
         self.levels.push(Level { names, visit });
         result
     }
-}
 
-impl Iterator for Walk {
-    type Item = Result<Visit>;
+    fn is_excluded(&self, visit: &Visit) -> bool {
+        !self.excluded.is_empty() && self.excluded.contains(&FileId::of(&visit.metadata))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(first) = self.first.take() {
-            self.entered = (first.stage == Stage::Enter).then(|| first.clone());
-            return Some(Ok(first));
-        }
-        if let Some(visit) = self.entered.take()
-            && let Err(failure) = self.open(visit)
-        {
-            return Some(Err(failure));
-        }
+    /// The next entry of the innermost directory, or its end.
+    fn step(&mut self) -> Option<Result<Visit>> {
         let level = self.levels.last_mut()?;
         let name = match level.names.next() {
             Some(Ok(name)) => name,
@@ -121,9 +139,34 @@ impl Iterator for Walk {
             Err(error) => return Some(Err(Failure::path(&path, &error))),
         };
         let stage = if metadata.is_dir() { Stage::Enter } else { Stage::Leaf };
-        let visit = Visit { stage, below: remote::join(&level.visit.below, name.as_bytes()), path, metadata };
-        self.entered = (stage == Stage::Enter).then(|| visit.clone());
-        Some(Ok(visit))
+        let below = remote::join(&level.visit.below, name.as_bytes());
+        Some(Ok(Visit { stage, below, path, metadata }))
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Visit>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(first) = self.first.take() {
+            self.entered = (first.stage == Stage::Enter).then(|| first.clone());
+            return Some(Ok(first));
+        }
+        if let Some(visit) = self.entered.take()
+            && let Err(failure) = self.open(visit)
+        {
+            return Some(Err(failure));
+        }
+        loop {
+            match self.step()? {
+                Ok(visit) if visit.stage == Stage::Enter && self.is_excluded(&visit) => {}
+                Ok(visit) => {
+                    self.entered = (visit.stage == Stage::Enter).then(|| visit.clone());
+                    return Some(Ok(visit));
+                }
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
     }
 }
 
@@ -157,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn excluded_directories_are_passed_over_however_they_are_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(directory.path().join("target/debug")).expect("made");
+        fs::write(directory.path().join("f"), b"x").expect("written");
+        let excluded = FileId::at(&directory.path().join("./target/../target")).expect("is there");
+        let metadata = fs::symlink_metadata(directory.path()).expect("metadata");
+        let seen = names(Walk::new(directory.path(), metadata).without(&[excluded]));
+        assert_eq!(seen, ["Enter ", "Leaf f", "Leave "]);
+    }
+
+    #[test]
     fn deep_trees_need_few_descriptors_and_no_stack() {
         let directory = tempfile::tempdir().expect("a directory");
         let deep = directory.path().join("d/".repeat(1000));
@@ -167,7 +221,8 @@ mod tests {
         let mut visits = 0;
         while let Some(visit) = walk.next() {
             let visit = visit.expect("everything is readable");
-            depth_max = depth_max.max(visit.below.iter().filter(|byte| **byte == b'd').count());
+            depth_max =
+                depth_max.max(visit.below.split(|byte| *byte == b'/').filter(|name| *name == b"d").count());
             visits += 1;
             let open = walk.levels.iter().filter(|level| matches!(level.names, Names::Open(_))).count();
             assert!(open <= OPEN_LEVELS_MAX);

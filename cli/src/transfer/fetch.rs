@@ -80,10 +80,9 @@ fn file(
             ));
         }
         Found::Special => true,
-        Found::Nothing => false,
-        Found::File(_) | Found::Link if wishes.no_clobber => return Ok(Some(Outcome::Skipped)),
-        Found::Link => false,
-        Found::File(_) => {
+        Found::File | Found::Link if wishes.no_clobber => return Ok(Some(Outcome::Skipped)),
+        Found::Nothing | Found::Link => false,
+        Found::File => {
             if origin.range.is_none()
                 && let Some(outcome) = settle(origin, entry, target, wishes)?
             {
@@ -214,7 +213,7 @@ fn link(entry: &Entry, target: &Path, wishes: Wishes) -> Result<Outcome> {
         Found::Link if fs::read_link(target).is_ok_and(|there| there == points_at) => {
             return Ok(Outcome::Unchanged);
         }
-        Found::Link | Found::File(_) => {}
+        Found::Link | Found::File => {}
     }
     let draft = Draft::link(target, points_at)?;
     meta::apply_to_link(draft.path(), entry.attributes.modified)

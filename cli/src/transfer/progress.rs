@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::context::Context;
 
@@ -57,11 +57,6 @@ impl Progress {
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
-    }
-
-    /// Bytes done so far, for people.
-    pub(crate) fn done(&self) -> String {
-        HumanBytes(self.bar.position()).to_string()
     }
 }
 

@@ -44,6 +44,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Files whose bytes were moved, and their bytes.
+    pub(crate) fn files(&self) -> (u64, u64) {
+        (self.files, self.bytes)
+    }
+
+    /// Directories made or merged into, and symbolic links made.
+    pub(crate) fn directories_and_links(&self) -> (u64, u64) {
+        (self.directories, self.links)
+    }
+
+    /// How many names failed.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed
+    }
+
     /// Takes one result: a failure is printed and counted, one that ends everything is handed back.
     pub(crate) fn take(&mut self, output: &Output, result: Result<Outcome>) -> Result<()> {
         match result {

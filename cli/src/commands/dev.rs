@@ -1,0 +1,156 @@
+//! `catena dev`.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use node::{Config, Node};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt::Termination;
+use crate::json::Object;
+use crate::local_node::{self, Kind, NODE_DIRECTORY};
+
+/// How often the node is asked whether something of it has failed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The file in which clients find the endpoint.
+const ENDPOINT_FILE: &str = "endpoint";
+
+/// Run a node for development, on this machine alone
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena dev
+  catena dev --dir demo --shards 2
+  export CATENA_ENDPOINT=$(cat demo/endpoint)
+
+The data stays in DIR/node-1 and is there again at the next start. One node keeps one copy.")]
+pub(crate) struct Dev {
+    /// Where its data is kept [default: $XDG_DATA_HOME/catena/dev]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Cores to use [default: all but one, at most 4; later starts: as many as at the first]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    shards: Option<u16>,
+    /// Address and first port to listen on [default: 127.0.0.1, ports from the system]
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    listen: Option<SocketAddr>,
+    /// Allow another address than loopback, although nothing authenticates clients
+    #[arg(long)]
+    insecure_listen: bool,
+}
+
+impl Dev {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let termination = Termination::subscribe()?;
+        let directory = match &self.dir {
+            Some(directory) => directory.clone(),
+            None => local_node::default_directory()?,
+        };
+        let config = self.config(&directory)?;
+        node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
+        let endpoint_file = directory.join(ENDPOINT_FILE);
+        // One that a killed node left would lead clients astray until this one is ready.
+        drop(fs::remove_file(&endpoint_file));
+        if is_free(&config.directory)? {
+            local_node::format(&config)?;
+        }
+        let node = local_node::start(config)?;
+        local_node::write_line(&endpoint_file, &node.endpoint())?;
+        announce(context, &node, &directory)?;
+        let outcome = serve(&node, &termination);
+        drop(fs::remove_file(&endpoint_file));
+        outcome.and(local_node::stop(node))
+    }
+
+    fn config(&self, directory: &Path) -> Result<Config> {
+        match local_node::look(directory)? {
+            Kind::Free | Kind::Catena => {}
+            // An endpoint file or a half-formatted node isn't somebody's own data; everything else may be.
+            Kind::Foreign if directory.join(NODE_DIRECTORY).is_dir() || holds_only_endpoint(directory) => {}
+            Kind::Foreign => {
+                return Err(Failure::new(
+                    Exit::Conflict,
+                    directory.display().to_string(),
+                    "isn't empty and isn't Catena's",
+                )
+                .next("name an empty or new directory: catena dev --dir DIR"));
+            }
+        }
+        let node_directory = directory.join(NODE_DIRECTORY);
+        let shards = self.shards.or_else(|| local_node::formatted_shards(&node_directory));
+        let mut config = Config::development(&node_directory, shards, self.listen);
+        config.insecure_listen = self.insecure_listen;
+        Ok(config)
+    }
+}
+
+fn is_free(node_directory: &Path) -> Result<bool> {
+    Ok(local_node::look(node_directory)? == Kind::Free)
+}
+
+fn holds_only_endpoint(directory: &Path) -> bool {
+    fs::read_dir(directory)
+        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == ENDPOINT_FILE))
+}
+
+fn announce(context: &mut Context, node: &Node, directory: &Path) -> Result<()> {
+    let endpoint = node.endpoint();
+    context.output.result(
+        || {
+            Object::new()
+                .with("endpoint", endpoint.as_str())
+                .with("admin", node.admin_address().to_string())
+                .with("cluster", node.cluster().to_string())
+                .with("directory", directory.display().to_string())
+        },
+        |_| {
+            let shown = directory.display();
+            format!(
+                "ready     {endpoint}\n\
+                 use it    export CATENA_ENDPOINT=$(cat {shown}/{ENDPOINT_FILE})\n\
+                 admin     http://{}/metrics\n\
+                 data      {shown}/{NODE_DIRECTORY}, one copy of everything: no redundancy\n\
+                 stop      Ctrl-C",
+                node.admin_address()
+            )
+            .into_bytes()
+        },
+    )?;
+    context.output.finish()
+}
+
+/// Waits until the node is to end, or can't go on.
+pub(crate) fn serve(node: &Node, termination: &Termination) -> Result<()> {
+    while !termination.wait(CHECK_INTERVAL) {
+        if let Some(reason) = node.failed() {
+            return Err(Failure::new(Exit::Failed, "the node", reason)
+                .next("its log says more; start it again when that is mended"));
+        }
+    }
+    Ok(())
+}
+
+/// `IP`, `IP:PORT` or `[IP]:PORT`.
+fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
+    let with_port = text.parse::<SocketAddr>();
+    let alone = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
+    with_port
+        .or(alone)
+        .map_err(|_| format!("`{text}` is no address; write for example 127.0.0.1 or 127.0.0.1:7420"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_have_a_port() {
+        assert_eq!(parse_listen("127.0.0.1").map(|a| a.port()), Ok(0));
+        assert_eq!(parse_listen("127.0.0.1:7").map(|a| a.port()), Ok(7));
+        assert_eq!(parse_listen("[::1]:7").map(|a| a.port()), Ok(7));
+        assert!(parse_listen("localhost").is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! A node inside this process, as `dev`, `server` and `quickstart` run it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use node::{Config, ConfigError, Node};
+
+use crate::failure::{Exit, Failure, Result};
+
+/// The node's directory inside the directory that a person names.
+pub(crate) const NODE_DIRECTORY: &str = "node-1";
+
+/// What a directory is, seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It doesn't exist, or nothing is in it.
+    Free,
+    /// A node was formatted in its [`NODE_DIRECTORY`].
+    Catena,
+    /// It holds something else.
+    Foreign,
+}
+
+/// Looks at a directory that is to hold a node.
+pub(crate) fn look(directory: &Path) -> Result<Kind> {
+    let is_empty = |path: &Path| match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Failure::path(path, &error)),
+    };
+    if is_empty(directory)? {
+        return Ok(Kind::Free);
+    }
+    let node_directory = directory.join(NODE_DIRECTORY);
+    let config = Config::development(&node_directory, Some(1), None);
+    Ok(if node::is_initialized(&config).map_err(|error| failure(&error))? {
+        Kind::Catena
+    } else {
+        Kind::Foreign
+    })
+}
+
+/// The shards that a development node was formatted with: its store files, counted.
+pub(crate) fn formatted_shards(node_directory: &Path) -> Option<u16> {
+    let count = (0..u16::MAX)
+        .take_while(|shard| node_directory.join(format!("shard-{shard}.store")).exists())
+        .count();
+    u16::try_from(count).ok().filter(|count| *count > 0)
+}
+
+/// Formats a node where there is none.
+pub(crate) fn format(config: &Config) -> Result<()> {
+    fs::create_dir_all(&config.directory).map_err(|error| Failure::path(&config.directory, &error))?;
+    node::init(config).map(drop).map_err(|error| failure(&error))
+}
+
+/// Starts a formatted node; returns when it serves.
+pub(crate) fn start(config: Config) -> Result<Node> {
+    node::start(config).map_err(|error| failure(&error))
+}
+
+/// Stops a node in good order.
+pub(crate) fn stop(node: Node) -> Result<()> {
+    node.stop().map_err(|error| failure(&error))
+}
+
+/// A node's error: its message says what, why and what to do.
+pub(crate) fn failure(error: &node::Error) -> Failure {
+    let exit = match error {
+        node::Error::Config(error) => return config_failure(error),
+        node::Error::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        node::Error::Exists { .. } => Exit::Conflict,
+        node::Error::NotInitialized { .. } | node::Error::Missing { .. } => Exit::NotFound,
+        node::Error::Changed { .. } => Exit::Usage,
+        node::Error::Damaged { .. } => Exit::Integrity,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, "", plain(&error.to_string()))
+}
+
+/// A configuration that can't be used.
+pub(crate) fn config_failure(error: &ConfigError) -> Failure {
+    let failure = match error {
+        ConfigError::Read { path, source } => return Failure::path(path, source),
+        _ => Failure::usage("", plain(error.to_string().trim_end())),
+    };
+    failure.next("`catena server --print-config` shows every key with its default")
+}
+
+/// The message without the system's error numbers.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        out.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    out + rest
+}
+
+/// Writes one line into a file, atomically: whoever reads it sees all of it or nothing.
+pub(crate) fn write_line(path: &Path, line: &str) -> Result<()> {
+    use std::io::Write as _;
+    let (draft, mut file) = crate::local::place::Draft::file(path)?;
+    let written = file
+        .write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)));
+    written.map_err(|error| Failure::path(path, &error))?;
+    draft.finish()
+}
+
+/// Where development nodes live unless a directory is named: `$XDG_DATA_HOME/catena/dev`.
+pub(crate) fn default_directory() -> Result<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| std::env::home_dir().map(|home| home.join(".local/share")));
+    data.map(|data| data.join("catena/dev")).ok_or_else(|| {
+        Failure::usage("--dir", "there is no home directory to keep a node in; name a directory")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_lose_the_systems_numbers() {
+        assert_eq!(
+            plain("cannot open a: No such file (os error 2); try b (os error 13)"),
+            "cannot open a: No such file; try b"
+        );
+    }
+
+    #[test]
+    fn directories_are_told_apart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(look(directory.path()).ok(), Some(Kind::Free));
+        assert_eq!(look(&directory.path().join("missing")).ok(), Some(Kind::Free));
+        fs::write(directory.path().join("thesis.txt"), b"precious").expect("written");
+        assert_eq!(look(directory.path()).ok(), Some(Kind::Foreign));
+    }
+
+    #[test]
+    fn a_line_is_replaced_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("endpoint");
+        for line in ["127.0.0.1:1", "127.0.0.1:2"] {
+            write_line(&path, line).expect("written");
+            assert_eq!(fs::read_to_string(&path).expect("readable"), format!("{line}\n"));
+        }
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1);
+    }
+}

@@ -86,6 +86,8 @@ pub struct Core {
     work: VecDeque<RequestId>,
     armed: Option<Nanos>,
     is_shut: bool,
+    /// When something came from any peer.
+    last_heard: Nanos,
 }
 
 /// What every step needs from outside.
@@ -130,6 +132,7 @@ impl Core {
             work: VecDeque::new(),
             armed: None,
             is_shut: false,
+            last_heard: Nanos(0),
         }
     }
 

@@ -3,7 +3,7 @@
 //! It never blocks and decides nothing. Chunk bytes are copied once on either side of the thread: into the arena before the core hashes and sends
 //! them, and out of it after the core has verified them, so that no caller can hold the arena's memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
@@ -119,7 +119,8 @@ pub(crate) struct Executor {
     blocked: VecDeque<Blocked>,
     /// Links that failed while effects were performed: events that follow.
     failed: Vec<(LinkNumber, UnavailableReason)>,
-    resolving: usize,
+    /// Links whose addresses are being looked up.
+    resolving: BTreeSet<LinkNumber>,
 }
 
 struct Blocked {
@@ -148,7 +149,7 @@ impl Executor {
             repliers: BTreeMap::new(),
             blocked: VecDeque::new(),
             failed: Vec::new(),
-            resolving: 0,
+            resolving: BTreeSet::new(),
         }
     }
 
@@ -181,6 +182,7 @@ impl Executor {
                     }
                 }
                 Effect::Close { link } => {
+                    self.resolving.remove(&link);
                     if let Some(id) = self.link_ids.remove(&link) {
                         self.link_numbers.remove(&id);
                         io.close(id, CloseReason::Local);
@@ -198,7 +200,7 @@ impl Executor {
             return self.connect_to(io, link, address);
         }
         // Looking up a name blocks: on a thread of its own, of which there are few.
-        if self.resolving >= RESOLVING_MAX {
+        if self.resolving.len() >= RESOLVING_MAX {
             self.failed.push((link, UnavailableReason::Address));
             return;
         }
@@ -215,7 +217,9 @@ impl Executor {
             }
         });
         match spawned {
-            Ok(_) => self.resolving += 1,
+            Ok(_) => {
+                self.resolving.insert(link);
+            }
             Err(_) => self.failed.push((link, UnavailableReason::Address)),
         }
     }
@@ -266,7 +270,9 @@ impl Executor {
                 self.begin_puts(io);
             }
             Command::Resolved { link, address } => {
-                self.resolving -= 1;
+                if !self.resolving.remove(&link) {
+                    return; // The core has given it up meanwhile.
+                }
                 match address {
                     Some(address) => self.connect_to(io, link, address),
                     None => self.failed.push((link, UnavailableReason::Address)),

@@ -126,7 +126,7 @@ impl Volume {
     }
 
     /// The chunks of the version that `entry` describes, with their checksums and without their bytes: to compare local bytes with
-    /// ([`StoredChunk::matches`]).
+    /// ([`StoredChunk::matches`](crate::StoredChunk::matches)).
     pub fn stored_chunks(&self, entry: &Entry) -> StoredChunks {
         StoredChunks::new(self.clone(), entry.clone())
     }

@@ -95,7 +95,13 @@ impl Core {
             cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
             return;
         }
-        self.begin(cx, Some(ticket), what, cx.now.after(patience));
+        let moves = matches!(what, What::Put(_) | What::Get(_));
+        let id = self.begin(cx, Some(ticket), what, cx.now.after(patience));
+        if moves {
+            let request = self.requests.get(id).expect("just begun");
+            request.patience = patience;
+            request.limit = cx.now.after(patience.saturating_mul(EXTENSIONS_MAX));
+        }
     }
 
     /// A new request, on its way.
@@ -111,6 +117,8 @@ impl Core {
             ticket,
             what,
             deadline,
+            patience: 0,
+            limit: deadline,
             state: State::Ready,
             copies: Copies::default(),
             retries: 0,
@@ -163,6 +171,9 @@ impl Core {
         }
     }
 }
+
+/// A chunk on a link that moves has so many times its patience: with the default window and deadline, 110 KB/s will do.
+const EXTENSIONS_MAX: u64 = 10;
 
 /// What no server would take is refused here: names, paths and values over their limits, malformed ones.
 fn check(what: &What) -> Result<(), DecodeError> {

@@ -18,6 +18,9 @@ pub const LINKS_MAX: usize = 256;
 /// A connection that nobody used for so long is closed (R43).
 pub const LINK_IDLE: u64 = 60 * Nanos::SECOND;
 
+/// Addresses that something is remembered of; beyond, those without a link are forgotten.
+const ADDRESSES_MAX: usize = 4096;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkState {
     Connecting,
@@ -38,6 +41,8 @@ pub(super) struct Link {
     /// Payload bytes of puts that may be sent (R38).
     pub(super) credit: u64,
     pub(super) last_used: Nanos,
+    /// When something came from the peer.
+    pub(super) last_heard: Nanos,
     /// The get whose payload is arriving.
     pub(super) receiving: Option<RequestId>,
 }
@@ -91,6 +96,9 @@ impl Links {
 
     /// The way to `address`; makes a link where there is none.
     pub(super) fn access(&mut self, address: &Arc<str>, now: Nanos) -> Access {
+        if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(address) {
+            self.addresses.retain(|_, entry| entry.link.is_some() || now < entry.retry_at);
+        }
         let entry = self.addresses.entry(Arc::clone(address)).or_insert_with(|| Address {
             link: None,
             failures: 0,
@@ -123,6 +131,7 @@ impl Links {
             sending: VecDeque::new(),
             credit: 0,
             last_used: now,
+            last_heard: now,
             receiving: None,
         };
         self.open.insert(number, link);

@@ -37,6 +37,8 @@ impl Core {
         message: &[u8],
     ) -> PayloadPlace {
         let Some(link) = self.links.get(number) else { return discard(prefix) };
+        link.last_heard = cx.now;
+        self.last_heard = cx.now;
         if !prefix.reply {
             return self.on_server_request(cx, number, prefix, message);
         }

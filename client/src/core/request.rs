@@ -5,7 +5,8 @@
 //!   ▲                                                                                    │             │
 //!   └──────────────────────────────── Backoff ◀──────── broken, busy, elsewhere ─────────┴─────────────┘
 //! ```
-//! At its deadline it is finished wherever it is.
+//! At its deadline it is finished wherever it is. A chunk's deadline moves while chunks move on its link: on a slow link a window of them
+//! takes longer than one may take that stands still.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +27,10 @@ pub(super) struct Request {
     pub(super) ticket: Option<Ticket>,
     pub(super) what: What,
     pub(super) deadline: Nanos,
+    /// How long a chunk waits while nothing moves; 0 for what has one deadline only.
+    pub(super) patience: u64,
+    /// The deadline of a chunk moves, up to here, while chunks move.
+    pub(super) limit: Nanos,
     pub(super) state: State,
     pub(super) copies: Copies,
     /// Tries so far; the pause between them grows with it.

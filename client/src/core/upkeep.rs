@@ -7,6 +7,7 @@ use wire::{GroupId, Nanos, SessionId};
 use super::effect::{LinkNumber, ReadId};
 use super::link::LinkState;
 use super::request::{RequestId, State, What};
+use super::send::ATTEMPT;
 use super::{Context, Core, LINK_IDLE};
 use crate::error::UnavailableReason;
 
@@ -46,6 +47,12 @@ impl Core {
     fn on_request_timer(&mut self, cx: &mut Context<'_>, id: RequestId) {
         let Some(request) = self.requests.get(id) else { return };
         if cx.now >= request.deadline {
+            if let Some(later) = self.extended_deadline(cx.now, id) {
+                self.requests.get(id).expect("just found").deadline = later;
+                self.timers.set(Timer::Request(id), later);
+                return;
+            }
+            let request = self.requests.get(id).expect("just found");
             let silent = match (&request.what, request.state) {
                 (What::KeepAlive { .. }, State::AwaitReply(link, _)) => Some(link),
                 _ => None,
@@ -60,6 +67,13 @@ impl Core {
         match request.state {
             State::Backoff => self.wake(id),
             State::Sending(link, _) | State::AwaitReply(link, _) => {
+                let (deadline, is_chunk) = (request.deadline, request.patience > 0);
+                let heard = self.links.get(link).map_or(Nanos(0), |link| link.last_heard);
+                if is_chunk && cx.now < heard.after(ATTEMPT) {
+                    // Others' bytes are on their way on the same link: its turn comes.
+                    self.timers.set(Timer::Request(id), deadline.min(heard.after(ATTEMPT)));
+                    return;
+                }
                 // Unanswered for too long: the connection is taken for dead, and the request goes out on another.
                 self.break_link(cx, link, UnavailableReason::Disconnected);
                 debug_assert!(
@@ -72,6 +86,19 @@ impl Core {
                 self.timers.set(Timer::Request(id), deadline);
             }
         }
+    }
+
+    /// A later deadline for a chunk whose turn hasn't come because others' bytes move.
+    fn extended_deadline(&mut self, now: Nanos, id: RequestId) -> Option<Nanos> {
+        let request = self.requests.get(id)?;
+        let heard = match request.state {
+            State::Sending(link, _) | State::AwaitReply(link, _) => self.links.get(link)?.last_heard,
+            State::AwaitWindow => self.last_heard,
+            _ => return None,
+        };
+        let request = self.requests.get(id)?;
+        let later = heard.after(request.patience).min(request.limit);
+        (request.patience > 0 && later > now).then_some(later)
     }
 
     fn on_link_timer(&mut self, cx: &mut Context<'_>, number: LinkNumber) {

@@ -304,3 +304,35 @@ fn an_upload_of_an_expired_session_fails_and_another_begins_anew() {
     world.finish(ticket).expect("stored");
     assert_eq!(world.memory.used_bytes, 0);
 }
+
+/// On a slow link a window of chunks takes longer than one chunk's deadline; none of them stands still.
+#[test]
+fn a_slow_link_is_not_a_dead_one() {
+    let mut world = World::with(11, FakeCluster::new(), 4 << 20);
+    let upload = open_upload(&mut world);
+    let bytes = sample(512 << 10, 1);
+    world.finish_call(mkdir("a")).expect("made");
+    // 200 KB/s: 21 s for the window.
+    world.byte_time = 5_000;
+    let patience = 8 * Nanos::SECOND;
+    let tickets: Vec<_> = (0..12)
+        .map(|_| {
+            let slot = world.slot(&bytes);
+            world.call_for(Call::PutChunk { upload, slot, length: 512 << 10 }, patience)
+        })
+        .collect();
+    let mut chunks = Vec::new();
+    for ticket in tickets {
+        let result = world.finish(ticket);
+        chunks.push(chunk(result));
+    }
+    let tickets: Vec<_> = chunks
+        .iter()
+        .map(|(id, root)| world.call_for(get(*id, *root, bytes.len(), 0..bytes.len()), patience))
+        .collect();
+    for ticket in tickets {
+        let result = world.finish(ticket);
+        assert_eq!(bytes_of(&mut world, result).expect("stored"), bytes);
+    }
+    assert_eq!(world.connects, 3, "no connection was taken for dead");
+}

@@ -114,6 +114,8 @@ pub(super) struct World {
     pub(super) dead: Vec<String>,
     /// Addresses whose servers take frames and never answer.
     pub(super) mute: Vec<String>,
+    /// Nanoseconds that a byte takes on a link.
+    pub(super) byte_time: u64,
     pub(super) connects: u64,
     pub(super) trace: u64,
     effects: Effects,
@@ -144,6 +146,7 @@ impl World {
             finished: BTreeMap::new(),
             dead: Vec::new(),
             mute: Vec::new(),
+            byte_time: 0,
             connects: 0,
             trace: 0,
             effects: Effects::new(),
@@ -255,7 +258,8 @@ impl World {
             }
             let Some(entry) = self.links.get_mut(&link) else { return };
             let last = if to_server { &mut entry.to_server } else { &mut entry.to_client };
-            let at = self.now.after(delay).max(last.after(1));
+            let transfer = self.byte_time * frame.len() as u64;
+            let at = self.now.after(delay).max(last.after(1 + transfer));
             *last = at;
             let happening =
                 if to_server { Happening::ToServer(link, frame) } else { Happening::ToClient(link, frame) };

@@ -10,6 +10,7 @@ use wire::{CommitIndex, InodeId, SessionId, Status, Timestamp, Version, VolumeId
 use crate::apply::Moment;
 use crate::change::{Change, Slot, Target};
 use crate::inode::{Inode, Owner, mode_bits};
+use crate::losses::Losses;
 use crate::name::is_volume_name;
 use crate::namespace::Namespace;
 use crate::path::{Failure, Found};
@@ -24,13 +25,15 @@ pub const VOLUMES_MAX: usize = 65_536;
 
 /// Who executes, and when.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     /// The entry that the operation will be.
     pub moment: Moment,
     /// The request's session.
     pub session: SessionId,
-    /// Chunks of a commit whose map number is lower were possibly lost by an operator's decision (R8); asked once per range of ids.
+    /// Memory is nearly used up: only what frees some is executed (R17).
     pub memory_full: bool,
+    /// Chunks that an operator gave up (R8).
+    pub losses: &'a Losses,
 }
 
 /// An operation's result and what it does.
@@ -56,12 +59,12 @@ struct Plan {
 /// Part of an operation that has what it needs at hand.
 struct Execution<'a> {
     namespace: &'a Namespace,
-    context: Context,
+    context: Context<'a>,
 }
 
 impl Namespace {
     /// Plans `operation`. The caller logs the result, and applies the changes as entry `context.moment`.
-    pub fn execute(&self, operation: &Operation, context: Context) -> Executed {
+    pub fn execute(&self, operation: &Operation, context: Context<'_>) -> Executed {
         let execution = Execution { namespace: self, context };
         let planned = if context.memory_full && !frees_memory(operation) {
             Err(Failure::from(Status::NoSpace)) // R17

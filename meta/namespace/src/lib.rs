@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod audit;
 mod change;
 mod checkpoint;
 pub mod codec;
@@ -15,6 +16,11 @@ mod execute;
 mod extents;
 mod gc;
 mod inode;
+mod losses;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod model_fuzz;
 mod name;
 mod namespace;
 mod path;
@@ -27,12 +33,14 @@ mod uploads;
 mod volume;
 
 pub use apply::{ApplyError, Moment, next_time};
+pub use audit::AuditError;
 pub use change::{Change, Made, Slot, Source, Target};
 pub use checkpoint::{Cursor, Loader, REPLICA_TAG_MIN, read_row, write_rows};
 pub use execute::{Context, Executed, VOLUMES_MAX};
 pub use extents::FILE_BYTES_MAX;
 pub use gc::{RECLAIM_CHUNKS_MAX, STEP_ROWS_MAX, UpkeepRules, plan_upkeep};
 pub use inode::Owner;
+pub use losses::Losses;
 pub use name::{Name, is_volume_name};
 pub use namespace::{ChunkState, Deleting, Namespace};
 pub use path::Failure;

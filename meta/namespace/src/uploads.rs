@@ -95,7 +95,8 @@ impl Uploads {
         (summary, parts)
     }
 
-    fn parts(
+    /// An upload's parts in order.
+    pub(crate) fn parts(
         &self,
         session: SessionId,
         upload: u64,

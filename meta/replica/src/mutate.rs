@@ -44,6 +44,7 @@ impl Replica {
             moment: Moment { index, time: self.next_time(now) },
             session,
             memory_full: self.memory_full(),
+            losses: &self.losses,
         };
         let executed = self.state.namespace.execute(&operation, context);
         let outcome = executed.outcome;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use namespace::next_time;
+use namespace::{Losses, next_time};
 use wire::meta::{Answer, GroupState, Query, Refusal};
 use wire::planted::{Bug, planted};
 use wire::{CommitIndex, Nanos, Status, Timestamp};
@@ -39,6 +39,7 @@ pub struct Replica {
     pub(crate) orphans: Orphans,
     pub(crate) upkeep: Upkeep,
     pub(crate) checkpointer: Checkpointer,
+    pub(crate) losses: Losses,
     pub(crate) metrics: Metrics,
     armed: Option<Nanos>,
 }
@@ -134,6 +135,7 @@ impl Replica {
             pins: Pins::default(),
             deletes: Deletes::default(),
             checkpointer,
+            losses: Losses::default(),
             metrics: Metrics::default(),
             armed: None,
         }
@@ -168,6 +170,11 @@ impl Replica {
             effects.list.push(Effect::Arm(self.upkeep.next));
         }
         self.invariants();
+    }
+
+    /// The cluster map's stamps of accepted data loss, at the start and whenever they change (R8).
+    pub fn set_losses(&mut self, losses: Losses) {
+        self.losses = losses;
     }
 
     fn on_request(&mut self, now: Now, request: Request, effects: &mut Effects) {

@@ -2,12 +2,12 @@
 
 use wire::limits::FILE_EXTENTS_MAX;
 use wire::meta::{Change as ContentChange, Commit, CopyRange, Extents, NewAttributes, Place, Precondition};
-use wire::{InodeId, Status, Version};
+use wire::{ChunkId, InodeId, Status, Version};
 
 use super::attributes::{check_xattrs, sorted};
 use super::{Execution, Plan, as_file, check_precondition, owner_of, slot, target};
 use crate::change::{Change, Made, Source, Target};
-use crate::extents::{FILE_BYTES_MAX, Summary, check_extents};
+use crate::extents::{FILE_BYTES_MAX, Summary, check_extents, chunk_ranges};
 use crate::inode::{Content, Inode, Owner};
 use crate::path::{Failure, Found};
 use crate::volume::Volume;
@@ -25,6 +25,7 @@ impl Execution<'_> {
         check_precondition(commit.precondition, &found)?;
         let chunk_bytes = found.volume.summary.policy.chunk_bytes;
         let summary = self.check_source(&commit.extents, commit.upload, chunk_bytes)?;
+        self.check_losses(commit)?;
         let mut plan = Plan { version: self.version(), ..Plan::default() };
         let present = match found.inode {
             Some((_, inode)) if inode.is_directory() => return Err(found.failure(Status::IsDirectory)),
@@ -111,6 +112,22 @@ impl Execution<'_> {
             end: own.end,
         };
         if whole.chunks > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(whole) }
+    }
+
+    /// A chunk whose slice was given up after it was acked may be gone: the caller writes it again (R8).
+    fn check_losses(&self, commit: &Commit) -> Result<(), Failure> {
+        let losses = self.context.losses;
+        if !losses.any_after(commit.map) {
+            return Ok(());
+        }
+        let uploads = &self.namespace.uploads;
+        let staged = uploads.parts(self.context.session, commit.upload).map(|(_, extents)| extents.as_ref());
+        let lost = staged.chain([&commit.extents]).flat_map(chunk_ranges).any(|range| {
+            let session = range.first.session;
+            let mut ids = (range.first.ordinal..range.end()).map(|ordinal| ChunkId { session, ordinal });
+            ids.any(|id| losses.may_have_lost(id, commit.map))
+        });
+        if lost { Err(Status::ChunksLost.into()) } else { Ok(()) }
     }
 
     /// Plans a new file at a free place.

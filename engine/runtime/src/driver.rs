@@ -16,11 +16,12 @@ use crate::clock;
 use crate::disk::Owner;
 use crate::heads::HeadBuffers;
 use crate::io::Io;
-use crate::link::{Phase, Receiving, State};
+use crate::link::{Receiving, State};
 use crate::operation::{Operation, on_target};
 use crate::outbox::{SEND_BYTES_MAX, SliceKind};
 use crate::ring::{Completion, Wait};
 use crate::service::{CloseReason, IoToken, LinkKind, Service};
+use crate::spin::Spin;
 use crate::wake::Bed;
 use crate::{sys, tasks};
 
@@ -31,7 +32,7 @@ pub(crate) struct Driver<S: Service> {
     pub(crate) service: S,
     completions: Vec<Completion>,
     tokens: Vec<u64>,
-    sweep_at: Nanos,
+    pub(crate) sweep_at: Nanos,
     /// The service was called after this turn's `on_turn`.
     again: bool,
     yielded_at: Nanos,
@@ -42,8 +43,8 @@ pub(crate) struct Driver<S: Service> {
 const COMPLETIONS_MAX: usize = 1024;
 /// While there is always work, background tasks get a turn this often.
 const YIELD_INTERVAL: u64 = 200 * Nanos::MICROSECOND;
-/// How often links are looked at for what took too long.
-const SWEEP_INTERVAL: u64 = Nanos::SECOND;
+/// How long a send that didn't complete at once may hold back other completions, in microseconds.
+const GATHER_US: u32 = 20;
 
 impl<S: Service> Driver<S> {
     pub(crate) fn new(io: Io, heads: HeadBuffers, service: S, spin: bool) -> Self {
@@ -94,6 +95,7 @@ impl<S: Service> Driver<S> {
 
     /// One turn; returns whether there is more to do at once.
     fn turn(&mut self) -> bool {
+        self.io.sends_begun = 0;
         self.io.counters.turns += 1;
         self.io.now = clock::now();
         let mut active = std::mem::take(&mut self.again);
@@ -148,7 +150,9 @@ impl<S: Service> Driver<S> {
             return;
         }
         let timeout = self.next_deadline().map(|at| at.since(clock::now()));
-        self.io.ring.enter(Wait::For { timeout, batch: 1, gather_us: 0 });
+        // Sends mostly complete while they are handed over: with those alone there would be nothing to do.
+        let batch = 1 + std::mem::take(&mut self.io.sends_begun);
+        self.io.ring.enter(Wait::For { timeout, batch, gather_us: GATHER_US });
         self.io.wake.awake();
     }
 
@@ -198,7 +202,9 @@ impl<S: Service> Driver<S> {
         }
         loop {
             if self.io.ring.has_completions() || self.io.wake.is_pending() {
-                self.io.ring.enter(Wait::No);
+                if self.io.ring.has_deferred() {
+                    self.io.ring.enter(Wait::No);
+                }
                 spin.found();
                 return true;
             }
@@ -401,27 +407,6 @@ impl<S: Service> Driver<S> {
         }
         called
     }
-
-    /// Looks for links on which something took too long, and for listeners that stopped accepting.
-    fn sweep(&mut self) {
-        let now = self.io.now;
-        let limits = self.io.limits;
-        let shortest = limits
-            .head_timeout
-            .min(limits.hello_timeout)
-            .min(limits.connect_timeout)
-            .min(limits.idle_timeout.unwrap_or(u64::MAX));
-        self.sweep_at = now.after(SWEEP_INTERVAL.min(shortest / 4 + 1));
-        for index in 0..self.io.links.places() {
-            if let Some(reason) = self.io.overdue(index) {
-                self.io.counters.timeouts += 1;
-                self.io.abort(index, reason);
-            }
-        }
-        for listener in 0..self.io.listeners.len() {
-            self.io.arm_accept(listener);
-        }
-    }
 }
 
 impl Io {
@@ -448,6 +433,7 @@ impl Io {
             return 0;
         }
         let Some(slice) = link.outbox.next_slice(&mut self.arena) else { return 0 };
+        self.sends_begun += 1;
         link.sending = true;
         link.send_since = now;
         link.send_bytes = slice.bytes;
@@ -464,87 +450,5 @@ impl Io {
         // SAFETY: the flying batch isn't changed until the completion, and holds a reference to each slot it sends from.
         unsafe { self.ring.push(&entry) };
         slice.bytes
-    }
-
-    /// Why a link has to be closed now, if it has.
-    fn overdue(&mut self, index: u32) -> Option<CloseReason> {
-        let (now, limits) = (self.now, self.limits);
-        let link = self.links.at(index);
-        let past = |since: Nanos, limit: u64| now.since(since) > limit;
-        match link.state {
-            State::Free | State::Closing { .. } => return None,
-            State::Connecting => {
-                let late = past(link.opened, limits.connect_timeout);
-                return late.then_some(CloseReason::Refused { errno: libc::ETIMEDOUT });
-            }
-            State::Draining { reason, until } => return (until <= now).then_some(reason),
-            State::Open => {}
-        }
-        if link.sending && past(link.send_since, limits.transfer_time(link.send_bytes)) {
-            return Some(CloseReason::SlowReader);
-        }
-        if link.paused {
-            return None;
-        }
-        match link.phase {
-            Phase::Into { total, .. } | Phase::Discard { total, .. }
-                if past(link.frame_since, limits.transfer_time(total as usize)) =>
-            {
-                return Some(CloseReason::SlowPayload);
-            }
-            Phase::Head if !link.stash.is_empty() => {
-                let bytes = link.stash.len();
-                if past(link.frame_since, limits.transfer_time(bytes)) {
-                    return Some(CloseReason::HeadTimeout);
-                }
-            }
-            _ => {}
-        }
-        if link.accepted && !link.greeted && past(link.opened, limits.hello_timeout) {
-            return Some(CloseReason::HelloTimeout);
-        }
-        let idle = limits.idle_timeout?;
-        (past(link.active, idle) && link.outbox.is_empty()).then_some(CloseReason::Idle)
-    }
-}
-
-/// How long it is worth to look for completions before sleeping: doubled when it paid, halved when it didn't.
-#[derive(Debug)]
-struct Spin {
-    nanoseconds: u64,
-    skipped: u32,
-}
-
-/// About what a sleep and a wake-up cost.
-const SPIN_MAX: u64 = 30 * Nanos::MICROSECOND;
-const SPIN_MIN: u64 = 2 * Nanos::MICROSECOND;
-/// After so many sleeps without spinning, it is tried again.
-const SPIN_RETRY: u32 = 64;
-
-impl Default for Spin {
-    fn default() -> Self {
-        Self { nanoseconds: SPIN_MAX, skipped: 0 }
-    }
-}
-
-impl Spin {
-    fn begin(&mut self, now: Nanos) -> Option<Nanos> {
-        if self.nanoseconds < SPIN_MIN {
-            self.skipped += 1;
-            if self.skipped < SPIN_RETRY {
-                return None;
-            }
-            self.nanoseconds = SPIN_MAX;
-        }
-        self.skipped = 0;
-        Some(now.after(self.nanoseconds))
-    }
-
-    fn found(&mut self) {
-        self.nanoseconds = (self.nanoseconds * 2).min(SPIN_MAX);
-    }
-
-    fn missed(&mut self) {
-        self.nanoseconds /= 2;
     }
 }

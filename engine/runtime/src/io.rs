@@ -79,6 +79,8 @@ pub struct Io {
     pub(crate) to_receive: Vec<u32>,
     pub(crate) to_send: std::collections::VecDeque<u32>,
     pub(crate) to_close: Vec<u32>,
+    /// Sends handed over in this turn.
+    pub(crate) sends_begun: u32,
     pub(crate) tasks: Tasks,
     /// The earliest time limit that the uring holds, and where it reads the next one from.
     pub(crate) timeout_at: Option<Nanos>,
@@ -115,6 +117,7 @@ impl Io {
             to_receive: Vec::new(),
             to_send: std::collections::VecDeque::new(),
             to_close: Vec::new(),
+            sends_begun: 0,
             tasks: Tasks::new(config.background_tasks),
             timeout_at: None,
             timeout: Box::new(types::Timespec::new()),

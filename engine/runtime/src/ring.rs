@@ -182,10 +182,13 @@ impl Ring {
 
     /// Whether `enter` would find completions: some are there, or work that makes them waits to be run.
     pub(crate) fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty() || {
-            let queue = self.uring.submission();
-            queue.taskrun() || queue.cq_overflow()
-        }
+        !self.uring.completion().is_empty() || self.has_deferred()
+    }
+
+    /// Whether completions wait for an `enter` to be delivered.
+    pub(crate) fn has_deferred(&mut self) -> bool {
+        let queue = self.uring.submission();
+        queue.taskrun() || queue.cq_overflow()
     }
 
     /// Hands over what is queued; runs nothing else.

@@ -78,7 +78,7 @@ pub enum Event<'a> {
         /// At most [`wire::limits::MESSAGE_CHUNKS_MAX`].
         ids: &'a [ChunkId],
     },
-    /// Chunks that are here, in a fixed order. Ends in `Listed`.
+    /// Chunks that are here, in order of their ids. Ends in `Listed`.
     Inventory {
         /// Comes back in the answer.
         token: u64,

@@ -9,6 +9,8 @@
 //! entry  [u32; 9]:  0–3 id   4–5 root   6 segment   7–8 block 14 | leaf word 23 | length-1 22   (bits from the lowest up)
 //! ```
 
+use std::collections::BTreeMap;
+
 use journal::{BlockIndex, Place, SegmentIndex};
 use wire::limits::CHUNK_BYTES_MAX;
 use wire::{ChunkId, SessionId};
@@ -176,13 +178,29 @@ impl Index {
         let first = self.buckets[bucket][at..].iter();
         first.chain(self.buckets[bucket + 1..].iter().flatten()).map(Packed::entry)
     }
+
+    /// The `count` entries with the smallest ids behind `after`, in order of their ids: a page of an inventory, whose readers compare
+    /// ranges of ids (R3). One pass over the index that remembers one page.
+    pub fn smallest_after(&self, after: Option<ChunkId>, count: usize) -> Vec<IndexEntry> {
+        let mut page: BTreeMap<ChunkId, &Packed> = BTreeMap::new();
+        for packed in self.buckets.iter().flatten() {
+            let id = packed.id();
+            let is_small = page.len() < count || page.last_key_value().is_some_and(|(last, _)| id < *last);
+            if is_small && after.is_none_or(|after| id > after) {
+                page.insert(id, packed);
+                if page.len() > count {
+                    page.pop_last();
+                }
+            }
+        }
+        page.into_values().map(Packed::entry).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use journal::fake_disk::Random;
-    use std::collections::BTreeMap;
 
     fn entry(number: u64) -> IndexEntry {
         let mut random = Random::new(number);
@@ -212,6 +230,10 @@ mod tests {
             }
             assert_eq!(index.find(entry.id), model.get(&entry.id).copied());
             assert_eq!(index.count(), model.len() as u64);
+        }
+        for (after, count) in [(None, 7), (Some(entry(40).id), 7), (Some(entry(1_500).id), 5_000)] {
+            let expected = model.values().filter(|entry| after.is_none_or(|after| entry.id > after)).take(count);
+            assert_eq!(index.smallest_after(after, count), expected.copied().collect::<Vec<_>>());
         }
         // Walking in pages, with changes between them, yields whatever stays throughout exactly once.
         let stays: BTreeMap<_, _> = model.iter().filter(|(id, _)| id.ordinal % 2 == 0).collect();

@@ -13,6 +13,8 @@ pub enum Kind {
     WriteError,
     /// A flush fails with EIO; what it should have flushed stays volatile.
     FlushError,
+    /// A flush is acknowledged and flushes nothing: a disk outside the model, to check the checkers with.
+    LostFlush,
     /// A write or an allocation fails with ENOSPC.
     NoSpace,
     /// A write is acknowledged and lost.
@@ -26,6 +28,7 @@ const NAMES: &[(Kind, &str)] = &[
     (Kind::ReadError, "read-error"),
     (Kind::WriteError, "write-error"),
     (Kind::FlushError, "flush-error"),
+    (Kind::LostFlush, "lost-flush"),
     (Kind::NoSpace, "no-space"),
     (Kind::LostWrite, "lost-write"),
     (Kind::FlippedRead, "flipped-read"),

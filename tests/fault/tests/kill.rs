@@ -14,8 +14,7 @@ const SPACE_WITHIN: Duration = Duration::from_mins(3);
 fn kills_lose_nothing_that_was_acknowledged() {
     let rounds = count("CATENA_KILLS", 15);
     let scratch = Scratch::new();
-    let mut trial =
-        Trial::start(Dev::new(&scratch.join("node")).args(["--shards", "2"]), count("CATENA_SEED", 1));
+    let mut trial = Trial::start(Dev::new(&scratch.join("node")).shards(2), count("CATENA_SEED", 1));
     for _ in 0..rounds {
         trial.round(|node, _| node.kill());
     }

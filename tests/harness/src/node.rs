@@ -22,6 +22,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Dev {
     directory: PathBuf,
+    shards: u16,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -30,8 +31,14 @@ impl Dev {
     /// A node in `directory`, with one shard.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        let arguments = ["--shards", "1"].map(str::to_owned).to_vec();
-        Self { directory: directory.to_owned(), arguments, environment: Vec::new() }
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Self { directory: directory.to_owned(), shards: 1, arguments, environment }
+    }
+
+    /// With another number of shards.
+    #[must_use]
+    pub fn shards(self, shards: u16) -> Self {
+        Self { shards, ..self }
     }
 
     /// Adds arguments.
@@ -253,7 +260,8 @@ impl Node {
             Launch::Dev(dev) => {
                 // What the last start left would look like readiness.
                 let _ = std::fs::remove_file(dev.directory.join("endpoint"));
-                command.arg("dev").arg("--dir").arg(&dev.directory).args(&dev.arguments);
+                command.arg("dev").arg("--dir").arg(&dev.directory);
+                command.args(["--shards", &dev.shards.to_string()]).args(&dev.arguments);
                 command.envs(dev.environment.iter().map(|(name, value)| (name, value)));
             }
             Launch::Server(server) => {
@@ -294,6 +302,15 @@ impl Node {
             panic!("the node had ended by itself with {status}:\n{}", process.log_tail());
         }
         process.kill();
+    }
+
+    /// Waits until it ends by itself, and returns its status.
+    ///
+    /// # Panics
+    /// If the node is down or doesn't end in time.
+    pub fn ends(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the node runs");
+        deadline::wait_for("the node's end", STOP_WITHIN, || process.ended())
     }
 
     /// SIGTERM, and waits for its status.

@@ -327,7 +327,8 @@ impl Io {
         }
     }
 
-    /// Stops reading from a link, so that its peer is held back. What is already received is kept.
+    /// Stops reading from a link, so that its peer is held back. What is already received is kept; a payload that is being received
+    /// into its slot becomes whole and is told.
     pub fn pause(&mut self, link: LinkId) {
         if let Some(record) = self.links.find(link) {
             record.paused = true;

@@ -94,6 +94,9 @@ pub(crate) struct Link {
     pub(crate) send_bytes: usize,
 }
 
+/// Ten thousand idle links fit in a few MiB.
+const _: () = assert!(size_of::<Link>() <= 384);
+
 impl std::fmt::Debug for RawAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("RawAddress")

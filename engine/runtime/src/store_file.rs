@@ -245,3 +245,27 @@ pub fn takes_direct_io(directory: &Path) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_have_names() {
+        for (magic, name) in
+            [(0xEF53, "ext4"), (0x5846_5342, "xfs"), (0x0102_1994, "tmpfs"), (0x1234, "file system 0x1234")]
+        {
+            assert_eq!(name_of(magic), name);
+        }
+        assert_eq!(file_system_of(Path::new("/proc/nothing-there")), name_of(0x9FA0));
+    }
+
+    #[test]
+    fn the_missing_feature_and_the_mend_are_said() {
+        let error = OpenFileError::NoDirectIo { path: "/d/store".into(), file_system: "tmpfs".into() };
+        assert_eq!(
+            error.to_string(),
+            "/d/store is on tmpfs, which has no direct I/O (O_DIRECT): use ext4 or xfs"
+        );
+    }
+}

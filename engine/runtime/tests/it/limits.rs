@@ -237,3 +237,42 @@ fn a_reset_connection_is_closed() {
     assert!(matches!(server.closed(), CloseReason::Peer | CloseReason::Broken { .. }));
     server.stop();
 }
+
+/// Streams of good frames with a few bytes changed: each is answered, refused or waited for, and nothing else happens.
+#[test]
+fn mutated_frames() {
+    let limits = LinkLimits { rate_bytes_min: 10 << 20, ..short() };
+    let server = start(limits, None);
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = move |limit: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % limit as u64).expect("below the limit")
+    };
+    let mut clients = Vec::new();
+    for round in 0..400_u64 {
+        let mut bytes = Vec::new();
+        for _ in 0..=next(6) {
+            let (message, payload) = (next(300), next(3000));
+            bytes.extend(frame(FrameKind::KeepAlive, round, &pattern(round, message), &[]));
+            bytes.extend(frame(FrameKind::PutChunk, round, &[], &pattern(round, payload)));
+        }
+        for _ in 0..=next(4) {
+            let at = next(bytes.len());
+            bytes[at] = bytes[at].wrapping_add(u8::try_from(1 + next(255)).expect("a byte"));
+        }
+        bytes.truncate(bytes.len() - next(40));
+        let mut client = Client::new(server.address);
+        let _ = client.0.write_all(&bytes);
+        clients.push(client);
+        if round % 50 == 49 {
+            clients.clear();
+        }
+    }
+    let mut good = Client::new(server.address);
+    good.send(FrameKind::KeepAlive, 1, b"still there", &[]);
+    assert_eq!(good.receive().1, b"still there");
+    drop(good);
+    server.stop();
+}

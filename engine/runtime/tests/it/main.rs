@@ -10,4 +10,5 @@ mod files;
 mod limits;
 mod mail;
 mod soak;
+mod start;
 mod support;

@@ -1,4 +1,7 @@
 //! The metadata log as the replica's thread drives it: the shipped [`journal::log::Log`] on a file.
+//!
+//! A page of the replica's checkpoint may be larger than one of the log's (a file of a million extents is one row), so it travels in pieces: each page of the log
+//! begins with a byte that says whether the replica's page ends with it.
 
 use std::collections::VecDeque;
 
@@ -44,6 +47,21 @@ pub(crate) enum LogNote {
     Closed,
 }
 
+/// A page of the replica's checkpoint on its way into the log.
+#[derive(Debug)]
+struct Page {
+    bytes: Vec<u8>,
+    /// Bytes that the log has.
+    taken: usize,
+    /// Whether the checkpoint ends with it.
+    last: bool,
+}
+
+/// More pieces of the same page follow.
+const PIECE_MORE: u8 = 0;
+/// The page ends with this piece.
+const PIECE_END: u8 = 1;
+
 /// The log and what waits for it.
 #[derive(Debug)]
 pub(crate) struct MetaLog {
@@ -56,7 +74,9 @@ pub(crate) struct MetaLog {
     /// Entries that the log had no room for; the replica bounds their bytes.
     pending: VecDeque<(u64, Vec<u8>)>,
     /// A page that the log hasn't asked for yet.
-    page: Option<(Vec<u8>, bool)>,
+    page: Option<Page>,
+    /// Recovery: pieces of a page so far.
+    pieces: Vec<u8>,
     /// A buffer that the log wants filled.
     wanted: Option<(Slot, u32, u32)>,
     checkpointing: bool,
@@ -96,6 +116,7 @@ impl MetaLog {
             handed: false,
             pending: VecDeque::new(),
             page: None,
+            pieces: Vec::new(),
             wanted: None,
             checkpointing: false,
             deadline: None,
@@ -167,7 +188,7 @@ impl MetaLog {
 
     /// A page of the checkpoint at `index`.
     pub(crate) fn write_page(&mut self, io: &mut Io, index: CommitIndex, bytes: &[u8], last: bool) {
-        self.page = Some((bytes.to_vec(), last));
+        self.page = Some(Page { bytes: bytes.to_vec(), taken: 0, last });
         if std::mem::replace(&mut self.checkpointing, true) {
             self.fill_page(io);
         } else {
@@ -175,22 +196,40 @@ impl MetaLog {
         }
     }
 
-    /// Puts the waiting page into the buffer that the log wants filled, when both are there.
+    /// Puts the waiting page's next piece into the buffer that the log wants filled, when both are there.
     fn fill_page(&mut self, io: &mut Io) {
-        let Some((slot, offset, capacity)) = self.wanted else {
-            return;
-        };
-        let Some((bytes, last)) = self.page.take() else {
+        let (Some((slot, offset, capacity)), Some(page)) = (self.wanted, &mut self.page) else {
             return;
         };
         self.wanted = None;
-        assert!(bytes.len() <= capacity as usize, "the replica's pages are smaller than the log's");
-        io.memory().bytes_mut(slot)[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
-        let length = u32::try_from(bytes.len()).expect("at most a page");
-        if !last {
+        let content = &mut io.memory().bytes_mut(slot)[offset as usize..][..capacity as usize];
+        let piece = page.bytes.len().min(page.taken + content.len() - 1);
+        let piece = &page.bytes[page.taken..piece];
+        page.taken += piece.len();
+        let ends = page.taken == page.bytes.len();
+        content[0] = if ends { PIECE_END } else { PIECE_MORE };
+        content[1..=piece.len()].copy_from_slice(piece);
+        let length = u32::try_from(piece.len() + 1).expect("at most a page of the log");
+        let last = ends && page.last;
+        if ends {
+            self.page = None;
+        }
+        if ends && !last {
             self.notes.push_back(LogNote::PageTaken);
         }
         self.run(io, LogEvent::Page { slot, length, last });
+    }
+
+    /// Recovery: a page of the log; the replica's page, once it is whole.
+    fn take_piece(&mut self, content: &[u8]) {
+        let Some((flag, piece)) = content.split_first() else {
+            return;
+        };
+        self.pieces.extend_from_slice(piece);
+        if *flag == PIECE_END {
+            let page = std::mem::take(&mut self.pieces);
+            self.notes.push_back(LogNote::Page(page));
+        }
     }
 
     /// Writes what is left, and ends.
@@ -219,11 +258,14 @@ impl MetaLog {
         match effect {
             LogEffect::Arm(at) => self.deadline = Some(self.deadline.map_or(at, |known| known.min(at))),
             LogEffect::Page { slot, offset, length } => {
-                let bytes = io.memory().bytes(slot)[offset as usize..][..length as usize].to_vec();
-                self.notes.push_back(LogNote::Page(bytes));
+                let content = io.memory().bytes(slot)[offset as usize..][..length as usize].to_vec();
+                self.take_piece(&content);
                 self.handed = true;
             }
-            LogEffect::Restart => self.notes.push_back(LogNote::PagesAbandoned),
+            LogEffect::Restart => {
+                self.pieces.clear();
+                self.notes.push_back(LogNote::PagesAbandoned);
+            }
             LogEffect::Records(records) => {
                 let entries = records.iter(io.memory_ref());
                 self.notes
@@ -244,7 +286,7 @@ impl MetaLog {
             LogEffect::CheckpointFailed => {
                 self.checkpointing = false;
                 // An empty page gives back the buffer that was to be filled.
-                self.page = self.wanted.is_some().then(|| (Vec::new(), true));
+                self.page = self.wanted.is_some().then(|| Page { bytes: Vec::new(), taken: 0, last: true });
                 self.notes.push_back(LogNote::CheckpointFailed);
                 return self.wanted.is_some();
             }

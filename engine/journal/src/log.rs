@@ -524,7 +524,8 @@ impl Log {
             self.armed = None;
         }
         self.device.on_tick(now, memory, &mut effects.io);
-        let is_idle = self.is_empty() && now.since(self.last_durable) >= IDLE_NANOS;
+        let is_idle =
+            self.stage == Stage::Serving && self.is_empty() && now.since(self.last_durable) >= IDLE_NANOS;
         if is_idle && self.device.wants_empty_batch() && self.device.room(1) == Room::Ready {
             let Some(descriptor) = memory.allocate(4096) else { return };
             let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
@@ -534,8 +535,12 @@ impl Log {
     }
 
     fn arm(&mut self, now: Nanos, effects: &mut LogEffects) {
+        if matches!(self.stage, Stage::Opening | Stage::Ended) {
+            return;
+        }
         let at = if self.device.wants_empty_batch() {
-            self.last_durable.after(IDLE_NANOS)
+            // A deadline that has passed and could not be met is tried again soon, not at once.
+            self.last_durable.after(IDLE_NANOS).max(now.after(Nanos::MILLISECOND))
         } else if !self.is_empty() || self.device.is_checkpointing() {
             now.after(UPKEEP_NANOS)
         } else {

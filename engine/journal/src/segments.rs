@@ -43,6 +43,8 @@ pub struct Segment {
     pub touched: u64,
     /// The last batch that was appended here: its age, for cleaning.
     pub appended: u64,
+    /// It was written since it was allocated: a flush there is fast.
+    pub written: bool,
     /// Chunks in it that could not be read: cleaning leaves it alone.
     pub damaged: bool,
 }
@@ -68,6 +70,7 @@ impl Segments {
         readers: 0,
         touched: 0,
         appended: 0,
+        written: false,
         damaged: false,
     };
 
@@ -163,6 +166,10 @@ impl Segments {
             if segment.live_blocks > 0 {
                 segment.state = SegmentState::Sealed;
             }
+            segment.written |= !matches!(
+                segment.state,
+                SegmentState::Absent | SegmentState::Unwritten | SegmentState::Zeroing
+            );
             match segment.state {
                 SegmentState::Ready => self.ready.push_back(index),
                 SegmentState::Unwritten | SegmentState::Zeroing => {
@@ -206,7 +213,7 @@ impl Segments {
     pub(crate) fn put_ready(&mut self, index: SegmentIndex) {
         let segment = self.segment_mut(index);
         assert_eq!(segment.live_blocks, 0, "segment {index} is free and has live blocks");
-        *segment = Segment { state: SegmentState::Ready, ..Self::NEW };
+        *segment = Segment { state: SegmentState::Ready, written: true, ..Self::NEW };
         self.ready.push_back(index);
     }
 
@@ -234,6 +241,13 @@ impl Segments {
 
     pub(crate) fn set_state(&mut self, index: SegmentIndex, state: SegmentState) {
         self.segment_mut(index).state = state;
+    }
+
+    /// The log goes on in the segment; true if it was never written.
+    pub(crate) fn open(&mut self, index: SegmentIndex) -> bool {
+        let segment = self.segment_mut(index);
+        segment.state = SegmentState::Open;
+        !std::mem::replace(&mut segment.written, true)
     }
 
     pub(crate) fn appended(&mut self, index: SegmentIndex, sequence: u64) {

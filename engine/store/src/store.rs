@@ -207,7 +207,7 @@ impl Store {
             self.armed = None;
         }
         self.device.on_tick(now, memory, &mut effects.io);
-        if self.device.wants_empty_batch() && now.since(self.last_durable) >= IDLE_NANOS {
+        if self.wants_empty_batch() && now.since(self.last_durable) >= IDLE_NANOS {
             self.append_empty_batch(memory, effects);
         }
         self.cleaner.on_tick();
@@ -229,18 +229,24 @@ impl Store {
 
     fn arm(&mut self, now: Nanos, effects: &mut Effects) {
         let mut at = None;
-        let mut want = |deadline: Nanos| at = Some(at.map_or(deadline, |at: Nanos| at.min(deadline)));
-        if self.device.wants_empty_batch() {
+        // A deadline that has passed and could not be met is tried again soon, not at once.
+        let soonest = now.after(Nanos::MILLISECOND);
+        let mut want = |deadline: Nanos| {
+            let deadline = deadline.max(soonest);
+            at = Some(at.map_or(deadline, |at: Nanos| at.min(deadline)));
+        };
+        if self.wants_empty_batch() {
             want(self.last_durable.after(IDLE_NANOS));
         }
         if self.cleaner.is_collecting() {
-            want(now.after(Nanos::MILLISECOND));
+            want(soonest);
         }
         let waits = self.device.segments().drained() > 0 || !self.writes.is_empty() || self.cleaner.is_busy();
         if matches!(self.stage, Stage::Serving | Stage::Closing) && waits {
             want(now.after(UPKEEP_NANOS));
         }
-        if let Some(due) = self.scrubber.due() {
+        let scrubs = matches!(self.stage, Stage::Serving | Stage::Fenced);
+        if let Some(due) = self.scrubber.due().filter(|_| scrubs) {
             want(due);
         }
         let Some(at) = at else { return };
@@ -249,6 +255,11 @@ impl Store {
             self.armed = Some(at);
             effects.list.push(Effect::Arm(at));
         }
+    }
+
+    /// Nothing follows a clean end.
+    fn wants_empty_batch(&self) -> bool {
+        self.stage == Stage::Serving && self.device.wants_empty_batch()
     }
 
     /// What a durable entry does, at run time and at replay alike.
@@ -279,14 +290,14 @@ impl Store {
         }
         let limit = (limit as usize).min(MESSAGE_CHUNKS_MAX);
         let start = effects.chunks.len();
-        let mut rest = self.index.after(after);
-        let listed = rest.by_ref().take(limit);
-        effects.chunks.extend(listed.map(|entry| ListedChunk {
+        let mut page = self.index.smallest_after(after, limit + 1);
+        let end = page.len() <= limit;
+        page.truncate(limit);
+        effects.chunks.extend(page.iter().map(|entry| ListedChunk {
             id: entry.id,
             length: entry.length,
             root: entry.root,
         }));
-        let end = rest.next().is_none();
         let bound = "a page is limited";
         let chunks = ChunkRange {
             start: u32::try_from(start).expect(bound),

@@ -76,10 +76,14 @@ pub(crate) fn config(segments: u64) -> StoreConfig {
 impl Bench {
     /// Formats a store of so many segments on an empty disk and opens it.
     pub(crate) fn format(seed: u64, config: StoreConfig) -> Self {
+        Self::format_with(seed, config, SEGMENT_BYTES)
+    }
+
+    pub(crate) fn format_with(seed: u64, config: StoreConfig, segment_bytes: u32) -> Self {
         let disk = FakeDisk::new(seed);
         let format = Format {
             identity: identity(),
-            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
+            geometry: Geometry::new(segment_bytes).unwrap(),
             secret: 0x5eed,
             index_key: 0xfeed,
         };
@@ -185,7 +189,10 @@ impl Bench {
     pub(crate) fn wait(&mut self, nanos: u64) {
         let end = self.now.after(nanos);
         self.run();
+        let mut ticks = 0;
         while let Some(at) = self.armed.filter(|at| *at <= end) {
+            ticks += 1;
+            assert!(ticks < 20_000, "the store arms without end");
             self.now = at.max(self.now);
             self.armed = None;
             self.event(Event::Tick);

@@ -343,11 +343,14 @@ impl Device {
     /// behind: then a checkpoint comes first.
     pub(super) fn join_fresh_segment(&mut self) -> Option<SegmentIndex> {
         let after = self.pipeline.durable.sequence;
-        let superblock = self.superblock.as_mut().expect("known");
+        let superblock = self.superblock();
         let unused = superblock.joints.last().filter(|joint| joint.after == after).copied();
-        if superblock.joints.len() - usize::from(unused.is_some()) >= JOINTS_MAX {
+        let is_crowded = superblock.joints.len() - usize::from(unused.is_some()) >= JOINTS_MAX;
+        let is_first = superblock.sequence == 0;
+        if is_crowded || !(is_first || self.has_free_beyond_checkpoint()) {
             return None;
         }
+        let superblock = self.superblock.as_mut().expect("known");
         // The segment of a life that appended nothing is free again; another one is preferred all the same (R33).
         let avoid = unused.map(|joint| joint.segment);
         let segment = self.segments.take_free(SegmentState::Open, avoid)?;

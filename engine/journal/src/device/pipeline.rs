@@ -15,7 +15,6 @@ use super::{Device, Note, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES, descriptor_bytes_max};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken, Part};
 use crate::layout::{BATCHES_IN_FLIGHT_MAX, BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
-use crate::segments::SegmentState;
 use crate::superblock::Resume;
 
 /// A batch to append. The descriptor's body is in its slot behind the header, which the device writes; both the descriptor's and
@@ -127,13 +126,14 @@ impl Device {
         self.pipeline.decided = resume.sequence;
         self.pipeline.durable_entries = resume.sequence;
         self.segments.rebuild();
+        self.recycle();
     }
 
     /// The superblock names this segment as the one where the log goes on.
     pub(super) fn open_fresh_segment(&mut self, segment: SegmentIndex) {
         assert!(self.pipeline.open.is_none(), "a fresh segment is opened once");
         self.pipeline.open = Some(Open { segment, block: 0 });
-        self.segments.set_state(segment, SegmentState::Open);
+        self.counters.unwritten_segments_opened += u64::from(self.segments.open(segment));
     }
 
     pub(super) fn has_open_segment(&self) -> bool {
@@ -217,9 +217,7 @@ impl Device {
         let open = self.pipeline.open.replace(Open { segment: next, block: 0 });
         let full = open.expect("a segment was open").segment;
         self.segments.seal(full);
-        if self.segments.segment(next).state == SegmentState::Next {
-            self.segments.set_state(next, SegmentState::Open);
-        }
+        self.counters.unwritten_segments_opened += u64::from(self.segments.open(next));
     }
 
     fn write_batch<M: Memory>(

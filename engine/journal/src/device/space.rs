@@ -10,8 +10,8 @@ use crate::segments::SegmentState;
 
 /// Zeros written by one request.
 const ZERO_BYTES: u32 = 1 << 20;
-/// Free segments that the file has before it must grow.
-const FREE_ALLOCATED_MIN: u32 = 2;
+/// Free segments beside the checkpoint's that the file has before it must grow.
+const FREE_ALLOCATED_MIN: u32 = 1;
 /// A file system without room is asked again after this.
 const GROWTH_RETRY_NANOS: u64 = 5 * Nanos::SECOND;
 
@@ -22,6 +22,7 @@ pub(super) struct Space {
     zeroing: Option<(SegmentIndex, u32)>,
     retry_at: Option<Nanos>,
     pub(super) joining: bool,
+    checkpoint_reserve: u32,
 }
 
 impl Device {
@@ -34,12 +35,29 @@ impl Device {
             self.rejoin(memory, io);
         }
         if !self.has_next_segment()
+            && self.has_free_beyond_checkpoint()
             && let Some(segment) = self.segments.take_free(SegmentState::Next, None)
         {
             self.set_next_segment(segment);
         }
         self.zero_ahead(io);
         self.grow(io);
+    }
+
+    /// R32: the next checkpoint's segments are kept for it, since it is what makes space: the log never takes the last free ones. Only
+    /// what the file has counts, since growing it may fail.
+    pub(super) fn has_free_beyond_checkpoint(&self) -> bool {
+        self.segments.ready() + self.segments.unwritten() > self.checkpoint_reserve()
+    }
+
+    fn checkpoint_reserve(&self) -> u32 {
+        let newest = self.superblock().checkpoints.first().map_or(1, |checkpoint| checkpoint.segments.len());
+        self.space.checkpoint_reserve.max(u32::try_from(newest).expect("limited")).max(1)
+    }
+
+    /// The owner expects the next checkpoint to take this many segments.
+    pub fn set_checkpoint_reserve(&mut self, segments: u32) {
+        self.space.checkpoint_reserve = segments;
     }
 
     fn prezero_segments(&self) -> u32 {
@@ -87,7 +105,7 @@ impl Device {
 
     fn grow(&mut self, io: &mut IoEffects) {
         let free = self.segments.ready() + self.segments.unwritten();
-        let wanted = FREE_ALLOCATED_MIN.max(self.prezero_segments());
+        let wanted = (FREE_ALLOCATED_MIN + self.checkpoint_reserve()).max(self.prezero_segments());
         if self.space.allocating || free >= wanted {
             return;
         }
@@ -130,6 +148,17 @@ impl Device {
             }
             Some(_) => {}
         }
+    }
+
+    /// Whether the log has no segment to go on in, and neither growth nor a checkpoint under way or due would give it one.
+    pub fn is_stuck(&self) -> bool {
+        self.stage == Stage::Serving
+            && (!self.has_open_segment() || !self.has_next_segment())
+            && !self.space.joining
+            && !self.has_free_beyond_checkpoint()
+            && self.segments.growable().is_none()
+            && !self.is_checkpointing()
+            && !self.checkpoint_frees()
     }
 
     /// R32.

@@ -24,8 +24,10 @@ const VICTIMS_MAX: u32 = 8;
 const COLLECTED_MAX: usize = 65_536;
 /// Index entries looked at in one event, about 100 µs.
 const COLLECT_PER_EVENT: usize = 16_384;
-/// Reads of cleaning in flight, and moves waiting to be written.
-const MOVES_MAX: usize = 16;
+/// Reads of cleaning in flight, and moves waiting to be written: chunks, and blocks. Moves gather into large batches, or cleaning would
+/// gain nothing.
+const MOVES_MAX: usize = 64;
+const MOVES_BLOCKS_MAX: u32 = (8 << 20) / 4096;
 /// Segments fuller than this, in percent, aren't worth emptying: ten bytes moved for one gained.
 const UTILIZATION_PERCENT_MAX: u64 = 90;
 
@@ -46,6 +48,12 @@ pub(super) struct Cleaner {
     reading: usize,
     /// Moves queued or in flight.
     moving: usize,
+    /// Blocks of both.
+    blocks: u32,
+    /// When the last round began: puts and deletes until then, and free segments.
+    last_round: Option<(u64, u32)>,
+    /// The last round gained nothing, and nothing has changed since.
+    fruitless: bool,
     /// No buffer, or nothing to gain: not again before the next tick.
     waits: bool,
 }
@@ -63,8 +71,14 @@ impl Cleaner {
         self.waits = false;
     }
 
-    pub(super) fn on_move_ended(&mut self) {
+    /// Whether more moves are about to be queued.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading > 0
+    }
+
+    pub(super) fn on_move_ended(&mut self, length: u32) {
         self.moving -= 1;
+        self.blocks -= payload_blocks(length);
     }
 }
 
@@ -90,7 +104,7 @@ impl Store {
         }
         let gains = self.device.segments().drained() > 0
             || self.cleaner.is_busy()
-            || self.best_victim(self.cleaning_blocks()).is_some();
+            || (!self.is_fruitless() && self.best_victim(self.cleaning_blocks()).is_some());
         Some(if gains { Status::Busy } else { Status::NoSpace })
     }
 
@@ -140,10 +154,21 @@ impl Store {
         let is_due = self.stage == Stage::Serving
             && !self.cleaner.waits
             && self.cleaner.moving == 0
-            && self.device.segments().free() <= self.clean_threshold();
+            && self.device.segments().free() <= self.clean_threshold()
+            // What the last round emptied comes first: it shows whether the round gained anything.
+            && !self.device.is_checkpointing()
+            && !self.device.checkpoint_frees();
         if !is_due {
             return;
         }
+        let (changes, free) = (self.changes(), self.device.segments().free());
+        self.cleaner.fruitless =
+            self.cleaner.last_round.is_some_and(|(then, before)| then == changes && free <= before);
+        if self.cleaner.fruitless {
+            self.cleaner.waits = true;
+            return;
+        }
+        self.cleaner.last_round = Some((changes, free));
         let mut blocks = self.cleaning_blocks();
         self.cleaner.victims.clear();
         for _ in 0..VICTIMS_MAX {
@@ -156,6 +181,15 @@ impl Store {
         } else {
             self.cleaner.phase = Phase::Collecting(None);
         }
+    }
+
+    /// Puts and deletes so far.
+    fn changes(&self) -> u64 {
+        self.metrics.puts + self.metrics.tombstones
+    }
+
+    fn is_fruitless(&self) -> bool {
+        self.cleaner.fruitless && self.cleaner.last_round.is_some_and(|(then, _)| then == self.changes())
     }
 
     fn collect(&mut self, cursor: Option<ChunkId>) {
@@ -174,7 +208,10 @@ impl Store {
     }
 
     fn read_moves<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
-        while self.cleaner.reading + self.cleaner.moving < MOVES_MAX && !self.cleaner.waits {
+        while self.cleaner.reading + self.cleaner.moving < MOVES_MAX
+            && self.cleaner.blocks < MOVES_BLOCKS_MAX
+            && !self.cleaner.waits
+        {
             let Some(id) = self.cleaner.collected.last().copied() else { break };
             let entry = self.index.find(id).filter(|entry| {
                 self.cleaner.victims.contains(&entry.place.segment) && !self.writes.is_pending(id)
@@ -186,6 +223,7 @@ impl Store {
                     break;
                 }
                 self.cleaner.reading += 1;
+                self.cleaner.blocks += payload_blocks(entry.length);
             }
             self.cleaner.collected.pop();
         }
@@ -206,6 +244,7 @@ impl Store {
         self.cleaner.reading -= 1;
         if !is_good || !matches!(self.stage, Stage::Serving | Stage::Closing) {
             memory.release(slot);
+            self.cleaner.blocks -= payload_blocks(entry.length);
             return;
         }
         let mut leaves = [0; LEAVES_MAX];

@@ -13,7 +13,7 @@
 use journal::entry::payload_blocks;
 use journal::{BlockIndex, JOINTS_MAX, PageContent, Place, SegmentIndex};
 use wire::limits::CHUNK_BYTES_MAX;
-use wire::{ChunkId, Memory};
+use wire::{ChunkId, Memory, Status};
 
 use super::{Stage, Store};
 use crate::api::{Effect, Effects};
@@ -50,6 +50,10 @@ impl Store {
     /// True if a checkpoint was begun.
     pub(super) fn pump_checkpoint<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) -> bool {
         let mut began = false;
+        self.device.set_checkpoint_reserve(self.checkpoint_need());
+        if self.stage == Stage::Closing && self.device.in_flight() == 0 && self.device.is_stuck() {
+            self.refuse_queued(Status::NoSpace, memory, effects);
+        }
         let is_quiet = self.writes.is_empty() && self.device.in_flight() == 0;
         if !self.device.is_checkpointing() {
             let closes = self.stage == Stage::Closing && is_quiet && !self.cleaner.is_busy();

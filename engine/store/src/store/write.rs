@@ -265,6 +265,7 @@ impl Store {
         let status = match self.stage {
             Stage::Serving if ids.len() > MESSAGE_CHUNKS_MAX => Some(Status::BadRequest),
             Stage::Serving if self.writes.queue.len() + ids.len() > QUEUE_MAX => Some(Status::Busy),
+            Stage::Serving if self.device.is_stuck() => Some(Status::NoSpace),
             Stage::Serving => None,
             Stage::Fenced => Some(Status::StoreFailed),
             _ => Some(Status::NotServing),
@@ -351,7 +352,7 @@ impl Store {
     pub(super) fn seal_batches<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
         while !self.writes.queue.is_empty()
             && matches!(self.stage, Stage::Serving | Stage::Closing)
-            && (self.device.in_flight() == 0 || self.writes.is_large())
+            && (self.writes.is_large() || (self.device.in_flight() == 0 && !self.moves_gather()))
         {
             let plan = self.plan_batch();
             assert!(plan.taken > 0, "each chunk was checked to fit a batch alone");
@@ -362,6 +363,11 @@ impl Store {
                 break;
             }
         }
+    }
+
+    /// Whether only moves are queued and more of them are being read: they wait for each other, nobody waits for them.
+    fn moves_gather(&self) -> bool {
+        self.cleaner.is_reading() && self.writes.pending.is_empty()
     }
 
     fn seal_batch<M: Memory>(&mut self, plan: &Plan, memory: &mut M, effects: &mut Effects) -> bool {
@@ -379,7 +385,7 @@ impl Store {
             if is_stale {
                 drop(words);
                 release_all(queued.slot, memory);
-                self.cleaner.on_move_ended();
+                self.cleaner.on_move_ended(queued.length);
                 continue;
             }
             let bytes = memory.bytes_mut(descriptor);
@@ -476,7 +482,7 @@ impl Store {
                 self.damaged.remove(&id);
             }
             EntryKind::Move(_) => {
-                self.cleaner.on_move_ended();
+                self.cleaner.on_move_ended(operation.entry.length);
                 self.metrics.chunks_moved += 1;
                 self.metrics.moved_bytes += u64::from(operation.entry.length);
             }
@@ -484,6 +490,23 @@ impl Store {
         if let Some(token) = operation.token {
             effects.list.push(Effect::Done { token, status: Status::Ok });
         }
+    }
+
+    /// Answers what is queued without executing it.
+    pub(super) fn refuse_queued<M: Memory>(&mut self, status: Status, memory: &mut M, effects: &mut Effects) {
+        for queued in std::mem::take(&mut self.writes.queue) {
+            release_all(queued.slot, memory);
+            effects.list.extend(queued.token.map(|token| Effect::Done { token, status }));
+            if matches!(queued.kind, EntryKind::Move(_)) {
+                self.cleaner.on_move_ended(queued.length);
+            }
+        }
+        for (_, token) in std::mem::take(&mut self.writes.waiters) {
+            effects.list.push(Effect::Done { token, status });
+        }
+        self.writes.leaves.clear();
+        self.writes.pending.clear();
+        self.writes.queued_blocks = 0;
     }
 
     /// Nothing more is written; what was in flight is not acknowledged, whatever became of it.
@@ -495,15 +518,6 @@ impl Store {
             let tokens = batch.operations.iter().filter_map(|operation| operation.token);
             effects.list.extend(tokens.map(|token| Effect::Done { token, status }));
         }
-        for queued in std::mem::take(&mut self.writes.queue) {
-            release_all(queued.slot, memory);
-            effects.list.extend(queued.token.map(|token| Effect::Done { token, status }));
-        }
-        for (_, token) in std::mem::take(&mut self.writes.waiters) {
-            effects.list.push(Effect::Done { token, status });
-        }
-        self.writes.leaves.clear();
-        self.writes.pending.clear();
-        self.writes.queued_blocks = 0;
+        self.refuse_queued(status, memory, effects);
     }
 }

@@ -48,7 +48,7 @@ const CRATES: &[Crate] = &[
     real(
         "perf",
         "perf",
-        &["wire", "namespace", "replica", "journal", "store", "shard", "runtime", "node", "client"],
+        &["wire", "namespace", "replica", "journal", "store", "shard", "runtime", "node", "client", "harness"],
     ),
     real(
         "sim",

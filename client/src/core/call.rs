@@ -2,16 +2,25 @@
 
 use std::sync::Arc;
 
+use wire::limits::CHUNK_BYTES_MAX;
 use wire::message::DecodeError;
-use wire::meta::{Mutation, Query};
-use wire::{Nanos, Sequence, SessionId, Version};
+use wire::meta::Mutation;
+use wire::{Nanos, Sequence, SessionId, Slot, Version};
 
 use super::effect::{Call, Done, Failure, ReadId, Ticket, UploadId};
-use super::request::{Copies, Get, Mutate, Put, Request, RequestId, State, Trouble, What, Worst};
+use super::request::{Copies, Get, Mutate, Put, Request, RequestId, State, Trouble, What};
 use super::session::MintError;
 use super::upkeep::{Read, Timer};
 use super::{Context, Core, Effect};
 use crate::error::UnavailableReason;
+
+/// What becomes of a call.
+enum Accepted {
+    /// It takes its way.
+    Request(What),
+    /// It is done at once.
+    Done(Done),
+}
 
 impl Core {
     pub(super) fn on_call(&mut self, cx: &mut Context<'_>, ticket: Ticket, call: Call, patience: u64) {
@@ -24,83 +33,101 @@ impl Core {
             cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
             return;
         }
-        let what = match call {
-            Call::Map => What::Map,
-            Call::Query { group, query } => What::Query { group, query: Some(*query) },
-            Call::Mutate { group, upload, operation } => What::Mutate(Mutate {
-                group,
-                upload,
-                mutation: Some(Mutation {
-                    session: SessionId::default(),
-                    sequence: Sequence(1),
-                    acked_upto: Sequence::default(),
-                    operation: *operation,
-                }),
-                session: SessionId::default(),
-                sequence: Sequence::default(),
-                numbered: false,
-            }),
-            Call::OpenUpload { group } => What::OpenUpload { group },
-            Call::PutChunk { upload, slot, length } => {
-                assert!(
-                    length > 0 && length as usize <= cx.memory.bytes(slot).len(),
-                    "a chunk is in its slot"
-                );
-                let id = match self.sessions.mint(upload) {
-                    Ok(id) => id,
-                    Err(error) => {
-                        cx.memory.release(slot);
-                        let failure = match error {
-                            MintError::Expired => Failure::SessionExpired,
-                            MintError::TooLarge => Failure::TooLarge,
-                        };
-                        cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
-                        return;
-                    }
-                };
-                let leaves = Vec::new();
-                What::Put(Put { upload, id, slot, length, root: 0, leaves, sent: 0, damaged: 0 })
-            }
-            Call::GetChunk(call) => {
-                assert!(
-                    call.range.start < call.range.end && call.range.end <= call.length,
-                    "a range of the chunk"
-                );
-                What::Get(Get {
-                    call,
-                    slot: None,
-                    received: 0,
-                    arriving: 0,
-                    more: false,
-                    proof: Vec::new(),
-                    failed: Vec::new(),
-                    asked: None,
-                    worst: Worst::Missing,
-                    mismatches: 0,
-                })
-            }
-            Call::OpenRead { group, pin } => {
-                self.last_read += 1;
-                let read = ReadId(self.last_read);
-                self.reads.insert(read, Read { group, pin, pinned: false });
-                self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
-                cx.effects.push(Effect::Finished { ticket, result: Ok(Done::Read(read)) });
+        let what = match self.accept(cx, call) {
+            Ok(Accepted::Request(what)) => what,
+            Ok(Accepted::Done(done)) => {
+                cx.effects.push(Effect::Finished { ticket, result: Ok(done) });
                 return;
             }
-            Call::ShardState { address } => What::ShardState { address },
+            Err(failure) => {
+                cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
+                return;
+            }
         };
-        if let Err(refused) = check(&what) {
-            let (status, address) = (refused.status(), self.any_endpoint());
-            let failure = Failure::Refused { status, depth: 0, version: Version::default(), address };
-            cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
-            return;
-        }
         let moves = matches!(what, What::Put(_) | What::Get(_));
         let id = self.begin(cx, Some(ticket), what, cx.now.after(patience));
         if moves {
             let request = self.requests.get(id).expect("just begun");
             request.patience = patience;
             request.limit = cx.now.after(patience.saturating_mul(EXTENSIONS_MAX));
+        }
+    }
+
+    fn accept(&mut self, cx: &mut Context<'_>, call: Call) -> Result<Accepted, Failure> {
+        let what = match call {
+            Call::Map => What::Map,
+            Call::Query { group, query } => {
+                query.check().map_err(|error| self.refused_here(error))?;
+                What::Query { group, query: Some(*query) }
+            }
+            Call::Mutate { group, upload, operation } => {
+                let mutation = Mutation {
+                    session: SessionId::default(),
+                    sequence: Sequence(1),
+                    acked_upto: Sequence::default(),
+                    operation: *operation,
+                };
+                mutation.check().map_err(|error| self.refused_here(error))?;
+                What::Mutate(Mutate {
+                    group,
+                    upload,
+                    mutation: Some(mutation),
+                    session: SessionId::default(),
+                    sequence: Sequence::default(),
+                    numbered: false,
+                })
+            }
+            Call::OpenUpload { group } => What::OpenUpload { group },
+            Call::PutChunk { upload, slot, length } => return self.accept_put(cx, upload, slot, length),
+            Call::GetChunk(call) => What::Get(Get::new(call)),
+            Call::OpenRead { group, pin } => {
+                self.last_read += 1;
+                let read = ReadId(self.last_read);
+                self.reads.insert(read, Read { group, pin, pinned: false });
+                self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
+                return Ok(Accepted::Done(Done::Read(read)));
+            }
+            Call::ShardState { address } => What::ShardState { address },
+        };
+        Ok(Accepted::Request(what))
+    }
+
+    fn accept_put(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: UploadId,
+        slot: Slot,
+        length: u32,
+    ) -> Result<Accepted, Failure> {
+        let is_in_slot = length > 0 && length as usize <= cx.memory.bytes(slot).len();
+        assert!(is_in_slot && length <= CHUNK_BYTES_MAX, "a chunk is in its slot");
+        let id = self.sessions.mint(upload).map_err(|error| {
+            cx.memory.release(slot);
+            match error {
+                MintError::Expired => Failure::SessionExpired,
+                MintError::TooLarge => Failure::TooLarge,
+            }
+        })?;
+        let leaves = Vec::new();
+        Ok(Accepted::Request(What::Put(Put {
+            upload,
+            id,
+            slot,
+            length,
+            root: 0,
+            leaves,
+            sent: 0,
+            damaged: 0,
+        })))
+    }
+
+    /// What no server would take is refused here: names, paths and values over their limits, malformed ones.
+    fn refused_here(&self, error: DecodeError) -> Failure {
+        Failure::Refused {
+            status: error.status(),
+            depth: 0,
+            version: Version::default(),
+            address: self.any_endpoint(),
         }
     }
 
@@ -174,15 +201,6 @@ impl Core {
 
 /// A chunk on a link that moves has so many times its patience: with the default window and deadline, 110 KB/s will do.
 const EXTENSIONS_MAX: u64 = 10;
-
-/// What no server would take is refused here: names, paths and values over their limits, malformed ones.
-fn check(what: &What) -> Result<(), DecodeError> {
-    match what {
-        What::Query { query, .. } => query.as_ref().map_or(Ok(()), Query::check),
-        What::Mutate(mutate) => mutate.mutation.as_ref().map_or(Ok(()), Mutation::check),
-        _ => Ok(()),
-    }
-}
 
 /// How long a session's closing is tried; then it expires by itself.
 pub(super) const CLOSE_PATIENCE: u64 = 5 * Nanos::SECOND;

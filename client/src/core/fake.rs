@@ -9,8 +9,8 @@ use wire::checksum::{BlockHasher, leaf_count, proof, root};
 use wire::limits::{BLOCK_BYTES, PAYLOAD_BYTES_MAX, SESSION_RESULTS_MAX};
 use wire::map::Map;
 use wire::message::{
-    ChunkPart, Encoder, GetChunk, HelloReply, HopClass, PayloadMeta, Reply, ReplyHead, Request, RequestHead,
-    Role, ShardState, Words,
+    ChunkPart, Encoder, GetChunk, HelloReply, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request,
+    RequestHead, Role, ShardState, Words,
 };
 use wire::meta::{
     Answer, Attributes, Change, Commit, Entry, ExtentPage, Extents, GroupState, InodeKind, ListEntry,
@@ -188,53 +188,10 @@ impl FakeCluster {
         let reply = match request {
             Request::Hello(hello) => {
                 assert!(hello.cluster.is_none_or(|cluster| cluster == CLUSTER));
-                connection.is_greeted = true;
-                let role = match self.map.stores.iter().position(|store| store.address == connection.address)
-                {
-                    Some(shard) => Role::Shard(ShardIndex(u16::try_from(shard).expect("few"))),
-                    None => Role::Metadata(GroupId(0)),
-                };
-                let is_shard = matches!(role, Role::Shard(_));
-                connection.credit = if is_shard { i64::from(self.put_credit) } else { 0 };
-                Reply::Hello(HelloReply {
-                    version: 1,
-                    features: 0,
-                    cluster: CLUSTER,
-                    node: NodeId(1),
-                    role,
-                    map: self.map.number,
-                    put_credit_bytes: if is_shard { self.put_credit } else { 0 },
-                    server: "fake".to_owned(),
-                })
+                self.greet(connection)
             }
-            Request::GetMap { have, page } => {
-                let bytes = self.map.encode();
-                let number = self.map.number;
-                if have == number {
-                    let reply = Reply::Map { number, page: 0, pages: 0, bytes: &[] };
-                    return self.reply(kind, correlation, Status::Ok, &reply, &[], false, out);
-                }
-                let pages: Vec<&[u8]> = bytes.chunks(self.map_page_bytes).collect();
-                let count = u32::try_from(pages.len()).expect("few");
-                let reply = Reply::Map { number, page, pages: count, bytes: pages[page as usize] };
-                return self.reply(kind, correlation, Status::Ok, &reply, &[], false, out);
-            }
-            Request::PutChunk(put) => {
-                let epoch = self.map.slices
-                    [usize::from(wire::slice_of(put.id, u32::from(self.map.ring_bits)).0)]
-                .epoch;
-                if put.epoch != epoch {
-                    self.return_credit(connection, payload.len(), out);
-                    let reply = Reply::Refused(Refusal::default());
-                    return self.reply(kind, correlation, Status::WrongEpoch, &reply, &[], false, out);
-                }
-                let leaves: Vec<u64> = put.leaves.iter().collect();
-                assert_eq!(root(&leaves, put.length as usize), put.root, "leaves and root belong together");
-                let length = put.length as usize;
-                let put = FakePut { id: put.id, bytes: Vec::new(), length, root: put.root, leaves };
-                connection.puts.insert(correlation, put);
-                return self.on_fragment(connection, correlation, 0, payload, out);
-            }
+            Request::GetMap { have, page } => return self.on_get_map(prefix, have, page, out),
+            Request::PutChunk(put) => return self.on_put(connection, prefix, &put, payload, out),
             Request::PutFragment { offset } => {
                 return self.on_fragment(connection, correlation, offset as usize, payload, out);
             }
@@ -281,6 +238,59 @@ impl FakeCluster {
             }
         };
         self.reply(kind, correlation, Status::Ok, &reply, &[], false, out);
+    }
+
+    fn greet(&self, connection: &mut FakeConnection) -> Reply<'static> {
+        connection.is_greeted = true;
+        let shard = self.map.stores.iter().position(|store| store.address == connection.address);
+        let put_credit_bytes = if shard.is_some() { self.put_credit } else { 0 };
+        connection.credit = i64::from(put_credit_bytes);
+        Reply::Hello(HelloReply {
+            version: 1,
+            features: 0,
+            cluster: CLUSTER,
+            node: NodeId(1),
+            role: shard.map_or(Role::Metadata(GroupId(0)), |shard| {
+                Role::Shard(ShardIndex(u16::try_from(shard).expect("few")))
+            }),
+            map: self.map.number,
+            put_credit_bytes,
+            server: "fake".to_owned(),
+        })
+    }
+
+    fn on_get_map(&mut self, prefix: &Prefix, have: MapNumber, page: u32, out: &mut Vec<Vec<u8>>) {
+        let bytes = self.map.encode();
+        let number = self.map.number;
+        let pages: Vec<&[u8]> = bytes.chunks(self.map_page_bytes).collect();
+        let count = u32::try_from(pages.len()).expect("few");
+        let reply = if have == number {
+            Reply::Map { number, page: 0, pages: 0, bytes: &[] }
+        } else {
+            Reply::Map { number, page, pages: count, bytes: pages[page as usize] }
+        };
+        self.reply(prefix.kind, prefix.correlation, Status::Ok, &reply, &[], false, out);
+    }
+
+    fn on_put(
+        &mut self,
+        connection: &mut FakeConnection,
+        prefix: &Prefix,
+        put: &PutChunk<'_>,
+        payload: &[u8],
+        out: &mut Vec<Vec<u8>>,
+    ) {
+        let slice = wire::slice_of(put.id, u32::from(self.map.ring_bits));
+        if put.epoch != self.map.slices[usize::from(slice.0)].epoch {
+            self.return_credit(connection, payload.len(), out);
+            return self.refuse_now(prefix, Status::WrongEpoch, out);
+        }
+        let leaves: Vec<u64> = put.leaves.iter().collect();
+        assert_eq!(root(&leaves, put.length as usize), put.root, "leaves and root belong together");
+        let length = put.length as usize;
+        let put = FakePut { id: put.id, bytes: Vec::new(), length, root: put.root, leaves };
+        connection.puts.insert(prefix.correlation, put);
+        self.on_fragment(connection, prefix.correlation, 0, payload, out);
     }
 
     fn on_fragment(

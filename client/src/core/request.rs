@@ -102,6 +102,24 @@ pub(super) struct Get {
     pub(super) mismatches: u32,
 }
 
+impl Get {
+    pub(super) fn new(call: GetCall) -> Self {
+        assert!(call.range.start < call.range.end && call.range.end <= call.length, "a range of the chunk");
+        Self {
+            call,
+            slot: None,
+            received: 0,
+            arriving: 0,
+            more: false,
+            proof: Vec::new(),
+            failed: Vec::new(),
+            asked: None,
+            worst: Worst::Missing,
+            mismatches: 0,
+        }
+    }
+}
+
 /// What replicas without the right bytes said, mildest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Worst {

@@ -65,9 +65,9 @@ impl Namespace {
             }
             Change::CopyWhole { source, target } => self.copy_whole(moment, source, target),
             Change::CopyRange { source, start, length, target, offset, size, modified } => {
+                let end = offset.checked_add(length).ok_or(ApplyError::Size(source.volume))?;
                 let pieces = self.copied_pieces(moment.index, source, start, length, offset)?;
                 let target = Target { volume: source.volume, inode: target };
-                let end = offset.checked_add(length).ok_or(ApplyError::Size(source.volume))?;
                 self.with_volume(source.volume, |volume, references| {
                     end_state(volume, moment, target, false)?;
                     let splice_in = Splice { start: offset, end, size, modified, pieces, fresh: false };

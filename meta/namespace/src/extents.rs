@@ -9,7 +9,7 @@ use wire::limits::{CHUNK_BYTES_MAX, FILE_EXTENTS_MAX, MESSAGE_ROOTS_MAX};
 use wire::meta::{Extents, Run};
 use wire::{ChunkId, CommitIndex, SessionId, Status};
 
-use crate::codec::{Decode, DecodeError, Encode, Input, decode_roots, encode_roots, structure};
+use crate::codec::{Decode, DecodeError, Encode, Input, decode_roots, encode_roots};
 
 /// Chunks of one piece, at most: bounds what a cut copies (2 KiB of roots).
 pub(crate) const PIECE_CHUNKS_MAX: u32 = 256;
@@ -313,17 +313,38 @@ pub(crate) fn is_sound(extents: &Extents) -> bool {
     holds && chunks <= FILE_EXTENTS_MAX && u64::try_from(extents.roots.len()) == Ok(chunks)
 }
 
-structure!(Piece { from, length, first, count, chunk_bytes, last_chunk_bytes, skip, roots });
+impl Encode for Piece {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.from.encode(out);
+        self.run(0).encode(out);
+        self.roots.encode(out);
+    }
+}
+
+impl Decode for Piece {
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let from = CommitIndex::decode(input)?;
+        let extents = Extents { runs: vec![Run::decode(input)?], roots: decode_roots(input)? };
+        let run = extents.runs[0];
+        if !is_sound(&extents) || run.count > PIECE_CHUNKS_MAX || run.file_offset != 0 {
+            return Err(DecodeError::Invalid);
+        }
+        Ok(Self {
+            from,
+            length: run.length,
+            first: run.first,
+            count: run.count,
+            chunk_bytes: run.chunk_bytes,
+            last_chunk_bytes: run.last_chunk_bytes,
+            skip: run.skip,
+            roots: Roots::new(&extents.roots),
+        })
+    }
+}
 
 impl Encode for Roots {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_roots(self.as_slice(), out);
-    }
-}
-
-impl Decode for Roots {
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        Ok(Self::new(&decode_roots(input)?))
     }
 }
 

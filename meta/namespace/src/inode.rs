@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use wire::limits::XATTR_BYTES_MAX;
 use wire::meta::{AttributeChange, Attributes, InodeKind, Xattr};
 use wire::{ChunkId, CommitIndex, InodeId, Layout, Timestamp, Version};
 
@@ -141,6 +142,15 @@ impl Inode {
             layout: self.layout,
             xattr_count: u32::try_from(self.xattrs().len()).expect("at most 64 KiB of them"),
         }
+    }
+
+    /// Whether the numbers are ones that this program writes.
+    pub(crate) fn is_sound(&self) -> bool {
+        let content = match &self.content {
+            Content::One(one) => (1..=one.chunk_bytes).contains(&one.bytes) && one.chunk.ordinal < u64::MAX,
+            _ => true,
+        };
+        content && self.size <= crate::extents::FILE_BYTES_MAX && self.xattrs().len() <= XATTR_BYTES_MAX
     }
 
     /// Bytes on the heap, shared ones counted in full.

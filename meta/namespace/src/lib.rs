@@ -28,6 +28,8 @@ mod query;
 #[cfg(test)]
 mod random;
 mod references;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod uploads;
 mod volume;

@@ -24,6 +24,8 @@ mod state;
 mod upkeep;
 
 #[cfg(test)]
+mod replica_fuzz;
+#[cfg(test)]
 mod tests;
 
 pub use config::{

@@ -297,3 +297,192 @@ fn a_checkpoint_is_one_index() {
     bench.handle(Event::CheckpointDurable { index: second });
     assert_eq!(bench.trimmed, index);
 }
+
+fn commit_one(session: SessionId, path: &str, ordinal: u64) -> Operation {
+    let run = wire::meta::Run {
+        file_offset: 0,
+        length: 100,
+        first: ChunkId { session, ordinal },
+        count: 1,
+        chunk_bytes: 100,
+        last_chunk_bytes: 100,
+        skip: 0,
+    };
+    Operation::Commit(wire::meta::Commit {
+        place: Place { volume: VolumeId(1), directory: InodeId::ROOT, path: path.into() },
+        change: wire::meta::Change::Replace { size: 100 },
+        extents: wire::meta::Extents { runs: vec![run], roots: vec![ordinal] },
+        upload: 0,
+        attributes: None,
+        precondition: wire::meta::Precondition::Any,
+        map: wire::MapNumber(1),
+    })
+}
+
+/// Ticks until `until`, everything durable at once.
+fn pass_time(bench: &mut Bench, until: u64) {
+    while bench.now.0 < until {
+        bench.now = bench.now.after(Nanos::SECOND / 10);
+        bench.handle(Event::Tick);
+        bench.flush();
+    }
+}
+
+/// R24, R25: a chunk goes `reclaim_delay` after its last reference, is sent once its reclaim is durable, and again until acknowledged.
+#[test]
+fn a_chunk_is_reclaimed_after_the_delay() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    let replaced = bench.now;
+    pass_time(&mut bench, replaced.0 + 2 * Nanos::SECOND);
+    assert!(bench.deletes.is_empty(), "{:?}", bench.deletes);
+    pass_time(&mut bench, replaced.0 + 4 * Nanos::SECOND);
+    let first = ChunkId { session, ordinal: 1 };
+    assert_eq!(bench.deletes, [(first, 1, false)]);
+    pass_time(&mut bench, replaced.0 + 10 * Nanos::SECOND);
+    assert_eq!(bench.deletes, [(first, 1, false); 2], "sent again after five seconds");
+    bench.handle(Event::ShardDeleted { first, count: 1 });
+    pass_time(&mut bench, replaced.0 + 20 * Nanos::SECOND);
+    assert_eq!(bench.deletes.len(), 2);
+    assert_eq!(bench.replica.metrics().deleting_chunks, 0);
+}
+
+/// R24: the deletion doesn't leave before the reclaim's entry is durable, and a restart sends it again.
+#[test]
+fn a_deletion_waits_for_its_entry_and_survives_a_restart() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    bench.handle(Event::Tick);
+    bench.flush();
+    bench.now = Nanos(10 * Nanos::SECOND);
+    for _ in 0..100 {
+        bench.now = bench.now.after(Nanos::SECOND / 10);
+        bench.handle(Event::Tick);
+    }
+    assert_eq!(bench.replica.metrics().deleting_chunks, 1, "reclaimed, not durable");
+    assert!(bench.deletes.is_empty());
+    bench.flush();
+    let mut again = Bench::of(bench.restored(bench.log.len()));
+    again.handle(Event::Tick);
+    assert_eq!(again.deletes, [(ChunkId { session, ordinal: 1 }, 1, false)]);
+}
+
+/// R25: a pin holds what ended while it was read; a young head, which doesn't know the pins, holds everything.
+#[test]
+fn pins_and_youth_hold_chunks() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    let version = bench.mutate(session, 2, commit_one(session, "f", 1)).version;
+    let pin = wire::meta::Pin { volume: VolumeId(1), inode: InodeId(2), version };
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    for _ in 0..10 {
+        bench.ask(7, RequestBody::KeepAlive { session, pins: vec![pin] });
+        assert_eq!(bench.reply().1, Status::Ok);
+        let until = bench.now.0 + Nanos::SECOND;
+        pass_time(&mut bench, until);
+    }
+    assert!(bench.deletes.is_empty());
+    let quiet = bench.now.0;
+    let log = bench.log.len();
+    pass_time(&mut bench, quiet + 8 * Nanos::SECOND);
+    assert_eq!(bench.deletes.first(), Some(&(ChunkId { session, ordinal: 1 }, 1, false)), "the pin ran out");
+    let mut young = Bench::of(bench.restored(log));
+    pass_time(&mut young, 4 * Nanos::SECOND);
+    assert!(young.deletes.is_empty(), "one TTL and half the delay");
+    pass_time(&mut young, 30 * Nanos::SECOND);
+    assert!(!young.deletes.is_empty());
+}
+
+/// R2, R22, R24: only ids of closed sessions of this group that no table knows.
+#[test]
+fn the_orphan_pass_frees_orphans_only() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    let other = bench.session();
+    bench.now = Nanos(6 * Nanos::SECOND);
+    bench.handle(Event::Tick);
+    assert_eq!(bench.inventories, [(0, None)]);
+    bench.ask(9, RequestBody::CloseSession { session });
+    let unborn = SessionId(other.0 + 1);
+    let foreign = SessionId::new(wire::GroupId(9), 0, 0).unwrap();
+    let id = |session, ordinal| ChunkId { session, ordinal };
+    let ids = [id(session, 1), id(session, 5), id(session, 6), id(other, 1), id(unborn, 1), id(foreign, 1)];
+    bench.handle(Event::ShardInventory { source: 0, ids: &ids, end: true });
+    assert!(bench.deletes.is_empty(), "the close isn't durable");
+    bench.flush();
+    assert_eq!(bench.deletes, [(id(session, 5), 2, true)]);
+}
+
+/// R17: at 90 % of the budget only what frees memory is executed, and the refusal is a result like any other (R14).
+#[test]
+fn a_full_memory_still_removes() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, make_directory("d"));
+    bench.replica.config.memory_budget = bench.replica.state().memory_bytes();
+    let entries = bench.log.len();
+    assert_eq!(bench.mutate(session, 3, make_directory("e")).status, Status::NoSpace);
+    assert_eq!(bench.log.len(), entries + 1);
+    let place = Place { volume: VolumeId(1), directory: InodeId::ROOT, path: b"d".to_vec() };
+    let remove = Operation::Remove {
+        place,
+        kind: wire::meta::RemoveKind::Directory,
+        precondition: wire::meta::Precondition::Any,
+    };
+    assert_eq!(bench.mutate(session, 4, remove).status, Status::Ok);
+}
+
+/// Decoders are total: entries and pages, damaged anyhow, are an error or something that was never written, and no panic.
+#[test]
+fn damaged_bytes_are_errors() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    bench.handle(Event::BeginCheckpoint);
+    for _ in 0..20 {
+        bench.handle(Event::CheckpointPageTaken);
+    }
+    let mut state = 1_u64;
+    let mut next = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % bound
+    };
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let entry = next(2) == 0;
+        let list = if entry { &bench.log } else { &bench.pages };
+        let at = next(list.len());
+        let mut bytes = list[at].clone();
+        match next(3) {
+            0 => bytes.truncate(next(bytes.len())),
+            1 => bytes.insert(next(bytes.len()), u8::try_from(next(256)).unwrap()),
+            _ => {
+                for _ in 0..=next(3) {
+                    let byte = next(bytes.len());
+                    bytes[byte] = u8::try_from(next(256)).unwrap();
+                }
+            }
+        }
+        if entry {
+            refused += usize::from(crate::Entry::decode(&bytes).is_err());
+        } else {
+            let mut restore = Restore::new();
+            let whole =
+                (0..list.len()).try_for_each(|i| restore.page(if i == at { &bytes } else { &list[i] }));
+            refused += usize::from(whole.is_err());
+        }
+    }
+    assert!(refused > 5_000, "{refused}");
+}

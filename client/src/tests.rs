@@ -202,6 +202,17 @@ fn a_directory_is_listed_in_pages() {
     assert!(server.with(|cluster| cluster.executions.values().all(|count| *count == 1)));
 }
 
+#[test]
+fn handles_cross_threads() {
+    fn shared<T: Clone + Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<Client>();
+    shared::<Volume>();
+    moved::<crate::Upload>();
+    moved::<crate::Download>();
+    moved::<Pending<()>>();
+}
+
 /// Any runtime will do: here is one that polls everything it has, in one future on one thread.
 #[test]
 fn many_operations_in_one_future() {

@@ -14,14 +14,6 @@ use super::upkeep::{Read, Timer};
 use super::{Context, Core, Effect};
 use crate::error::UnavailableReason;
 
-/// What becomes of a call.
-enum Accepted {
-    /// It takes its way.
-    Request(What),
-    /// It is done at once.
-    Done(Done),
-}
-
 impl Core {
     pub(super) fn on_call(&mut self, cx: &mut Context<'_>, ticket: Ticket, call: Call, patience: u64) {
         if self.is_shut {
@@ -33,12 +25,16 @@ impl Core {
             cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
             return;
         }
+        if let Call::OpenRead { group, pin } = call {
+            self.last_read += 1;
+            let read = ReadId(self.last_read);
+            self.reads.insert(read, Read { group, pin, pinned: false });
+            self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
+            cx.effects.push(Effect::Finished { ticket, result: Ok(Done::Read(read)) });
+            return;
+        }
         let what = match self.accept(cx, call) {
-            Ok(Accepted::Request(what)) => what,
-            Ok(Accepted::Done(done)) => {
-                cx.effects.push(Effect::Finished { ticket, result: Ok(done) });
-                return;
-            }
+            Ok(what) => what,
             Err(failure) => {
                 cx.effects.push(Effect::Finished { ticket, result: Err(failure) });
                 return;
@@ -53,8 +49,8 @@ impl Core {
         }
     }
 
-    fn accept(&mut self, cx: &mut Context<'_>, call: Call) -> Result<Accepted, Failure> {
-        let what = match call {
+    fn accept(&mut self, cx: &mut Context<'_>, call: Call) -> Result<What, Failure> {
+        Ok(match call {
             Call::Map => What::Map,
             Call::Query { group, query } => {
                 query.check().map_err(|error| self.refused_here(error))?;
@@ -80,16 +76,9 @@ impl Core {
             Call::OpenUpload { group } => What::OpenUpload { group },
             Call::PutChunk { upload, slot, length } => return self.accept_put(cx, upload, slot, length),
             Call::GetChunk(call) => What::Get(Get::new(call)),
-            Call::OpenRead { group, pin } => {
-                self.last_read += 1;
-                let read = ReadId(self.last_read);
-                self.reads.insert(read, Read { group, pin, pinned: false });
-                self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
-                return Ok(Accepted::Done(Done::Read(read)));
-            }
+            Call::OpenRead { .. } => unreachable!("answered at once"),
             Call::ShardState { address } => What::ShardState { address },
-        };
-        Ok(Accepted::Request(what))
+        })
     }
 
     fn accept_put(
@@ -98,7 +87,7 @@ impl Core {
         upload: UploadId,
         slot: Slot,
         length: u32,
-    ) -> Result<Accepted, Failure> {
+    ) -> Result<What, Failure> {
         let is_in_slot = length > 0 && length as usize <= cx.memory.bytes(slot).len();
         assert!(is_in_slot && length <= CHUNK_BYTES_MAX, "a chunk is in its slot");
         let id = self.sessions.mint(upload).map_err(|error| {
@@ -109,16 +98,7 @@ impl Core {
             }
         })?;
         let leaves = Vec::new();
-        Ok(Accepted::Request(What::Put(Put {
-            upload,
-            id,
-            slot,
-            length,
-            root: 0,
-            leaves,
-            sent: 0,
-            damaged: 0,
-        })))
+        Ok(What::Put(Put { upload, id, slot, length, root: 0, leaves, sent: 0, damaged: 0 }))
     }
 
     /// What no server would take is refused here: names, paths and values over their limits, malformed ones.

@@ -5,8 +5,9 @@
 //! kinds of operations, and checking is one walk along the log, in time linear in the history:
 //!
 //! - *Unknown* mutations (no answer came) stay open for ever: each may have been executed anywhere behind its beginning, or never. The walk keeps
-//!   a set of *worlds*; before each step that touches a path, worlds are added in which open mutations that touch it too, or touch
-//!   what those touch, have been executed in any order. Those that touch nothing of the kind commute with the step and can wait.
+//!   a set of *worlds*. Before a mutation, worlds are added in which open mutations that touch its paths, or touch what those touch, have been
+//!   executed in any order; those that touch nothing of the kind commute with it and can wait. A read changes nothing, so whatever it doesn't
+//!   need can wait as well: open mutations are executed only until the read agrees.
 //! - Reads answered "not there" carry no index: such a read must hold in some state between what had ended when it began, and what began when
 //!   it had ended.
 //!
@@ -46,14 +47,48 @@ pub struct Summary {
 /// More worlds than this is a history that the checker can't decide; it is reported as an anomaly of the test, never passed over.
 const WORLDS_MAX: usize = 20_000;
 
-/// A state that the system may be in.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct World {
-    tree: Tree,
-    /// Unknown mutations that this world has not executed, by place in the history.
-    open: Rc<BTreeSet<usize>>,
+/// States that the system may be in: a tree, and what is still possible from there. Of two with one tree, one that has every possibility of
+/// the other stands for both.
+#[derive(Clone, Debug, Default)]
+struct Worlds {
+    by_tree: BTreeMap<Tree, Vec<Open>>,
+    count: usize,
+}
+
+/// What a world has left open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Open {
+    /// Unknown mutations that were not executed, by place in the history.
+    mutations: Rc<BTreeSet<usize>>,
     /// "Not there" answers under way that held once.
     held: Rc<BTreeSet<usize>>,
+}
+
+impl Open {
+    fn covers(&self, other: &Self) -> bool {
+        other.mutations.is_subset(&self.mutations) && other.held.is_subset(&self.held)
+    }
+}
+
+impl Worlds {
+    /// Whether this world is new.
+    fn insert(&mut self, tree: Tree, open: Open) -> bool {
+        let same = self.by_tree.entry(tree).or_default();
+        if same.iter().any(|known| known.covers(&open)) {
+            return false;
+        }
+        let before = same.len();
+        same.retain(|known| !open.covers(known));
+        same.push(open);
+        self.count = self.count + same.len() - before;
+        true
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = (Tree, Open)> {
+        self.by_tree
+            .into_iter()
+            .flat_map(|(tree, opens)| opens.into_iter().map(move |open| (tree.clone(), open)))
+    }
 }
 
 struct Walk<'a> {
@@ -62,7 +97,7 @@ struct Walk<'a> {
     floors: Vec<u64>,
     /// Indices that executed mutations have.
     taken: BTreeSet<u64>,
-    worlds: BTreeSet<World>,
+    worlds: Worlds,
     summary: Summary,
 }
 
@@ -79,8 +114,9 @@ pub fn check(seed: u64, records: &[Record]) -> Result<Summary, Anomaly> {
     let taken = real_time(records, &floors)?;
     let open: BTreeSet<usize> = places(records, |record| record.ending == Ending::Unknown).collect();
     let summary = Summary { unknown: open.len() as u64, ..Summary::default() };
-    let first = World { tree: Tree::default(), open: Rc::new(open), held: Rc::default() };
-    let mut walk = Walk { seed, records, floors, taken, worlds: BTreeSet::from([first]), summary };
+    let mut worlds = Worlds::default();
+    worlds.insert(Tree::default(), Open { mutations: Rc::new(open), held: Rc::default() });
+    let mut walk = Walk { seed, records, floors, taken, worlds, summary };
     walk.run()?;
     Ok(walk.summary)
 }
@@ -189,88 +225,100 @@ impl Walk<'_> {
         let over = |absence: &Absence| next.is_none_or(|next| absence.high < next);
         for absence in active.extract_if(.., |absence| over(absence)) {
             let before = std::mem::take(&mut self.worlds);
-            let example = before.first().map(|world| world.tree.clone());
-            for mut world in before {
-                if world.held.contains(&absence.record) {
-                    Rc::make_mut(&mut world.held).remove(&absence.record);
-                    self.worlds.insert(world);
+            let example = before.by_tree.keys().next().cloned();
+            for (tree, mut open) in before.into_iter() {
+                if open.held.contains(&absence.record) {
+                    Rc::make_mut(&mut open.held).remove(&absence.record);
+                    self.worlds.insert(tree, open);
                 }
             }
             self.summary.checked += 1;
-            if self.worlds.is_empty() {
+            if self.worlds.count == 0 {
                 return Err(self.impossible(absence.record, example.as_ref()));
             }
         }
         Ok(())
     }
 
+    /// Marks the worlds in which an absence holds now, and adds those in which it would.
     fn try_absence(&mut self, absence: &Absence) -> Result<(), Anomaly> {
-        self.expand(absence.record)?;
-        let record = &self.records[absence.record];
-        let Ending::Refused(status) = record.ending else { unreachable!("an absence is a refusal") };
-        let worlds = std::mem::take(&mut self.worlds);
-        for mut world in worlds {
-            let holds =
-                match (&record.action, world.tree.look(record.action.paths()[0].map_or("", |path| path))) {
-                    (_, Ok(None)) => status == Status::NotFound,
-                    (_, Err(why)) => status == why,
-                    (Action::List { .. }, Ok(Some(Node::File { .. }))) => status == Status::NotDirectory,
-                    _ => false,
-                };
-            if holds && !world.held.contains(&absence.record) {
-                Rc::make_mut(&mut world.held).insert(absence.record);
+        let before = std::mem::take(&mut self.worlds);
+        let mut queue: Vec<(Tree, Open)> = before.into_iter().collect();
+        let mut seen = Worlds::default();
+        while let Some((tree, mut open)) = queue.pop() {
+            if open.held.contains(&absence.record) || self.is_absent(&tree, absence.record) {
+                Rc::make_mut(&mut open.held).insert(absence.record);
+            } else if seen.insert(tree.clone(), open.clone()) {
+                self.successors(&tree, &open, absence.record, &mut queue);
             }
-            self.worlds.insert(world);
+            self.worlds.insert(tree, open);
+            self.bound(&seen)?;
         }
         Ok(())
+    }
+
+    fn is_absent(&self, tree: &Tree, place: usize) -> bool {
+        let record = &self.records[place];
+        let Ending::Refused(status) = record.ending else { unreachable!("an absence is a refusal") };
+        match (&record.action, tree.look(record.action.paths()[0].map_or("", |path| path))) {
+            (_, Ok(None)) => status == Status::NotFound,
+            (_, Err(why)) => status == why,
+            (Action::List { .. }, Ok(Some(Node::File { .. }))) => status == Status::NotDirectory,
+            _ => false,
+        }
     }
 
     /// Executes a mutation, or compares a read, whose index is known.
     fn step(&mut self, place: usize) -> Result<(), Anomaly> {
-        self.expand(place)?;
         self.summary.checked += 1;
+        let is_mutation = self.records[place].action.is_mutation();
         let before = std::mem::take(&mut self.worlds);
-        let example = before.first().map(|world| world.tree.clone());
-        for mut world in before {
-            if self.fits(&mut world.tree, place) {
-                self.worlds.insert(world);
+        let example = before.by_tree.keys().next().cloned();
+        let mut queue: Vec<(Tree, Open)> = before.into_iter().collect();
+        let mut seen = Worlds::default();
+        while let Some((tree, open)) = queue.pop() {
+            if !seen.insert(tree.clone(), open.clone()) {
+                continue;
             }
+            let mut after = tree.clone();
+            let fits = self.fits(&mut after, place);
+            if is_mutation || !fits {
+                self.successors(&tree, &open, place, &mut queue);
+            }
+            if fits {
+                self.worlds.insert(after, open);
+            }
+            self.bound(&seen)?;
         }
-        if self.worlds.is_empty() { Err(self.impossible(place, example.as_ref())) } else { Ok(()) }
+        if self.worlds.count == 0 { Err(self.impossible(place, example.as_ref())) } else { Ok(()) }
     }
 
-    /// Adds every world that is reached by executing open mutations that have to do with this step.
-    fn expand(&mut self, place: usize) -> Result<(), Anomaly> {
-        if self.worlds.iter().all(|world| world.open.is_empty()) {
+    fn bound(&mut self, seen: &Worlds) -> Result<(), Anomaly> {
+        let count = seen.count.max(self.worlds.count);
+        self.summary.worlds_max = self.summary.worlds_max.max(count);
+        if count <= WORLDS_MAX {
             return Ok(());
         }
+        Err(Anomaly(format!("undecided: {WORLDS_MAX} worlds, {} unknown mutations", self.summary.unknown)))
+    }
+
+    /// Adds the worlds that one more open mutation leads to, of those that have to do with this step.
+    fn successors(&self, tree: &Tree, open: &Open, place: usize, queue: &mut Vec<(Tree, Open)>) {
         let ending = self.records[place].ending.index();
-        let mut queue: Vec<World> = self.worlds.iter().cloned().collect();
-        while let Some(world) = queue.pop() {
-            for candidate in self.related(place, &world.open) {
-                let floor = self.floors[candidate];
-                if ending.is_some_and(|index| index <= floor) {
-                    continue;
-                }
-                let mut next = world.clone();
-                let record = &self.records[candidate];
-                let done = next.tree.execute(&record.action, record.stamp, Made::By(record.stamp));
-                // A failed one changes nothing, so that executing it leads nowhere.
-                if done.is_err() || next.tree == world.tree {
-                    continue;
-                }
-                Rc::make_mut(&mut next.open).remove(&candidate);
-                if self.worlds.insert(next.clone()) {
-                    queue.push(next);
-                }
+        for candidate in self.related(place, &open.mutations) {
+            if ending.is_some_and(|index| index <= self.floors[candidate]) {
+                continue;
             }
-            self.summary.worlds_max = self.summary.worlds_max.max(self.worlds.len());
-            if self.worlds.len() > WORLDS_MAX {
-                let open = world.open.len();
-                return Err(Anomaly(format!("undecided: {WORLDS_MAX} worlds, {open} mutations open")));
+            let mut next = tree.clone();
+            let record = &self.records[candidate];
+            let done = next.execute(&record.action, record.stamp, Made::By(record.stamp));
+            // A failed one changes nothing, so that executing it leads nowhere.
+            if done.is_ok() && next != *tree {
+                let mut open = open.clone();
+                Rc::make_mut(&mut open.mutations).remove(&candidate);
+                queue.push((next, open));
             }
         }
-        Ok(())
     }
 
     /// Open mutations that touch what this step touches, or what those touch.
@@ -299,7 +347,9 @@ impl Walk<'_> {
                 match tree.execute(&record.action, record.stamp, Made::At(*index)) {
                     Ok(effect) => {
                         *status == Status::Ok
-                            && effect.version.is_none_or(|made| made == Made::At(*version))
+                            && effect
+                                .version
+                                .is_none_or(|made| self.same_version(tree, made, *version, *index))
                             && effect.offset.is_none_or(|expected| expected == *offset)
                             && effect.size.is_none_or(|expected| expected == *size)
                     }

@@ -1,9 +1,23 @@
 //! sim
 pub mod checker;
+mod client_process;
 pub mod content;
+mod disk;
+mod faults;
 pub mod history;
-pub mod memory;
+mod memory;
+mod meta_unit;
 pub mod model;
+mod network;
+mod node;
 pub mod random;
-pub mod schedule;
-pub mod trace;
+pub mod report;
+mod schedule;
+mod shard_unit;
+mod store_calls;
+pub mod store_run;
+mod task;
+mod trace;
+mod unit;
+mod workload;
+pub mod world;

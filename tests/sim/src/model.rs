@@ -106,14 +106,13 @@ impl Tree {
     pub fn execute(&mut self, action: &Action, stamp: Stamp, made: Made) -> Result<Effect, Refused> {
         match action {
             Action::Replace { path, condition, .. } => {
-                let old = self.file_or_absent(path)?;
                 self.check(path, *condition)?;
-                let _ = old;
+                self.file_or_absent(path)?;
                 Ok(self.put(path, action.content(stamp), made))
             }
             Action::Write { path, offset, condition, .. } => {
-                let old = self.file_or_absent(path)?;
                 self.check(path, *condition)?;
+                let old = self.file_or_absent(path)?;
                 let content = old.overwritten(*offset, &action.content(stamp));
                 Ok(self.put(path, content, made))
             }
@@ -124,8 +123,8 @@ impl Tree {
                 Ok(Effect { offset: Some(old.len()), ..effect })
             }
             Action::Truncate { path, size } => {
-                let Some(Node::File { content, .. }) = self.existing(path)? else {
-                    return Err((Status::IsDirectory, None));
+                let Node::File { content, .. } = self.existing(path)? else {
+                    return Err(bare(Status::IsDirectory));
                 };
                 let content = content.resized(*size);
                 Ok(self.put(path, content, made))
@@ -138,30 +137,33 @@ impl Tree {
                 Ok(Effect::default())
             }
             Action::RemoveFile { path, condition } => {
-                if *self.existing(path)?.ok_or(bare(Status::NotFound))? == Node::Directory {
+                self.check(path, *condition)?;
+                if *self.existing(path)? == Node::Directory {
                     return Err(bare(Status::IsDirectory));
                 }
-                self.check(path, *condition)?;
                 self.0.remove(path);
                 Ok(Effect::default())
             }
             Action::RemoveDirectory { path } => self.remove_directory(path),
             Action::Rename { from, to, mode } => self.rename(from, to, *mode),
             Action::Copy { from, to } => {
-                let Some(Node::File { content, .. }) = self.existing(from)? else {
+                let Node::File { content, made: version } = self.existing(from)? else {
                     return Err(bare(Status::IsDirectory));
                 };
-                let content = (**content).clone();
+                let (content, version) = ((**content).clone(), *version);
                 self.file_or_absent(to)?;
+                if from == to {
+                    let size = Some(content.len());
+                    return Ok(Effect { version: Some(version), offset: None, size });
+                }
                 Ok(self.put(to, content, made))
             }
             Action::Read { .. } | Action::List { .. } => unreachable!("reads are not executed"),
         }
     }
 
-    fn existing(&self, path: &str) -> Result<Option<&Node>, Refused> {
-        let node = self.look(path).map_err(bare)?;
-        if node.is_none() { Err(bare(Status::NotFound)) } else { Ok(node) }
+    fn existing(&self, path: &str) -> Result<&Node, Refused> {
+        self.look(path).map_err(bare)?.ok_or(bare(Status::NotFound))
     }
 
     /// The bytes of the file at `path`; none where nothing is there yet.
@@ -186,7 +188,9 @@ impl Tree {
                     Err((Status::VersionConflict, Some(*made)))
                 }
             }
-            (Condition::Version(_), Some(Node::Directory)) => Err(bare(Status::IsDirectory)),
+            (Condition::Version(_), Some(Node::Directory)) => {
+                Err((Status::VersionConflict, Some(Made::At(0))))
+            }
         }
     }
 
@@ -201,7 +205,7 @@ impl Tree {
     }
 
     fn remove_directory(&mut self, path: &str) -> Result<Effect, Refused> {
-        if *self.existing(path)?.ok_or(bare(Status::NotFound))? != Node::Directory {
+        if *self.existing(path)? != Node::Directory {
             return Err(bare(Status::NotDirectory));
         }
         if !self.is_empty_directory(path) {
@@ -212,19 +216,19 @@ impl Tree {
     }
 
     fn rename(&mut self, from: &str, to: &str, mode: RenameMode) -> Result<Effect, Refused> {
-        let source = self.existing(from)?.ok_or(bare(Status::NotFound))?.clone();
+        let source = self.existing(from)?.clone();
         let target = self.look(to).map_err(bare)?.cloned();
+        if from == to {
+            let exists = Err(bare(Status::AlreadyExists));
+            return if mode == RenameMode::NoReplace { exists } else { Ok(Effect::default()) };
+        }
+        if below(from, to).is_some() {
+            return Err(bare(Status::Cycle));
+        }
         if mode == RenameMode::NoReplace && target.is_some() {
             return Err(bare(Status::AlreadyExists));
         }
-        if from == to {
-            return Ok(Effect::default());
-        }
-        let into_itself = below(from, to).is_some();
         let onto_ancestor = below(to, from).is_some();
-        if into_itself {
-            return Err(bare(Status::Cycle));
-        }
         match (mode, &source, &target) {
             (RenameMode::Exchange, _, None) => return Err(bare(Status::NotFound)),
             (RenameMode::Exchange, _, Some(_)) => {

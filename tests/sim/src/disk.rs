@@ -1,0 +1,167 @@
+//! A simulated disk: the journal's fake disk, answered in virtual time, with a record of the damage that was done to it.
+
+use std::collections::VecDeque;
+
+use journal::fake_disk::{DiskCounters, FakeDisk, Faults};
+use journal::{IoEffects, IoOutcome, IoRequest, IoToken};
+use wire::{Memory, Nanos};
+
+use crate::random::Random;
+
+/// What was done to a disk, beyond what every disk does to what was not flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Injected {
+    /// Bits flipped on the medium.
+    pub flips: u64,
+    /// Sectors made unreadable.
+    pub broken: u64,
+    /// Writes lost or misdirected, and requests failed.
+    pub faults: u64,
+    /// Power cuts.
+    pub cuts: u64,
+    /// Kills.
+    pub kills: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SimDisk {
+    /// The medium and its cache.
+    pub fake: FakeDisk,
+    random: Random,
+    /// Times a request takes longer than usual.
+    pub slowness: u64,
+    injected: Injected,
+    /// Where was written lately, and when: damage there may look like a torn tail, which nobody can tell apart (R29).
+    fresh: VecDeque<(Nanos, u64, u64)>,
+    was_full: bool,
+}
+
+/// Damage that was written this long ago is decidable: an idle log writes an empty batch within 100 ms (R29).
+const DECIDABLE: u64 = 500 * Nanos::MILLISECOND;
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(seed: u64, name: &str) -> Self {
+        let mut random = Random::stream(seed, name);
+        let mut fake = FakeDisk::new(random.next());
+        fake.reorders = true;
+        Self {
+            fake,
+            random,
+            slowness: 1,
+            injected: Injected::default(),
+            fresh: VecDeque::new(),
+            was_full: false,
+        }
+    }
+
+    /// Takes requests in; for each one the delay after which some request is answered.
+    pub fn submit(&mut self, now: Nanos, io: &IoEffects, memory: &mut impl Memory) -> Vec<u64> {
+        self.fake.submit(io, memory);
+        while self.fresh.front().is_some_and(|(at, ..)| now.since(*at) > DECIDABLE) {
+            self.fresh.pop_front();
+        }
+        for request in &io.requests {
+            if let IoRequest::Write { offset, length, .. } = *request {
+                self.fresh.push_back((now, offset, offset + u64::from(length)));
+            }
+        }
+        io.requests.iter().map(|request| self.random.latency(typical(request)) * self.slowness).collect()
+    }
+
+    /// Answers one of the requests.
+    pub fn complete(&mut self, memory: &mut impl Memory) -> Option<(IoToken, IoOutcome)> {
+        self.fake.complete(memory)
+    }
+
+    /// The power fails: any subset of the sectors that were not flushed is kept.
+    pub fn cut(&mut self, memory: &mut impl Memory) {
+        self.injected.cuts += 1;
+        self.fake.crash(memory);
+    }
+
+    /// The process dies: its requests in flight may still be done.
+    pub fn kill(&mut self, memory: &mut impl Memory) {
+        self.injected.kills += 1;
+        self.fake.kill(memory);
+    }
+
+    /// Flips a random bit of what was written.
+    pub fn flip(&mut self, now: Nanos) -> Option<u64> {
+        let offset = self.place(now)?;
+        let bit = u32::try_from(self.random.below(8)).expect("below 8");
+        self.fake.flip(offset, bit);
+        self.injected.flips += 1;
+        Some(offset)
+    }
+
+    /// Makes a random sector unreadable.
+    pub fn break_sector(&mut self, now: Nanos) -> Option<u64> {
+        let offset = self.place(now)?;
+        self.fake.break_sector(offset);
+        self.injected.broken += 1;
+        Some(offset)
+    }
+
+    /// A byte of a sector that holds something and was not written just now, if a few tries find one.
+    fn place(&mut self, now: Nanos) -> Option<u64> {
+        let length = self.fake.length().max(1);
+        (0..64).find_map(|_| {
+            let offset = self.random.below(length);
+            let sector = offset / 4096 * 4096;
+            let is_fresh = self
+                .fresh
+                .iter()
+                .any(|(at, from, to)| now.since(*at) <= DECIDABLE && (*from..*to).contains(&sector));
+            let is_written = self.fake.peek(sector, 64).iter().any(|byte| *byte != 0);
+            (!is_fresh && is_written).then_some(offset)
+        })
+    }
+
+    /// What was done to it.
+    pub fn injected(&self) -> Injected {
+        Injected { faults: self.fake.counters.faults, ..self.injected }
+    }
+
+    /// The file system is full from now on, until it is healed.
+    pub fn fill(&mut self) {
+        self.fake.capacity = self.fake.length();
+        self.was_full = true;
+    }
+
+    /// Whether it ever did anything but lose what was not flushed.
+    pub fn was_faulty(&self) -> bool {
+        self.is_damaged() || self.was_full
+    }
+
+    /// Whether bytes may have been lost or changed on the medium, which in a chain of one nobody can mend.
+    pub fn is_damaged(&self) -> bool {
+        let injected = self.injected();
+        injected.flips + injected.broken + injected.faults > 0
+    }
+
+    /// What it was asked.
+    pub fn counters(&self) -> DiskCounters {
+        self.fake.counters
+    }
+
+    /// From now on everything works.
+    pub fn heal(&mut self) {
+        self.fake.faults = Faults::default();
+        self.fake.capacity = u64::MAX;
+        self.slowness = 1;
+    }
+}
+
+fn typical(request: &IoRequest) -> u64 {
+    const KIBIBYTE: u64 = 300;
+    let transfer = |length: u64| length / 1024 * KIBIBYTE;
+    match request {
+        IoRequest::Read { length, .. } => 60 * Nanos::MICROSECOND + transfer(u64::from(*length)),
+        IoRequest::Write { length, .. } => 30 * Nanos::MICROSECOND + transfer(u64::from(*length)),
+        IoRequest::Flush { .. } => 400 * Nanos::MICROSECOND,
+        IoRequest::Allocate { .. } => 100 * Nanos::MICROSECOND,
+        IoRequest::Zero { length, .. } => 50 * Nanos::MICROSECOND + transfer(*length) / 8,
+    }
+}

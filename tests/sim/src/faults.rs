@@ -1,0 +1,191 @@
+//! What goes wrong, when, and for how long. Each seed switches a random subset of the kinds on, so that seeds differ in character and not
+//! only in order.
+
+use journal::fake_disk::Faults as DiskFaults;
+use wire::Nanos;
+
+use crate::disk::SimDisk;
+use crate::network::Weather;
+use crate::random::Random;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The node's process dies.
+    Kill,
+    /// The node's machine loses power; what its disks had not flushed is lost in any subset.
+    PowerCut,
+    /// A client's process dies.
+    ClientCrash,
+    /// A client's process stands still, perhaps longer than its session lives.
+    ClientPause,
+    /// The node's process stands still.
+    NodePause,
+    /// Connections are slow, break, and flip bits.
+    Weather,
+    /// Nothing arrives for a while.
+    Partition,
+    /// Half of the connections break.
+    Reset,
+    /// A disk is slow.
+    SlowDisk,
+    /// A disk's requests fail.
+    DiskErrors,
+    /// The file system under a disk is full.
+    FullDisk,
+    /// A bit of a disk flips.
+    Flip,
+    /// A sector of a disk can't be read any more.
+    BreakSector,
+    /// A store's disk loses and misdirects writes.
+    LostWrites,
+}
+
+/// Every kind, with how often it comes where it is switched on.
+const KINDS: &[(Fault, u64)] = &[
+    (Fault::Kill, 4),
+    (Fault::PowerCut, 5),
+    (Fault::ClientCrash, 2),
+    (Fault::ClientPause, 2),
+    (Fault::NodePause, 1),
+    (Fault::Weather, 3),
+    (Fault::Partition, 2),
+    (Fault::Reset, 3),
+    (Fault::SlowDisk, 2),
+    (Fault::DiskErrors, 2),
+    (Fault::FullDisk, 1),
+    (Fault::Flip, 3),
+    (Fault::BreakSector, 1),
+    (Fault::LostWrites, 1),
+];
+
+impl Fault {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::PowerCut => "power cut",
+            Self::ClientCrash => "client crash",
+            Self::ClientPause => "client pause",
+            Self::NodePause => "node pause",
+            Self::Weather => "weather",
+            Self::Partition => "partition",
+            Self::Reset => "reset",
+            Self::SlowDisk => "slow disk",
+            Self::DiskErrors => "disk errors",
+            Self::FullDisk => "full disk",
+            Self::Flip => "flipped bit",
+            Self::BreakSector => "broken sector",
+            Self::LostWrites => "lost writes",
+        }
+    }
+
+    /// All names, for the table's holes.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|(fault, _)| fault.name())
+    }
+
+    /// Whether a chain of one can't mend it.
+    fn is_damage(self) -> bool {
+        matches!(self, Self::Flip | Self::BreakSector | Self::LostWrites)
+    }
+}
+
+/// A seed's faults.
+#[derive(Debug)]
+pub struct Faults {
+    random: Random,
+    kinds: Vec<(Fault, u64)>,
+    /// Typical nanoseconds between two.
+    interval: u64,
+}
+
+impl Faults {
+    /// The faults of `seed`: three in ten seeds damage disks, one in twenty has no fault at all.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::stream(seed, "faults");
+        let damages = random.per_mille(300);
+        let is_calm = random.per_mille(50);
+        let kinds = KINDS
+            .iter()
+            .filter(|(fault, _)| !is_calm && (damages || !fault.is_damage()) && random.per_mille(500))
+            .copied()
+            .collect();
+        let interval = random.between(100, 1500) * Nanos::MILLISECOND;
+        Self { random, kinds, interval }
+    }
+
+    /// What is switched on, for the trace.
+    pub fn profile(&self) -> Vec<Fault> {
+        self.kinds.iter().map(|(fault, _)| *fault).collect()
+    }
+
+    /// The next one; `None` where none is switched on.
+    pub fn choose(&mut self) -> Option<Fault> {
+        let total: u64 = self.kinds.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.random.below(total.max(1));
+        for (fault, weight) in &self.kinds {
+            if at < *weight {
+                return Some(*fault);
+            }
+            at -= weight;
+        }
+        None
+    }
+
+    /// Nanoseconds until the next one.
+    pub fn pause(&mut self) -> u64 {
+        self.random.latency(self.interval)
+    }
+
+    /// How long one lasts.
+    pub fn duration(&mut self, fault: Fault) -> u64 {
+        let milliseconds = match fault {
+            // Sessions live for three seconds.
+            Fault::ClientCrash => self.random.between(1, 5_000),
+            Fault::ClientPause => self.random.between(100, 6_000),
+            Fault::NodePause => self.random.between(10, 4_000),
+            Fault::Partition => self.random.between(10, 8_000),
+            Fault::Weather | Fault::SlowDisk => self.random.between(100, 4_000),
+            _ => self.random.between(10, 1_500),
+        };
+        milliseconds * Nanos::MILLISECOND
+    }
+
+    /// Bad weather.
+    pub fn weather(&mut self) -> Weather {
+        let latency = [20_000, 200_000, 2_000_000, 20_000_000];
+        Weather {
+            latency: *self.random.pick(&latency),
+            resets: self.random.below(30),
+            flips: self.random.below(30),
+            slow: self.random.below(300),
+        }
+    }
+
+    /// Switches a disk's fault on.
+    pub fn apply(&mut self, fault: Fault, disk: &mut SimDisk) {
+        let random = &mut self.random;
+        match fault {
+            Fault::SlowDisk => disk.slowness = random.between(2, 200),
+            Fault::DiskErrors => {
+                disk.fake.faults = DiskFaults {
+                    read_errors: random.below(300),
+                    write_errors: random.below(200),
+                    flush_errors: random.below(200),
+                    allocate_errors: random.below(3_000),
+                    ..DiskFaults::default()
+                };
+            }
+            Fault::FullDisk => disk.fill(),
+            Fault::LostWrites => {
+                disk.fake.faults = DiskFaults {
+                    lost_writes: random.below(200),
+                    misdirected_writes: random.below(200),
+                    ..DiskFaults::default()
+                };
+            }
+            _ => unreachable!("not a disk's fault"),
+        }
+    }
+}

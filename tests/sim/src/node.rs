@@ -1,0 +1,543 @@
+//! A simulated node: its shards and its metadata replica, each with its own arena and disk; what a process and its machine can suffer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use journal::log::{Log, LogConfig};
+use journal::{Expected, Format, Geometry, Identity};
+use placement::{ClusterMap, OneNode, one_node};
+use replica::ReplicaConfig;
+use store::{Store, StoreConfig};
+use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
+
+use crate::disk::SimDisk;
+use crate::memory::SimMemory;
+use crate::meta_unit::{Clock, MetaUnit};
+use crate::network::{Connection, Frame, Network, Sender, Side};
+use crate::random::Random;
+use crate::report::Tally;
+use crate::schedule::Schedule;
+use crate::shard_unit::{ShardUnit, take_payload};
+use crate::trace::Trace;
+use crate::unit::{Note, Out};
+use crate::world::Happening;
+
+/// Sizes and delays of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeSettings {
+    /// Its shards.
+    pub shards: usize,
+    /// Segments of its stores.
+    pub geometry: Geometry,
+    /// Bytes that a store may grow to.
+    pub store_bytes: u64,
+    /// Segments of its log.
+    pub log_geometry: Geometry,
+    /// Bytes that its log may grow to.
+    pub log_bytes: u64,
+    /// Of the metadata group.
+    pub replica: ReplicaConfig,
+}
+
+/// What can be at a unit's place.
+#[derive(Debug)]
+pub enum Logic {
+    /// A shard.
+    Shard(Box<ShardUnit>),
+    /// The metadata replica.
+    Meta(Box<MetaUnit>),
+}
+
+/// Where a unit stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Its process is gone.
+    Down,
+    /// It opens.
+    Opening,
+    /// It serves.
+    Serving,
+    /// A write failed.
+    Fenced,
+    /// It can't be opened.
+    Failed(String),
+    /// It has ended in order.
+    Ended,
+}
+
+/// A unit with its disk and its arena.
+#[derive(Debug)]
+pub struct Host {
+    /// What runs there.
+    pub logic: Option<Logic>,
+    /// Its arena.
+    pub memory: SimMemory,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// Where it stands.
+    pub condition: Condition,
+    /// Connections that clients have to it.
+    connections: BTreeSet<Connection>,
+    armed: BTreeSet<Nanos>,
+    turn_is_due: bool,
+    /// Chunks that it reported as damaged, in any life.
+    pub damaged: BTreeSet<ChunkId>,
+    /// It reported batches as lost, in any life.
+    pub batches_damaged: bool,
+    secrets: (u64, u64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Node {
+    number: usize,
+    settings: NodeSettings,
+    /// Its units: shards first, then the metadata replica.
+    pub hosts: Vec<Host>,
+    /// Rises at each start.
+    pub life: u64,
+    /// Its machine has no power.
+    pub is_dark: bool,
+    /// Nothing happens in it before.
+    pub paused_until: Nanos,
+    map: Arc<ClusterMap>,
+    map_bytes: Arc<[u8]>,
+    random: Random,
+    /// The wall clock minus the monotonic one.
+    wall_offset: i64,
+}
+
+/// What a node needs to act.
+pub struct Around<'a> {
+    /// Time.
+    pub schedule: &'a mut Schedule<Happening>,
+    /// Connections.
+    pub network: &'a mut Network,
+    /// What happened.
+    pub trace: &'a mut Trace,
+    /// Counts.
+    pub tally: &'a mut Tally,
+}
+
+/// Callers from this number on are nodes' metadata replicas.
+pub const NODE_CALLERS: usize = 1_000;
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+const ARENA_BYTES: usize = 64 << 20;
+
+impl Node {
+    /// A node with empty disks; [`start`](Self::start) formats them.
+    pub fn new(seed: u64, number: usize, settings: NodeSettings) -> Self {
+        let mut random = Random::stream(seed, &format!("node {number}"));
+        let stores = (0..settings.shards)
+            .map(|shard| (store_id(number, shard), shard_index(shard), address(number, shard)))
+            .collect();
+        let map = one_node(OneNode {
+            cluster: CLUSTER,
+            node: node_id(number),
+            name: format!("node-{number}"),
+            stores,
+            metadata_address: address(number, settings.shards),
+            ring_bits: 6,
+            reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
+        })
+        .expect("a legal map");
+        let host = |unit: usize| Host {
+            logic: None,
+            memory: SimMemory::new(ARENA_BYTES),
+            disk: SimDisk::new(seed, &format!("disk {number}.{unit}")),
+            condition: Condition::Down,
+            connections: BTreeSet::new(),
+            armed: BTreeSet::new(),
+            turn_is_due: false,
+            damaged: BTreeSet::new(),
+            batches_damaged: false,
+            secrets: (random.next(), random.next()),
+        };
+        let hosts = (0..=settings.shards).map(host).collect();
+        let map_bytes: Arc<[u8]> = map.as_map().encode().into();
+        let map = Arc::new(map);
+        Self {
+            number,
+            settings,
+            hosts,
+            life: 0,
+            is_dark: false,
+            paused_until: Nanos(0),
+            map,
+            map_bytes,
+            random,
+            wall_offset: 1_700_000_000_000_000_000,
+        }
+    }
+
+    /// The process starts: formats empty disks, opens others.
+    pub fn start(&mut self, around: &mut Around<'_>) {
+        self.life += 1;
+        self.is_dark = false;
+        self.wall_offset += i64::try_from(self.random.below(4 * Nanos::SECOND)).expect("seconds")
+            - i64::try_from(2 * Nanos::SECOND).expect("seconds");
+        around
+            .trace
+            .note(around.schedule.now(), format_args!("node {} starts, life {}", self.number, self.life));
+        for unit in 0..self.hosts.len() {
+            let mut out = Out::default();
+            let clock = self.clock(around.schedule.now());
+            let host = &mut self.hosts[unit];
+            host.memory = SimMemory::new(ARENA_BYTES);
+            host.condition = Condition::Opening;
+            host.armed.clear();
+            host.turn_is_due = false;
+            let map = (Arc::clone(&self.map), Arc::clone(&self.map_bytes));
+            let logic = if unit < self.settings.shards {
+                let store = self.open_store(unit);
+                let identity = shard::Identity {
+                    cluster: CLUSTER,
+                    node: node_id(self.number),
+                    shard: shard_index(unit),
+                    store: store_id(self.number, unit),
+                    links_max: 64,
+                };
+                let memory = &mut self.hosts[unit].memory;
+                Logic::Shard(Box::new(ShardUnit::start(clock.now, identity, store, map, memory, &mut out)))
+            } else {
+                let log = self.open_log(unit);
+                let memory = &mut self.hosts[unit].memory;
+                Logic::Meta(Box::new(MetaUnit::start(
+                    clock,
+                    self.settings.replica,
+                    log,
+                    map,
+                    memory,
+                    &mut out,
+                )))
+            };
+            self.hosts[unit].logic = Some(logic);
+            self.carry_out(unit, out, around);
+        }
+    }
+
+    fn open_store(&mut self, unit: usize) -> Store {
+        let length = self.hosts[unit].disk.fake.length();
+        let config = StoreConfig {
+            prezero_bytes: self.random.below(3) * u64::from(self.settings.geometry.segment_bytes()),
+            leaf_tables: 16,
+            scrub: self.random.per_mille(300),
+            scrub_pass: self.random.between(2, 60) * Nanos::SECOND,
+            ..StoreConfig::new(self.settings.store_bytes, length)
+        };
+        if length == 0 {
+            return Store::format(config, self.format(unit, self.settings.geometry));
+        }
+        Store::open(config, self.expected(unit))
+    }
+
+    fn open_log(&mut self, unit: usize) -> Log {
+        let length = self.hosts[unit].disk.fake.length();
+        let config = LogConfig {
+            capacity_bytes: self.settings.log_bytes,
+            device_bytes: length,
+            prezero_bytes: self.random.below(3) * u64::from(self.settings.log_geometry.segment_bytes()),
+            accept_data_loss: false,
+        };
+        if length == 0 {
+            return Log::format(config, self.format(unit, self.settings.log_geometry));
+        }
+        Log::open(config, self.expected(unit))
+    }
+
+    fn format(&self, unit: usize, geometry: Geometry) -> Format {
+        let identity = Identity {
+            cluster: CLUSTER,
+            store: store_id(self.number, unit),
+            node: node_id(self.number),
+            unit: u16::try_from(unit).expect("few units"),
+        };
+        let (secret, index_key) = self.hosts[unit].secrets;
+        Format { identity, geometry, secret, index_key }
+    }
+
+    fn expected(&self, unit: usize) -> Expected {
+        Expected {
+            cluster: Some(CLUSTER),
+            store: Some(store_id(self.number, unit)),
+            node: node_id(self.number),
+            unit: u16::try_from(unit).expect("few units"),
+        }
+    }
+
+    fn clock(&self, now: Nanos) -> Clock {
+        let wall = i64::try_from(now.0).expect("virtual time is short") + self.wall_offset;
+        Clock { now, wall: Timestamp(wall) }
+    }
+
+    /// The process dies, or its machine loses power.
+    pub fn die(&mut self, by_power: bool, around: &mut Around<'_>) {
+        let number = self.number;
+        around.trace.note(around.schedule.now(), format_args!("node {number} dies, by power {by_power}"));
+        self.life += 1;
+        self.is_dark = by_power;
+        for host in &mut self.hosts {
+            if by_power {
+                host.disk.cut(&mut host.memory);
+            } else {
+                host.disk.kill(&mut host.memory);
+            }
+            host.logic = None;
+            host.condition = Condition::Down;
+            host.connections.clear();
+        }
+        around.network.caller_died(NODE_CALLERS + number, around.schedule);
+        let its = format!("node-{number}:");
+        around.network.server_died(by_power, |address| address.starts_with(&its), around.schedule);
+    }
+
+    /// Whether its process runs.
+    pub fn is_up(&self) -> bool {
+        self.hosts.iter().all(|host| host.logic.is_some())
+    }
+
+    /// Whether every unit serves.
+    pub fn is_serving(&self) -> bool {
+        self.hosts.iter().all(|host| host.condition == Condition::Serving)
+    }
+
+    /// Addresses that clients may be told.
+    pub fn endpoints(&self) -> Vec<Arc<str>> {
+        (0..self.hosts.len()).map(|unit| Arc::from(address(self.number, unit).as_str())).collect()
+    }
+
+    /// Which of its units has this address.
+    pub fn unit_at(&self, address_: &str) -> Option<usize> {
+        (0..self.hosts.len()).find(|unit| address(self.number, *unit) == address_)
+    }
+
+    /// The metadata replica.
+    pub fn meta(&self) -> Option<&MetaUnit> {
+        match self.hosts.last()?.logic.as_ref()? {
+            Logic::Meta(meta) => Some(meta),
+            Logic::Shard(_) => None,
+        }
+    }
+
+    /// The shards.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardUnit> {
+        self.hosts.iter().filter_map(|host| match host.logic.as_ref()? {
+            Logic::Shard(shard) => Some(&**shard),
+            Logic::Meta(_) => None,
+        })
+    }
+
+    /// A connection is taken.
+    pub fn on_call(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
+        let host = &mut self.hosts[unit];
+        host.connections.insert(connection);
+        match host.logic.as_mut().expect("the caller saw that it is up") {
+            Logic::Shard(shard) => shard.on_open(connection),
+            Logic::Meta(meta) => meta.on_open(connection),
+        }
+        around.network.take(connection, around.schedule);
+    }
+
+    /// A connection of the metadata replica's own stands.
+    pub fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
+        let unit = self.hosts.len() - 1;
+        self.with(unit, around, |logic, _, _, out| {
+            if let Logic::Meta(meta) = logic {
+                meta.on_up(connection, out);
+            }
+        });
+    }
+
+    /// A connection is over: a client's to `unit`, or the metadata replica's own.
+    pub fn on_down(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
+        self.hosts[unit].connections.remove(&connection);
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_close(connection, memory),
+            Logic::Meta(meta) => meta.on_close(clock, connection, memory, out),
+        });
+    }
+
+    /// A frame's head arrived.
+    pub fn on_head(&mut self, unit: usize, connection: Connection, head: &[u8], around: &mut Around<'_>) {
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_head(clock.now, connection, head, memory, out),
+            Logic::Meta(meta) => meta.on_head(clock, connection, head, memory, out),
+        });
+    }
+
+    /// The payload of the head before arrived.
+    pub fn on_body(&mut self, unit: usize, connection: Connection, body: &[u8], around: &mut Around<'_>) {
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_body(clock.now, connection, body, memory, out),
+            Logic::Meta(_) => panic!("a metadata port is sent no payload"),
+        });
+    }
+
+    /// A frame leaves; `None`: its process is gone.
+    pub fn on_depart(&mut self, unit: usize, frame: &Frame, around: &mut Around<'_>) -> Option<Vec<u8>> {
+        let host = &mut self.hosts[unit];
+        if frame.life != self.life || host.logic.is_none() {
+            return None;
+        }
+        let Some(payload) = frame.payload else { return Some(Vec::new()) };
+        let bytes = take_payload(payload, &mut host.memory);
+        self.with(unit, around, |logic, clock, memory, out| {
+            if let Logic::Shard(shard) = logic {
+                shard.on_sent(clock.now, frame.connection, payload.length, memory, out);
+            }
+        });
+        Some(bytes)
+    }
+
+    /// One of a disk's requests ends.
+    pub fn on_disk(&mut self, unit: usize, around: &mut Around<'_>) {
+        let host = &mut self.hosts[unit];
+        let Some((io, outcome)) = host.disk.complete(&mut host.memory) else { return };
+        let number = self.number;
+        let (tag, key) = (io.tag(), io.key());
+        around
+            .trace
+            .note(around.schedule.now(), format_args!("disk {number}.{unit} {tag}/{key} {outcome:?}"));
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_io(clock.now, io, outcome, memory, out),
+            Logic::Meta(meta) => meta.on_io(clock, io, outcome, memory, out),
+        });
+    }
+
+    /// No further event was at hand.
+    pub fn on_turn(&mut self, unit: usize, around: &mut Around<'_>) {
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_turn(clock.now, memory, out),
+            Logic::Meta(meta) => meta.on_turn(clock, memory, out),
+        });
+        self.hosts[unit].turn_is_due = false;
+    }
+
+    /// A deadline has come.
+    pub fn on_tick(&mut self, unit: usize, at: Nanos, around: &mut Around<'_>) {
+        self.hosts[unit].armed.remove(&at);
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_tick(clock.now, memory, out),
+            Logic::Meta(meta) => meta.on_tick(clock, memory, out),
+        });
+    }
+
+    /// The node ends in order.
+    pub fn on_shutdown(&mut self, around: &mut Around<'_>) {
+        for unit in 0..self.hosts.len() {
+            self.with(unit, around, |logic, clock, memory, out| match logic {
+                Logic::Shard(shard) => shard.on_shutdown(clock.now, memory, out),
+                Logic::Meta(meta) => meta.on_shutdown(clock, memory, out),
+            });
+        }
+    }
+
+    fn with(
+        &mut self,
+        unit: usize,
+        around: &mut Around<'_>,
+        step: impl FnOnce(&mut Logic, Clock, &mut SimMemory, &mut Out),
+    ) {
+        let clock = self.clock(around.schedule.now());
+        let host = &mut self.hosts[unit];
+        let Some(logic) = host.logic.as_mut() else { return };
+        let mut out = Out::default();
+        step(logic, clock, &mut host.memory, &mut out);
+        self.carry_out(unit, out, around);
+    }
+
+    fn carry_out(&mut self, unit: usize, out: Out, around: &mut Around<'_>) {
+        let (node, life) = (self.number, self.life);
+        let host = &mut self.hosts[unit];
+        for delay in host.disk.submit(around.schedule.now(), &out.io, &mut host.memory) {
+            around.schedule.after(delay, Happening::Disk { node, unit, life });
+        }
+        for send in out.sends {
+            let is_own = around.network.caller(send.connection) == Some(NODE_CALLERS + node)
+                && !host.connections.contains(&send.connection);
+            let from = if is_own { Side::Caller } else { Side::Server };
+            let frame = Frame {
+                connection: send.connection,
+                from,
+                life,
+                sender: Sender::Unit { node, unit },
+                head: send.head,
+                payload: send.payload,
+            };
+            around.network.send(frame, around.schedule);
+        }
+        for connection in out.closes {
+            host.connections.remove(&connection);
+            around.network.close(connection, Side::Server, around.schedule);
+        }
+        for (peer, address) in out.calls {
+            let connection = around.network.call(NODE_CALLERS + node, &address, around.schedule);
+            if let Some(Logic::Meta(meta)) = host.logic.as_mut() {
+                meta.on_called(peer, connection);
+            }
+        }
+        if let Some(at) = out.deadline
+            && host.armed.insert(at)
+        {
+            around.schedule.at(at, Happening::Tick { node, unit, life, at });
+        }
+        if !host.turn_is_due {
+            host.turn_is_due = true;
+            around.schedule.after(self.random.between(1_000, 30_000), Happening::Turn { node, unit, life });
+        }
+        for (row, column) in out.counts {
+            around.tally.count(row, column);
+        }
+        for note in out.notes {
+            self.on_note(unit, note, around);
+        }
+    }
+
+    fn on_note(&mut self, unit: usize, note: Note, around: &mut Around<'_>) {
+        around.trace.note(around.schedule.now(), format_args!("unit {}.{unit}: {note:?}", self.number));
+        let host = &mut self.hosts[unit];
+        let row = if unit < self.settings.shards { "store" } else { "log" };
+        match note {
+            Note::Opened => {
+                around.tally.count(row, "opened");
+                host.condition = Condition::Serving;
+            }
+            Note::OpenFailed(why) => {
+                around.tally.count(row, "open failed");
+                host.condition = Condition::Failed(why);
+            }
+            Note::Fenced => {
+                around.tally.count(row, "fenced");
+                host.condition = Condition::Fenced;
+            }
+            Note::Damaged(id) => {
+                around.tally.count(row, "damage reported");
+                host.damaged.insert(id);
+            }
+            Note::BatchesDamaged => {
+                around.tally.count(row, "batches reported damaged");
+                host.batches_damaged = true;
+            }
+            Note::ShutDown => host.condition = Condition::Ended,
+        }
+    }
+}
+
+fn address(node: usize, unit: usize) -> String {
+    format!("node-{node}:{}", 7430 + unit)
+}
+
+fn node_id(number: usize) -> NodeId {
+    NodeId(u32::try_from(number).expect("few nodes") + 1)
+}
+
+fn shard_index(shard: usize) -> ShardIndex {
+    ShardIndex(u16::try_from(shard).expect("few shards"))
+}
+
+fn store_id(node: usize, unit: usize) -> StoreId {
+    let mut bytes = [9; 16];
+    bytes[0] = u8::try_from(node).expect("few nodes");
+    bytes[1] = u8::try_from(unit).expect("few units");
+    StoreId(bytes)
+}

@@ -1,0 +1,211 @@
+//! A shard of a simulated node: the shipped [`Shard`] and what its driver does in production.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use journal::{IoOutcome, IoToken};
+use placement::ClusterMap;
+use shard::{Effects, Identity, Link, Placement, Shard};
+use store::Store;
+use wire::{Memory, Nanos, PREFIX_BYTES, Prefix};
+
+use crate::memory::SimMemory;
+use crate::network::{Connection, Payload};
+use crate::unit::{Note, Out, Outgoing};
+
+/// See the module.
+#[derive(Debug)]
+pub struct ShardUnit {
+    shard: Shard,
+    effects: Effects,
+    /// Where the payload that comes next goes.
+    arriving: BTreeMap<Connection, Placement>,
+}
+
+impl ShardUnit {
+    /// A shard that begins to open its store.
+    pub fn start(
+        now: Nanos,
+        identity: Identity,
+        store: Store,
+        map: (Arc<ClusterMap>, Arc<[u8]>),
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) -> Self {
+        let mut unit = Self {
+            shard: Shard::new(identity, store),
+            effects: Effects::default(),
+            arriving: BTreeMap::new(),
+        };
+        unit.shard.on_map(map.0, map.1);
+        unit.shard.on_start(now, memory, &mut unit.effects);
+        unit.carry_out(memory, out);
+        unit
+    }
+
+    /// The store, to be looked at.
+    pub fn store(&self) -> &Store {
+        self.shard.store()
+    }
+
+    /// Whether no put, get or call is under way.
+    pub fn is_idle(&self) -> bool {
+        self.shard.is_idle()
+    }
+
+    /// A connection was taken.
+    pub fn on_open(&mut self, connection: Connection) {
+        self.shard.on_open(Link(connection.0));
+    }
+
+    /// A connection is gone.
+    pub fn on_close(&mut self, connection: Connection, memory: &mut SimMemory) {
+        if let Some(Placement::Into { slot, .. }) = self.arriving.remove(&connection) {
+            memory.release(slot);
+        }
+        self.shard.on_close(Link(connection.0), memory);
+    }
+
+    /// A frame's head arrived.
+    pub fn on_head(
+        &mut self,
+        now: Nanos,
+        connection: Connection,
+        head: &[u8],
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        let (bytes, message) =
+            head.split_first_chunk::<PREFIX_BYTES>().expect("a frame begins with a prefix");
+        let prefix = Prefix::decode(bytes).expect("the simulated network doesn't damage heads");
+        Prefix::verify(bytes, message).expect("the simulated network doesn't damage heads");
+        let link = Link(connection.0);
+        let place = self.shard.on_head(now, link, &prefix, message, memory, &mut self.effects);
+        self.carry_out(memory, out);
+        match place {
+            Placement::Close(_) => {
+                self.on_close(connection, memory);
+                out.closes.push(connection);
+            }
+            place if prefix.payload_bytes > 0 => {
+                // The driver's own reference while bytes arrive.
+                if let Placement::Into { slot, .. } = place {
+                    memory.retain(slot);
+                }
+                self.arriving.insert(connection, place);
+            }
+            _ => {}
+        }
+    }
+
+    /// The payload of the head before arrived.
+    pub fn on_body(
+        &mut self,
+        now: Nanos,
+        connection: Connection,
+        body: &[u8],
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        let place = self.arriving.remove(&connection).expect("a payload follows its head");
+        if let Placement::Into { slot, offset } = place {
+            let offset = offset as usize;
+            memory.bytes_mut(slot)[offset..offset + body.len()].copy_from_slice(body);
+            memory.release(slot);
+        }
+        self.shard.on_payload(now, Link(connection.0), memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    /// Bytes of a payload have left.
+    pub fn on_sent(
+        &mut self,
+        now: Nanos,
+        connection: Connection,
+        bytes: u32,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        self.shard.on_sent(now, Link(connection.0), bytes, memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    /// A disk request ended.
+    pub fn on_io(
+        &mut self,
+        now: Nanos,
+        io: IoToken,
+        outcome: IoOutcome,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        self.shard.on_io(now, io, outcome, memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    /// No further event is at hand.
+    pub fn on_turn(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+        self.shard.on_turn(now, memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    /// A deadline has come.
+    pub fn on_tick(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+        self.shard.on_tick(now, memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    /// The end, in order.
+    pub fn on_shutdown(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+        self.shard.on_shutdown(now, memory, &mut self.effects);
+        self.carry_out(memory, out);
+    }
+
+    fn carry_out(&mut self, memory: &mut SimMemory, out: &mut Out) {
+        let effects = std::mem::take(&mut self.effects);
+        out.take_io(&effects.io);
+        for send in &effects.sends {
+            let head = effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
+            let payload = send.payload.map(|payload| Payload {
+                slot: payload.slot,
+                offset: payload.offset,
+                length: payload.len,
+            });
+            out.sends.push(Outgoing { connection: Connection(send.link.0), head, payload });
+        }
+        for (link, _) in &effects.closes {
+            self.on_close(Connection(link.0), memory);
+            out.closes.push(Connection(link.0));
+        }
+        if let Some(at) = effects.deadline {
+            out.arm(at);
+        }
+        out.notes.extend(effects.damaged.iter().map(|id| Note::Damaged(*id)));
+        if effects.opened {
+            if !self.shard.store().damaged_batches().is_empty() {
+                out.notes.push(Note::BatchesDamaged);
+            }
+            out.notes.push(Note::Opened);
+        }
+        if effects.open_failed {
+            let why = self.shard.store().open_error().map_or_else(String::new, |error| error.to_string());
+            out.notes.push(Note::OpenFailed(why));
+        }
+        if effects.fenced {
+            out.notes.push(Note::Fenced);
+        }
+        if effects.shut_down {
+            out.notes.push(Note::ShutDown);
+        }
+        self.effects = effects;
+        self.effects.clear();
+    }
+}
+
+/// Gives a frame's slot back.
+pub fn take_payload(payload: Payload, memory: &mut SimMemory) -> Vec<u8> {
+    let offset = payload.offset as usize;
+    let bytes = memory.bytes(payload.slot)[offset..offset + payload.length as usize].to_vec();
+    memory.release(payload.slot);
+    bytes
+}

@@ -1,0 +1,74 @@
+//! What a unit of a node, a shard or a metadata replica, asks of its driver; and the driver's common part.
+
+use std::sync::Arc;
+
+use journal::IoEffects;
+use wire::{ChunkId, Nanos};
+
+use crate::network::{Connection, Payload};
+
+/// A frame to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where.
+    pub connection: Connection,
+    /// Prefix and message.
+    pub head: Vec<u8>,
+    /// The payload; its slot's reference belongs to the frame.
+    pub payload: Option<Payload>,
+}
+
+/// What a unit says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It serves.
+    Opened,
+    /// It will never serve, and why.
+    OpenFailed(String),
+    /// A write failed: nothing more is written.
+    Fenced,
+    /// A chunk can't be returned.
+    Damaged(ChunkId),
+    /// Durable batches of its log are lost.
+    BatchesDamaged,
+    /// It has ended in order.
+    ShutDown,
+}
+
+/// Collected while an event is handled; carried out by the node.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// Frames, in order.
+    pub sends: Vec<Outgoing>,
+    /// Connections that end behind what was sent.
+    pub closes: Vec<Connection>,
+    /// Connections wanted: for which of the unit's peers, and where.
+    pub calls: Vec<(usize, Arc<str>)>,
+    /// Disk requests.
+    pub io: IoEffects,
+    /// A tick is wanted at this time.
+    pub deadline: Option<Nanos>,
+    /// News.
+    pub notes: Vec<Note>,
+    /// Entries and chunks that the unit counted, for the table.
+    pub counts: Vec<(&'static str, &'static str)>,
+}
+
+impl Out {
+    /// A tick is wanted at `at`, or earlier.
+    pub fn arm(&mut self, at: Nanos) {
+        self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
+    }
+
+    /// Takes requests over; their ranges of parts move with them.
+    pub fn take_io(&mut self, io: &IoEffects) {
+        for request in &io.requests {
+            match *request {
+                journal::IoRequest::Write { io: token, offset, parts, background, .. } => {
+                    self.io.write(token, offset, io.parts_of(parts).iter().copied(), background);
+                }
+                other => self.io.requests.push(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What a client does: random operations on few paths, so that they meet; several at once; now and then one is given up.
+
+use std::collections::BTreeMap;
+
+use client::core::{Call, Done, Failure, Ticket, UploadId};
+use wire::meta::RenameMode;
+use wire::{Memory, Nanos, VolumeId};
+
+use crate::content::{Stamp, interesting_length};
+use crate::history::{Action, Condition, Ending, Path, Record};
+use crate::random::Random;
+use crate::task::{Setting, Step, Task, Tickets, Wish};
+
+/// Files that the clients fight for.
+pub const FILES: &[&str] = &["a", "b", "d/a", "d/b", "e/a"];
+/// Directories that they make, fill, move and remove.
+pub const DIRECTORIES: &[&str] = &["d", "e", "d/f"];
+
+/// What the workload wants of its client's core.
+#[derive(Debug)]
+pub enum Order {
+    /// A call.
+    Call(Ticket, Call, u64),
+    /// An upload is over.
+    CloseUpload(UploadId),
+    /// Nobody waits any more.
+    Cancel(Ticket),
+}
+
+/// One client's operations.
+#[derive(Debug)]
+pub struct Workload {
+    client: usize,
+    setting: Setting,
+    random: Random,
+    tasks: BTreeMap<u64, Task>,
+    tickets: Tickets,
+    last_task: u64,
+    /// Versions that this client saw, for conditions.
+    versions: BTreeMap<Path, u64>,
+    /// What has ended.
+    pub records: Vec<Record>,
+    /// Operations at once, at most.
+    pub width: usize,
+}
+
+impl Workload {
+    /// The workload of client number `client`.
+    pub fn new(seed: u64, client: usize, volume: VolumeId, chunk_bytes: u64) -> Self {
+        let mut random = Random::stream(seed, &format!("workload {client}"));
+        let roots = *random.pick(&[2, 16, 8192]);
+        let width = *random.pick(&[1, 2, 4]);
+        Self {
+            client,
+            setting: Setting { seed, volume, chunk_bytes, roots },
+            random,
+            tasks: BTreeMap::new(),
+            tickets: Tickets::default(),
+            last_task: 0,
+            versions: BTreeMap::new(),
+            records: Vec::new(),
+            width,
+        }
+    }
+
+    /// Operations under way.
+    pub fn under_way(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether another operation may begin.
+    pub fn has_room(&self) -> bool {
+        self.tasks.len() < self.width
+    }
+
+    /// When to think of the next operation.
+    pub fn pause(&mut self) -> u64 {
+        if self.random.per_mille(20) {
+            self.random.between(1, 4) * Nanos::SECOND
+        } else {
+            self.random.latency(2 * Nanos::MILLISECOND)
+        }
+    }
+
+    /// Begins a random operation.
+    pub fn begin_random(&mut self, now: Nanos, stamp: Stamp, orders: &mut Vec<Order>) {
+        let action = self.choose();
+        self.begin(now, stamp, action, orders);
+    }
+
+    /// Begins an operation.
+    pub fn begin(&mut self, now: Nanos, stamp: Stamp, action: Action, orders: &mut Vec<Order>) {
+        self.last_task += 1;
+        let number = self.last_task;
+        let client = self.client;
+        let record = Record { stamp, client, action, began: now, ended: now, ending: Ending::Nothing };
+        let stages = self.random.per_mille(150);
+        let mut wishes = Vec::new();
+        let task = Task::begin(self.setting, record, stages, &mut wishes);
+        self.tasks.insert(number, task);
+        self.order(number, wishes, orders);
+    }
+
+    /// A call was finished.
+    pub fn on_done(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        result: Result<Done, Failure>,
+        memory: &mut impl Memory,
+        orders: &mut Vec<Order>,
+    ) -> Option<&Record> {
+        let Some((number, part)) = self.tickets.take(ticket) else {
+            // Cancelled, and finished nevertheless: what it holds goes back.
+            if let Ok(Done::Bytes { slot, .. }) = result {
+                memory.release(slot);
+            }
+            return None;
+        };
+        let task = self.tasks.get_mut(&number).expect("a ticket's task lives");
+        let mut wishes = Vec::new();
+        let step = task.on_done(self.setting, part, result, memory, &mut wishes);
+        self.order(number, wishes, orders);
+        match step {
+            Step::On => None,
+            Step::Over(ending) => Some(self.end(now, number, ending)),
+        }
+    }
+
+    /// Gives up a random operation, as a caller does who drops what it waits for.
+    pub fn cancel_one(&mut self, now: Nanos, orders: &mut Vec<Order>) -> Option<&Record> {
+        let numbers: Vec<u64> = self.tasks.keys().copied().collect();
+        if numbers.is_empty() {
+            return None;
+        }
+        let number = *self.random.pick(&numbers);
+        orders.extend(self.tickets.revoke(number).into_iter().map(Order::Cancel));
+        let mut wishes = Vec::new();
+        let ending = self.tasks[&number].abandoned(&mut wishes);
+        self.order(number, wishes, orders);
+        Some(self.end(now, number, ending))
+    }
+
+    /// The process is gone, and with it all that was under way.
+    pub fn on_crash(&mut self, now: Nanos) -> usize {
+        let numbers: Vec<u64> = self.tasks.keys().copied().collect();
+        for &number in &numbers {
+            self.tickets.revoke(number);
+            let ending = self.tasks[&number].abandoned(&mut Vec::new());
+            self.end(now, number, ending);
+        }
+        numbers.len()
+    }
+
+    fn end(&mut self, now: Nanos, number: u64, ending: Ending) -> &Record {
+        let mut record = self.tasks.remove(&number).expect("it was under way").record;
+        record.ended = now;
+        record.ending = ending;
+        if let Some(path) = record.action.paths()[0] {
+            match &record.ending {
+                Ending::Found { seen, .. } if seen.version > 0 => {
+                    self.versions.insert(path.clone(), seen.version);
+                }
+                Ending::Executed { version, .. } if *version > 0 => {
+                    self.versions.insert(path.clone(), *version);
+                }
+                _ => {}
+            }
+        }
+        self.records.push(record);
+        self.records.last().expect("just pushed")
+    }
+
+    fn order(&mut self, number: u64, wishes: Vec<Wish>, orders: &mut Vec<Order>) {
+        for wish in wishes {
+            orders.push(match wish {
+                Wish::Call(part, call) => {
+                    Order::Call(self.tickets.issue(number, part), call, self.patience())
+                }
+                Wish::CloseUpload(upload) => Order::CloseUpload(upload),
+            });
+        }
+    }
+
+    fn patience(&mut self) -> u64 {
+        match self.random.below(10) {
+            0 if self.random.per_mille(200) => self.random.between(1, 50) * Nanos::MILLISECOND,
+            0..=3 => self.random.between(1, 3) * Nanos::SECOND,
+            _ => self.random.between(5, 40) * Nanos::SECOND,
+        }
+    }
+
+    fn file(&mut self) -> Path {
+        (*self.random.pick(FILES)).to_owned()
+    }
+
+    fn directory(&mut self) -> Path {
+        (*self.random.pick(DIRECTORIES)).to_owned()
+    }
+
+    fn anything(&mut self) -> Path {
+        if self.random.per_mille(650) { self.file() } else { self.directory() }
+    }
+
+    fn condition(&mut self, path: &str) -> Condition {
+        match (self.random.below(10), self.versions.get(path)) {
+            (0 | 1, Some(version)) => Condition::Version(*version),
+            (2, _) => Condition::Absent,
+            (3, _) => Condition::Present,
+            _ => Condition::Any,
+        }
+    }
+
+    fn length(&mut self) -> u64 {
+        interesting_length(&mut self.random, self.setting.chunk_bytes)
+    }
+
+    fn choose(&mut self) -> Action {
+        let chunk_bytes = self.setting.chunk_bytes;
+        match self.random.below(100) {
+            0..=24 => {
+                let path = self.file();
+                Action::Replace { length: self.length(), condition: self.condition(&path), path }
+            }
+            25..=31 => {
+                let path = self.file();
+                let condition = self.condition(&path);
+                let offset = self.random.below(3 * chunk_bytes);
+                Action::Write { length: self.length().max(1), offset, condition, path }
+            }
+            32..=38 => Action::Append { length: self.length().max(1), path: self.file() },
+            39..=42 => Action::Truncate { size: self.random.below(3 * chunk_bytes), path: self.file() },
+            43..=46 => Action::MakeDirectory { path: self.directory() },
+            47..=50 => {
+                let path = self.file();
+                Action::RemoveFile { condition: self.condition(&path), path }
+            }
+            51..=52 => Action::RemoveDirectory { path: self.directory() },
+            53..=60 => {
+                let mode =
+                    *self.random.pick(&[RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]);
+                Action::Rename { from: self.anything(), to: self.anything(), mode }
+            }
+            61..=65 => Action::Copy { from: self.file(), to: self.file() },
+            66..=84 => Action::Read { path: self.anything(), from: 0, to: u64::MAX },
+            85..=93 => {
+                let from = self.random.below(2 * chunk_bytes);
+                Action::Read { to: from + self.random.between(1, 2 * chunk_bytes), path: self.file(), from }
+            }
+            _ => {
+                let path = if self.random.per_mille(500) { String::new() } else { self.directory() };
+                Action::List { path }
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The whole: clients and nodes on one thread, in virtual time, from a seed.
+
+mod ending;
+mod events;
+mod troubles;
+
+use client::core::{Call, Done, Ticket};
+use journal::Geometry;
+use replica::ReplicaConfig;
+use wire::meta::{Operation, VolumePolicy};
+use wire::{GroupId, Nanos, VolumeId};
+
+use crate::client_process::ClientProcess;
+use crate::faults::{Fault, Faults};
+use crate::network::{Network, Traffic};
+use crate::node::{Around, Node, NodeSettings};
+use crate::random::Random;
+use crate::report::{Failed, Tally};
+use crate::schedule::Schedule;
+use crate::trace::Trace;
+use crate::workload::{Order, Workload};
+
+/// Something that is going to happen.
+#[derive(Debug)]
+pub enum Happening {
+    /// On the network.
+    Traffic(Traffic),
+    /// A disk's request ends.
+    Disk {
+        /// Where.
+        node: usize,
+        /// Which unit's.
+        unit: usize,
+        /// In this life only.
+        life: u64,
+    },
+    /// A unit has no further event at hand.
+    Turn {
+        /// Where.
+        node: usize,
+        /// Which.
+        unit: usize,
+        /// In this life only.
+        life: u64,
+    },
+    /// A unit's deadline.
+    Tick {
+        /// Where.
+        node: usize,
+        /// Which.
+        unit: usize,
+        /// In this life only.
+        life: u64,
+        /// What was armed.
+        at: Nanos,
+    },
+    /// A client's deadline.
+    ClientTick {
+        /// Whose.
+        client: usize,
+        /// In this life only.
+        life: u64,
+        /// What was armed.
+        at: Nanos,
+    },
+    /// A client thinks of its next operation.
+    Think {
+        /// Which.
+        client: usize,
+        /// In this life only.
+        life: u64,
+    },
+    /// A client's process starts again.
+    ClientStart {
+        /// Which.
+        client: usize,
+    },
+    /// A node's process starts again.
+    NodeStart {
+        /// Which.
+        node: usize,
+        /// Unless it has another life by then.
+        life: u64,
+    },
+    /// An operator ends a process whose units failed, and starts it again.
+    NodeMend {
+        /// Which.
+        node: usize,
+        /// Unless it has another life by then.
+        life: u64,
+    },
+    /// The next fault.
+    Fault,
+    /// A fault's time is over.
+    FaultEnds(Fault),
+}
+
+impl From<Traffic> for Happening {
+    fn from(traffic: Traffic) -> Self {
+        Self::Traffic(traffic)
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    process: Option<ClientProcess>,
+    life: u64,
+    workload: Workload,
+    paused_until: Nanos,
+}
+
+/// What goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The volume is made.
+    Setup,
+    /// Operations and faults.
+    Storm,
+    /// No faults, no new operations.
+    Calm,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    schedule: Schedule<Happening>,
+    network: Network,
+    trace: Trace,
+    tally: Tally,
+    random: Random,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    faults: Faults,
+    phase: Phase,
+    last_stamp: u64,
+    operations_left: u64,
+    chunk_bytes: u64,
+    /// The life of each node whose mending is on its way.
+    mending: Vec<u64>,
+}
+
+/// The storm ends within this time, however bad the weather.
+const STORM_LIMIT: u64 = 7200 * Nanos::SECOND;
+/// Operations of a seed.
+const OPERATIONS: u64 = 300;
+/// Everything has ended this long after the faults have.
+const QUIET_LIMIT: u64 = 180 * Nanos::SECOND;
+/// Garbage is gone this long after everything has ended.
+const GARBAGE_LIMIT: u64 = 120 * Nanos::SECOND;
+/// Things that may happen in one seed: far more than any that ends.
+const HAPPENINGS_MAX: u64 = 30_000_000;
+/// Clients with a workload.
+const CLIENTS_MAX: u64 = 4;
+
+/// Runs one seed.
+pub fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Failed> {
+    let mut world = World::new(seed, printed);
+    let result = world.everything();
+    let hash = world.trace.hash();
+    match result {
+        Ok(()) => Ok((world.tally, hash)),
+        Err(why) => Err(Failed { level: "node", seed, why, tail: world.trace.tail() }),
+    }
+}
+
+impl World {
+    fn new(seed: u64, printed: bool) -> Self {
+        let mut random = Random::stream(seed, "world");
+        let settings = settings(&mut random);
+        let chunk_bytes = *random.pick(&[4 << 10, 8 << 10, 32 << 10]);
+        let faults = Faults::new(seed);
+        Self {
+            seed,
+            schedule: Schedule::new(Nanos(Nanos::SECOND)),
+            network: Network::new(seed),
+            trace: Trace::new(printed),
+            tally: Tally::default(),
+            nodes: vec![Node::new(seed, 0, settings)],
+            clients: Vec::new(),
+            faults,
+            phase: Phase::Setup,
+            mending: vec![0],
+            last_stamp: 0,
+            operations_left: OPERATIONS,
+            chunk_bytes,
+            random,
+        }
+    }
+
+    fn everything(&mut self) -> Result<(), String> {
+        let start = self.schedule.now();
+        self.trace.note(start, format_args!("{:?}", self.faults.profile()));
+        self.start_nodes();
+        self.until("the format", QUIET_LIMIT, |world| world.nodes.iter().all(Node::is_serving))?;
+        let volume = self.make_volume()?;
+        self.phase = Phase::Storm;
+        let count = self.random.between(2, CLIENTS_MAX);
+        for client in 0..count {
+            self.add_client(usize::try_from(client).expect("few"), volume);
+        }
+        self.schedule.after(Nanos::SECOND / 4, Happening::Fault);
+        self.until("the storm", STORM_LIMIT, |world| world.operations_left == 0)?;
+        self.calm()?;
+        if self.is_destroyed() {
+            self.tally.count("seed", "log destroyed and said so");
+        } else {
+            self.end_in_order(volume)?;
+            self.tally.count("seed", "verified");
+        }
+        self.check()?;
+        self.count_all();
+        self.tally.virtual_nanos = self.schedule.now().since(start);
+        Ok(())
+    }
+
+    fn around(&mut self) -> (Around<'_>, &mut Vec<Node>) {
+        let around = Around {
+            schedule: &mut self.schedule,
+            network: &mut self.network,
+            trace: &mut self.trace,
+            tally: &mut self.tally,
+        };
+        (around, &mut self.nodes)
+    }
+
+    fn start_nodes(&mut self) {
+        let (mut around, nodes) = self.around();
+        for node in nodes {
+            if !node.is_up() {
+                node.start(&mut around);
+            }
+        }
+    }
+
+    fn add_client(&mut self, number: usize, volume: VolumeId) {
+        let workload = Workload::new(self.seed, number, volume, self.chunk_bytes);
+        self.clients.push(Client { process: None, life: 0, workload, paused_until: Nanos(0) });
+        self.start_client(number);
+    }
+
+    fn start_client(&mut self, number: usize) {
+        let window = *self.random.pick(&[self.chunk_bytes, 1 << 20, 8 << 20]);
+        let endpoints = self.nodes.iter().flat_map(Node::endpoints).collect();
+        let client = &mut self.clients[number];
+        client.life += 1;
+        client.process = Some(ClientProcess::new(number, client.life, self.seed, endpoints, window));
+        let life = client.life;
+        for _ in 0..client.workload.width {
+            let pause = client.workload.pause();
+            self.schedule.after(pause, Happening::Think { client: number, life });
+        }
+    }
+
+    /// A volume, made by a client of its own before anything goes wrong.
+    fn make_volume(&mut self) -> Result<VolumeId, String> {
+        self.add_client(0, VolumeId(0));
+        let policy = VolumePolicy {
+            chunk_bytes: u32::try_from(self.chunk_bytes).expect("small"),
+            retention_seconds: 0,
+        };
+        let operation = Box::new(Operation::CreateVolume { name: "sim".to_owned(), policy });
+        let call = Call::Mutate { group: GroupId(0), upload: None, operation };
+        self.give(0, vec![Order::Call(Ticket(1), call, 60 * Nanos::SECOND)]);
+        while let Some(happening) = self.schedule.pop() {
+            match self.happen(happening)?.pop() {
+                None => {}
+                Some((_, Ok(Done::Outcome(outcome)))) => {
+                    self.crash_client(0);
+                    self.clients.clear();
+                    return Ok(outcome.volume);
+                }
+                Some((_, other)) => return Err(format!("the volume can't be made: {other:?}")),
+            }
+        }
+        Err("the volume is never made".to_owned())
+    }
+
+    fn until(&mut self, what: &str, limit: u64, reached: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let deadline = self.schedule.now().after(limit);
+        while !reached(self) {
+            let Some(happening) = self.schedule.pop() else {
+                return Err(format!("{what}: nothing happens any more"));
+            };
+            if self.schedule.now() > deadline {
+                return Err(format!("{what}: not within {} virtual seconds", limit / Nanos::SECOND));
+            }
+            if self.schedule.happened() > HAPPENINGS_MAX {
+                return Err(format!("{what}: {HAPPENINGS_MAX} things happened"));
+            }
+            self.tally.events += 1;
+            let finished = self.happen(happening)?;
+            assert!(finished.is_empty(), "only the volume's maker calls by itself");
+        }
+        Ok(())
+    }
+}
+
+fn settings(random: &mut Random) -> NodeSettings {
+    let geometry = Geometry::new(1 << random.between(17, 20)).expect("a legal size");
+    let log_geometry = Geometry::new(1 << random.between(18, 20)).expect("a legal size");
+    let segments =
+        |geometry: Geometry, count: u64| journal::DATA_START + u64::from(geometry.segment_bytes()) * count;
+    let replica = ReplicaConfig {
+        session_ttl: 3 * Nanos::SECOND,
+        keepalive: Nanos::SECOND,
+        reclaim_delay: Nanos::SECOND,
+        pin_ttl: 6 * Nanos::SECOND,
+        memory_budget: 64 << 20,
+        checkpoint_log_bytes: random.between(8 << 10, 256 << 10),
+        checkpoint_page_bytes: 8 << 10,
+        orphan_interval: 5 * Nanos::SECOND,
+        upkeep_interval: 200 * Nanos::MILLISECOND,
+        delete_resend: Nanos::SECOND,
+        ..ReplicaConfig::default()
+    };
+    let shards = usize::try_from(random.between(1, 2)).expect("few");
+    NodeSettings {
+        shards,
+        geometry,
+        store_bytes: segments(geometry, random.between(16, 48)),
+        log_geometry,
+        log_bytes: segments(log_geometry, random.between(12, 32)),
+        replica: ReplicaConfig { inventory_sources: u16::try_from(shards).expect("few"), ..replica },
+    }
+}

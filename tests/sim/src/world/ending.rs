@@ -1,0 +1,221 @@
+//! Faults stop: everything becomes readable, garbage goes to zero, and whatever was seen must have had an order.
+
+use std::collections::VecDeque;
+
+use wire::meta::{Answer, InodeKind, Query};
+use wire::{Nanos, VolumeId};
+
+use super::{GARBAGE_LIMIT, Happening, Phase, QUIET_LIMIT, World};
+use crate::checker;
+use crate::content::Stamp;
+use crate::history::{Action, Ending, Record, Seen};
+use crate::node::Condition;
+use crate::workload::{DIRECTORIES, FILES};
+
+impl World {
+    /// No faults from now on; whatever is down starts.
+    pub(super) fn calm(&mut self) -> Result<(), String> {
+        self.trace.note(self.schedule.now(), format_args!("calm"));
+        self.phase = Phase::Calm;
+        self.network.heal(self.schedule.now());
+        for node in 0..self.nodes.len() {
+            self.nodes[node].paused_until = Nanos(0);
+            self.nodes[node].hosts.iter_mut().for_each(|host| host.disk.heal());
+            if !self.nodes[node].is_serving() {
+                self.end_node(node, false);
+            }
+        }
+        for client in &mut self.clients {
+            client.paused_until = Nanos(0);
+        }
+        self.until("recovery after the faults", QUIET_LIMIT, |world| {
+            world.nodes.iter().all(|node| node.is_serving()) || world.is_destroyed()
+        })
+    }
+
+    /// Whether damage made a unit's recovery impossible, which it said.
+    pub(super) fn is_destroyed(&self) -> bool {
+        let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        hosts.any(|host| matches!(host.condition, Condition::Failed(_)) && host.disk.is_damaged())
+    }
+
+    /// What is under way ends, everything is read, clients and nodes end in order, and nothing is left behind.
+    pub(super) fn end_in_order(&mut self, volume: VolumeId) -> Result<(), String> {
+        self.until("operations after the faults", QUIET_LIMIT, |world| {
+            world.clients.iter().all(|client| client.workload.under_way() == 0)
+        })?;
+        self.verify(volume)?;
+        self.end_clients()?;
+        self.until("garbage", GARBAGE_LIMIT, |world| world.has_no_garbage(volume))?;
+        self.end_nodes()
+    }
+
+    /// A client that saw nothing of all this reads everything.
+    fn verify(&mut self, volume: VolumeId) -> Result<(), String> {
+        let number = self.clients.len();
+        self.add_client(number, volume);
+        let mut actions: VecDeque<Action> = VecDeque::from([Action::List { path: String::new() }]);
+        let whole = |path: &str| Action::Read { path: path.to_owned(), from: 0, to: u64::MAX };
+        actions.extend(FILES.iter().chain(DIRECTORIES).map(|path| whole(path)));
+        while let Some(action) = actions.pop_front() {
+            self.last_stamp += 1;
+            let mut orders = Vec::new();
+            let now = self.schedule.now();
+            self.clients[number].workload.begin(now, Stamp(self.last_stamp), action, &mut orders);
+            let finished = self.give(number, orders);
+            self.take_finished(number, finished);
+            self.until("reading everything", QUIET_LIMIT, |world| {
+                world.clients[number].workload.under_way() == 0
+            })?;
+            let record = self.clients[number].workload.records.last().expect("it ended");
+            match (&record.ending, &record.action) {
+                (Ending::Nothing, _) => {
+                    return Err(format!(
+                        "after the faults, this has no answer: {}",
+                        checker::describe(record)
+                    ));
+                }
+                (Ending::Listed { names, .. }, Action::List { path }) => {
+                    let join =
+                        |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+                    for (name, kind) in names {
+                        actions.push_back(match kind {
+                            InodeKind::Directory => Action::List { path: join(name) },
+                            _ => whole(&join(name)),
+                        });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Clients end in order and leave nothing in their arenas.
+    fn end_clients(&mut self) -> Result<(), String> {
+        for number in 0..self.clients.len() {
+            let life = self.clients[number].life;
+            self.with_client(number, life, |process, around| process.on_shutdown(around));
+        }
+        let quiet = self.schedule.now().after(10 * Nanos::SECOND);
+        self.schedule.at(quiet, Happening::Fault);
+        self.until("the clients' end", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
+        for (number, client) in self.clients.iter().enumerate() {
+            let Some(process) = &client.process else { continue };
+            let counts = process.counts();
+            if counts.requests > 0 || counts.uploads > 0 || counts.window_bytes > 0 {
+                return Err(format!("client {number} has ended and still holds {counts:?}"));
+            }
+            let leaks = process.memory.leaks();
+            if !leaks.is_empty() {
+                return Err(format!("client {number} leaks slots {leaks:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// I12: stores hold exactly what versions reference, and no deletion is on its way.
+    fn has_no_garbage(&self, volume: VolumeId) -> bool {
+        self.nodes.iter().all(|node| {
+            let Some(replica) = node.meta().and_then(|meta| meta.replica()) else { return false };
+            let namespace = &replica.state().namespace;
+            let Ok(Answer::Usage(usage)) = namespace.query(&Query::Usage { volume }, Nanos::SECOND) else {
+                return false;
+            };
+            let stored: u64 = node.shards().map(|shard| shard.store().metrics().chunks).sum();
+            let has_damage = node.hosts.iter().any(|host| host.disk.is_damaged());
+            let is_equal = stored == usage.chunks || (has_damage && stored <= usage.chunks);
+            is_equal && namespace.deleting_chunks() == 0
+        })
+    }
+
+    fn end_nodes(&mut self) -> Result<(), String> {
+        for node in &self.nodes {
+            if let Some(replica) = node.meta().and_then(|meta| meta.replica()) {
+                replica
+                    .state()
+                    .namespace
+                    .audit()
+                    .map_err(|error| format!("the namespace's audit: {error}"))?;
+            }
+        }
+        for index in 0..self.nodes.len() {
+            let (mut around, nodes) = self.around();
+            nodes[index].on_shutdown(&mut around);
+        }
+        self.until("the nodes' end", QUIET_LIMIT, |world| {
+            world.nodes.iter().all(|node| node.hosts.iter().all(|host| host.condition == Condition::Ended))
+        })?;
+        // Frames that were leaving are gone by then.
+        let quiet = self.schedule.now().after(Nanos::SECOND);
+        self.schedule.at(quiet, Happening::Fault);
+        self.until("the last frames", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
+        for host in self.nodes.iter().flat_map(|node| &node.hosts) {
+            let leaks = host.memory.leaks_beside_superblock();
+            if !leaks.is_empty() {
+                return Err(format!("slots leaked: {leaks:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All that clients saw, against the plain map.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        let mut records: Vec<Record> =
+            self.clients.iter().flat_map(|client| client.workload.records.iter().cloned()).collect();
+        records.sort_by_key(|record| (record.began, record.stamp));
+        for record in &records {
+            self.tally.operations += 1;
+            self.tally.count(record.action.name(), record.ending.name());
+            self.excuse_lost_bytes(record)?;
+        }
+        let summary = checker::check(self.seed, &records).map_err(|anomaly| anomaly.to_string())?;
+        self.tally.add("checker", "checked", summary.checked);
+        self.tally.add("checker", "unknown", summary.unknown);
+        Ok(())
+    }
+
+    /// Bytes may be lost only where a disk was damaged, or failed.
+    fn excuse_lost_bytes(&self, record: &Record) -> Result<(), String> {
+        let Ending::Found { seen: Seen { kind: InodeKind::File, bytes: None, .. }, .. } = &record.ending
+        else {
+            return Ok(());
+        };
+        let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        if hosts.any(|host| host.disk.is_damaged()) {
+            return Ok(());
+        }
+        Err(format!("bytes are lost, and no disk did anything wrong: {}", checker::describe(record)))
+    }
+
+    pub(super) fn count_all(&mut self) {
+        let network = self.network.counters;
+        for (column, count) in [
+            ("connections", network.connections),
+            ("refused", network.refused),
+            ("frames", network.frames),
+            ("frames lost", network.frames_lost),
+            ("resets", network.resets),
+            ("half open", network.half_open),
+            ("flips", network.flips),
+            ("held back", network.partitioned),
+            ("slow", network.slow),
+        ] {
+            self.tally.add("network", column, count);
+        }
+        for host in self.nodes.iter().flat_map(|node| &node.hosts) {
+            let (injected, asked) = (host.disk.injected(), host.disk.counters());
+            for (column, count) in [
+                ("bits flipped", injected.flips),
+                ("sectors broken", injected.broken),
+                ("requests failed, lost or misdirected", injected.faults),
+                ("power cuts", injected.cuts),
+                ("kills", injected.kills),
+                ("writes", asked.writes),
+                ("flushes", asked.flushes),
+            ] {
+                self.tally.add("disk", column, count);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Faults come and end; processes die and are started again.
+
+use wire::Nanos;
+
+use super::{Happening, Phase, World};
+use crate::faults::Fault;
+use crate::network::Weather;
+use crate::node::Condition;
+
+impl World {
+    pub(super) fn crash_client(&mut self, number: usize) {
+        let now = self.schedule.now();
+        let client = &mut self.clients[number];
+        if client.process.take().is_none() {
+            return;
+        }
+        client.life += 1;
+        client.workload.on_crash(now);
+        self.network.caller_died(number, &mut self.schedule);
+    }
+
+    pub(super) fn next_fault(&mut self) {
+        if self.phase == Phase::Calm {
+            return;
+        }
+        let Some(fault) = self.faults.choose() else { return };
+        let now = self.schedule.now();
+        self.trace.note(now, format_args!("fault {fault:?}"));
+        self.tally.count("fault", fault.name());
+        let lasting = self.faults.duration(fault);
+        match fault {
+            Fault::Kill | Fault::PowerCut => self.end_node(0, fault == Fault::PowerCut),
+            Fault::ClientCrash => {
+                let number = self.random.index(self.clients.len());
+                self.crash_client(number);
+                self.schedule.after(lasting, Happening::ClientStart { client: number });
+            }
+            Fault::ClientPause => {
+                let number = self.random.index(self.clients.len());
+                self.clients[number].paused_until = now.after(lasting);
+            }
+            Fault::NodePause => self.nodes[0].paused_until = now.after(lasting),
+            Fault::Weather => {
+                self.network.weather = self.faults.weather();
+                self.schedule.after(lasting, Happening::FaultEnds(fault));
+            }
+            Fault::Partition => self.network.partition(now.after(lasting)),
+            Fault::Reset => {
+                for connection in self.network.open() {
+                    if self.random.per_mille(500) {
+                        self.network.reset(connection, now, &mut self.schedule);
+                    }
+                }
+            }
+            Fault::SlowDisk | Fault::DiskErrors | Fault::FullDisk | Fault::LostWrites => {
+                // Writes that a log loses are not to be told from a torn tail; a chunk store's are noticed when they are read.
+                let count = self.nodes[0].hosts.len();
+                let unit = self.random.index(if fault == Fault::LostWrites { count - 1 } else { count });
+                self.faults.apply(fault, &mut self.nodes[0].hosts[unit].disk);
+                self.schedule.after(lasting, Happening::FaultEnds(fault));
+            }
+            Fault::Flip | Fault::BreakSector => {
+                let unit = self.random.index(self.nodes[0].hosts.len());
+                let disk = &mut self.nodes[0].hosts[unit].disk;
+                let at = if fault == Fault::Flip { disk.flip(now) } else { disk.break_sector(now) };
+                self.trace.note(now, format_args!("damage of disk {unit} at {at:?}"));
+            }
+        }
+        let pause = self.faults.pause();
+        self.schedule.after(pause, Happening::Fault);
+    }
+
+    pub(super) fn end_fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Weather => self.network.weather = Weather::CALM,
+            _ => self.nodes[0].hosts.iter_mut().for_each(|host| host.disk.heal()),
+        }
+    }
+
+    pub(super) fn end_node(&mut self, node: usize, by_power: bool) {
+        let delay = self.random.latency(300 * Nanos::MILLISECOND);
+        let (mut around, nodes) = self.around();
+        nodes[node].die(by_power, &mut around);
+        let life = nodes[node].life;
+        self.schedule.after(delay, Happening::NodeStart { node, life });
+    }
+
+    /// An operator starts a process again whose units failed.
+    pub(super) fn mend_nodes(&mut self) -> Result<(), String> {
+        for node in 0..self.nodes.len() {
+            let is_broken = self.nodes[node].is_up()
+                && self.nodes[node]
+                    .hosts
+                    .iter()
+                    .any(|host| matches!(host.condition, Condition::Failed(_) | Condition::Fenced));
+            if !is_broken {
+                continue;
+            }
+            for host in &self.nodes[node].hosts {
+                if let Condition::Failed(why) = &host.condition
+                    && !host.disk.was_faulty()
+                {
+                    return Err(format!("a unit can't be opened, and its disk did nothing wrong: {why}"));
+                }
+                if host.condition == Condition::Fenced && !host.disk.was_faulty() {
+                    return Err("a unit is fenced, and its disk did nothing wrong".to_owned());
+                }
+            }
+            let delay = self.random.latency(Nanos::SECOND);
+            let life = self.nodes[node].life;
+            if std::mem::replace(&mut self.mending[node], life) != life {
+                self.schedule.after(delay, Happening::NodeMend { node, life });
+            }
+        }
+        Ok(())
+    }
+}

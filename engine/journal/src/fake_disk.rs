@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::limits::BLOCK_BYTES;
 use wire::{Memory, Slot};
 
-use crate::io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
+use crate::io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part};
 
 /// xorshift64*, seeded: the same seed, the same run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,28 @@ pub struct FakeDisk {
 struct Pending {
     request: IoRequest,
     data: Vec<u8>,
+    parts: Vec<Part>,
+}
+
+impl Pending {
+    /// Gives back the references that the driver holds.
+    fn release<M: Memory>(&self, memory: &mut M) {
+        if let IoRequest::Read { slot, .. } = self.request {
+            memory.release(slot);
+        }
+        for part in &self.parts {
+            memory.release(part.slot);
+        }
+    }
+}
+
+fn gather<M: Memory>(parts: &[Part], memory: &M) -> Vec<u8> {
+    let mut data = Vec::new();
+    for part in parts {
+        let from = part.offset as usize;
+        data.extend_from_slice(&memory.bytes(part.slot)[from..from + part.length as usize]);
+    }
+    data
 }
 
 impl FakeDisk {
@@ -123,23 +145,23 @@ impl FakeDisk {
         self.length
     }
 
-    /// Takes in what `effects` asks for. The bytes to write are copied now: a test that changes a buffer in flight is not wanted.
+    /// Takes in what `effects` asks for. A buffer that is being written and changes before the answer is a bug that is noticed.
     pub fn submit<M: Memory>(&mut self, effects: &IoEffects, memory: &mut M) {
         for request in &effects.requests {
-            let mut data = Vec::new();
+            let (mut data, mut parts) = (Vec::new(), Vec::new());
             match request {
-                IoRequest::Write { parts, .. } => {
-                    for part in effects.parts_of(*parts) {
-                        let from = part.offset as usize;
-                        let bytes = &memory.bytes(part.slot)[from..from + part.length as usize];
-                        data.extend_from_slice(bytes);
-                    }
-                }
                 // The driver's own reference, while the I/O is in flight.
+                IoRequest::Write { parts: range, .. } => {
+                    parts.extend_from_slice(effects.parts_of(*range));
+                    for part in &parts {
+                        memory.retain(part.slot);
+                    }
+                    data = gather(&parts, memory);
+                }
                 IoRequest::Read { slot, .. } => memory.retain(*slot),
                 _ => {}
             }
-            self.pending.push(Pending { request: *request, data });
+            self.pending.push(Pending { request: *request, data, parts });
         }
     }
 
@@ -163,14 +185,19 @@ impl FakeDisk {
         } else {
             0
         };
-        let Pending { request, data } = self.pending.remove(at);
-        Some(match request {
+        let pending = self.pending.remove(at);
+        assert!(gather(&pending.parts, memory) == pending.data, "a buffer changed while it was written");
+        let answer = self.execute(&pending, memory);
+        pending.release(memory);
+        Some(answer)
+    }
+
+    fn execute<M: Memory>(&mut self, pending: &Pending, memory: &mut M) -> (IoToken, IoOutcome) {
+        match pending.request {
             IoRequest::Read { io, offset, slot, slot_offset, length, .. } => {
-                let outcome = self.read(offset, slot, slot_offset, length, memory);
-                memory.release(slot);
-                (io, outcome)
+                (io, self.read(offset, slot, slot_offset, length, memory))
             }
-            IoRequest::Write { io, offset, .. } => (io, self.write(offset, &data)),
+            IoRequest::Write { io, offset, .. } => (io, self.write(offset, &pending.data)),
             IoRequest::Flush { io } => (io, self.flush()),
             IoRequest::Allocate { io, offset, length } => (io, self.allocate(offset + length)),
             IoRequest::Zero { io, offset, length } => {
@@ -179,7 +206,7 @@ impl FakeDisk {
                 }
                 (io, IoOutcome::Done)
             }
-        })
+        }
     }
 
     fn strikes(&mut self, of_10_000: u64) -> bool {
@@ -269,11 +296,10 @@ impl FakeDisk {
 
     /// The power fails: of the sectors written since the last flush, requests in flight included, any may have reached the medium.
     pub fn crash<M: Memory>(&mut self, memory: &mut M) {
-        for Pending { request, data } in std::mem::take(&mut self.pending) {
-            match request {
-                IoRequest::Read { slot, .. } => memory.release(slot),
-                IoRequest::Write { offset, .. } => self.store(offset, &data),
-                _ => {}
+        for pending in std::mem::take(&mut self.pending) {
+            pending.release(memory);
+            if let IoRequest::Write { offset, .. } = pending.request {
+                self.store(offset, &pending.data);
             }
         }
         let keep_percent = [0, 10, 50, 90, 100][usize::try_from(self.random.below(5)).expect("below 5")];
@@ -286,10 +312,12 @@ impl FakeDisk {
 
     /// The process is killed: what was answered is kept, what was in flight may be.
     pub fn kill<M: Memory>(&mut self, memory: &mut M) {
-        for Pending { request, data } in std::mem::take(&mut self.pending) {
-            match request {
-                IoRequest::Read { slot, .. } => memory.release(slot),
-                IoRequest::Write { offset, .. } if self.random.chance(50) => self.store(offset, &data),
+        for pending in std::mem::take(&mut self.pending) {
+            pending.release(memory);
+            match pending.request {
+                IoRequest::Write { offset, .. } if self.random.chance(50) => {
+                    self.store(offset, &pending.data);
+                }
                 _ => {}
             }
         }

@@ -155,13 +155,16 @@ impl Segments {
             .map(|(index, segment)| (SegmentIndex(u32::try_from(index).expect("made from u32")), segment))
     }
 
-    /// Rebuilds the lists of free segments after recovery has set the states.
-    pub(crate) fn rebuild(&mut self) {
+    /// Rebuilds the lists of free segments after recovery has set the states and found the last batch. What a checkpoint's table
+    /// says of later batches, which were in flight and are cut, is forgotten: no checkpoint would ever be beyond them.
+    pub(crate) fn rebuild(&mut self, last_sequence: u64) {
         self.ready.clear();
         self.unwritten.clear();
         self.drained.clear();
         for (index, segment) in self.list.iter_mut().enumerate() {
             let index = SegmentIndex(u32::try_from(index).expect("made from u32"));
+            segment.touched = segment.touched.min(last_sequence);
+            segment.appended = segment.appended.min(last_sequence);
             // Where damage hid the log's way into a segment, the checkpoint's image may still lead there: it isn't free.
             if segment.live_blocks > 0 {
                 segment.state = SegmentState::Sealed;
@@ -235,7 +238,8 @@ impl Segments {
         self.growth_blocked = blocked;
     }
 
-    pub(crate) fn is_growth_blocked(&self) -> bool {
+    /// Whether the file system had no room for growth.
+    pub fn is_growth_blocked(&self) -> bool {
         self.growth_blocked
     }
 
@@ -299,9 +303,9 @@ impl Segments {
         segment.readers -= 1;
     }
 
-    /// A chunk in the segment can't be read.
-    pub fn mark_damaged(&mut self, index: SegmentIndex) {
-        self.segment_mut(index).damaged = true;
+    /// Whether chunks in the segment can't be read.
+    pub fn set_damaged(&mut self, index: SegmentIndex, damaged: bool) {
+        self.segment_mut(index).damaged = damaged;
     }
 
     /// Frees every segment that has no live block and no reader and was last touched at or before `beyond`, the older durable

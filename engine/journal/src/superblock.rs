@@ -194,7 +194,7 @@ pub enum SuperblockError {
 }
 
 /// Where copy number `copy` lies.
-pub(crate) fn copy_offset(copy: usize) -> u64 {
+pub fn copy_offset(copy: usize) -> u64 {
     copy as u64 * SUPERBLOCK_STRIDE
 }
 

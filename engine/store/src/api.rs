@@ -220,9 +220,9 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Requests and effects of one event, at most: four batches of 1,024 entries become durable at once, each entry's answer and one
-    /// that waited for it; beside them a few requests.
-    pub const PER_EVENT_MAX: usize = 2 * 4 * 1024 + 64;
+    /// Requests and effects of one event, at most: a store that is fenced answers its whole queue of 8,192, four batches of 1,024 entries in
+    /// flight, and 1,024 repeated puts; beside them a few requests.
+    pub const PER_EVENT_MAX: usize = 8192 + 4 * 1024 + 1024 + 64;
 
     /// Empty, with room for the common case.
     pub fn new() -> Self {

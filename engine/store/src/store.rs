@@ -228,6 +228,9 @@ impl Store {
     }
 
     fn arm(&mut self, now: Nanos, effects: &mut Effects) {
+        if self.opened.is_none() {
+            return;
+        }
         let mut at = None;
         // A deadline that has passed and could not be met is tried again soon, not at once.
         let soonest = now.after(Nanos::MILLISECOND);
@@ -241,7 +244,13 @@ impl Store {
         if self.cleaner.is_collecting() {
             want(soonest);
         }
-        let waits = self.device.segments().drained() > 0 || !self.writes.is_empty() || self.cleaner.is_busy();
+        let segments = self.device.segments();
+        let is_tight = segments.drained() > 0 && segments.free() <= self.clean_threshold();
+        let waits = !self.writes.is_empty()
+            || self.cleaner.is_busy()
+            || is_tight
+            || segments.is_growth_blocked()
+            || self.device.is_checkpointing();
         if matches!(self.stage, Stage::Serving | Stage::Closing) && waits {
             want(now.after(UPKEEP_NANOS));
         }
@@ -277,6 +286,7 @@ impl Store {
         if let Some(old) = old {
             let blocks = payload_blocks(old.length);
             self.device.segments_mut().remove_live(old.place.segment, blocks, sequence);
+            self.forget_damage(&old);
         }
         if applied.kind != EntryKind::Tombstone {
             self.device.segments_mut().add_live(new.place.segment, payload_blocks(new.length));
@@ -308,10 +318,22 @@ impl Store {
 
     /// A chunk can't be returned: said once.
     fn report_damage(&mut self, entry: &IndexEntry, effects: &mut Effects) {
-        self.device.segments_mut().mark_damaged(entry.place.segment);
+        self.device.segments_mut().set_damaged(entry.place.segment, true);
         if self.damaged.len() < DAMAGED_LISTED_MAX && self.damaged.insert(entry.id) {
             self.metrics.chunks_damaged += 1;
             effects.list.push(Effect::Damaged { id: entry.id });
+        }
+    }
+
+    /// A damaged copy is out of the index: cleaning may touch its segment again, unless another one lies there.
+    fn forget_damage(&mut self, old: &IndexEntry) {
+        if !self.damaged.remove(&old.id) {
+            return;
+        }
+        let lies_there =
+            |id: &ChunkId| self.index.find(*id).is_some_and(|entry| entry.place.segment == old.place.segment);
+        if !self.damaged.iter().any(lies_there) {
+            self.device.segments_mut().set_damaged(old.place.segment, false);
         }
     }
 

@@ -175,8 +175,7 @@ impl Fuzz {
                 );
                 self.verified += 1;
             }
-            Answer::Status(Status::NotFound) => {}
-            Answer::Status(Status::Busy) => {}
+            Answer::Status(Status::NotFound | Status::Busy) => {}
             Answer::Status(Status::ChecksumMismatch | Status::StoreFailed) => {
                 assert!(
                     self.is_medium_faulty,

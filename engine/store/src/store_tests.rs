@@ -1,5 +1,6 @@
 //! The store on a fake disk: each test one property.
 
+use journal::fake_disk::DiskCounters;
 use wire::checksum::{BlockHasher, verify_range};
 use wire::{ClusterId, Nanos, Status};
 
@@ -115,7 +116,7 @@ fn bytes_read_by_a_restart() {
     bench.event(Event::Shutdown);
     bench.run();
     bench.disk.crash(&mut bench.memory);
-    bench.disk.counters = Default::default();
+    bench.disk.counters = DiskCounters::default();
     bench.reopen();
     bench.run();
     let superblocks = 4 * 8192;
@@ -133,7 +134,7 @@ fn bytes_read_by_a_restart() {
         assert_eq!(bench.put_now(number, 10_000), Status::Ok);
     }
     bench.disk.crash(&mut bench.memory);
-    bench.disk.counters = Default::default();
+    bench.disk.counters = DiskCounters::default();
     bench.reopen();
     bench.run();
     let counters = bench.store.device().counters();
@@ -462,4 +463,36 @@ fn an_inventory_lists_everything_in_pages() {
     }
     seen.sort();
     assert_eq!(seen, (0..300).map(id).collect::<Vec<_>>());
+}
+
+/// What `catena debug store` shows, of a store that stopped in the middle.
+#[test]
+fn a_stopped_store_is_dumped_and_checked_without_a_write() {
+    use crate::dump::{Found, check, dump};
+    let mut bench = opened(32);
+    for number in 0..50 {
+        assert_eq!(bench.put_now(number, 9000), Status::Ok);
+    }
+    assert_eq!(bench.delete_now(&[3, 4]), Status::Ok);
+    let entry = bench.store.find(id(7)).unwrap();
+    bench.disk.flip(bench.store.device().geometry().offset(entry.place) + 77, 1);
+    bench.disk.kill(&mut bench.memory);
+    let mut read = |offset: u64, bytes: &mut [u8]| {
+        bytes.copy_from_slice(&bench.disk.peek(offset, bytes.len()));
+        true
+    };
+    let (mut superblocks, mut batches) = (0, 0);
+    let length = bench.disk.length();
+    let superblock = dump(&mut read, length, &mut |found| match found {
+        Found::Superblock { decoded, .. } => superblocks += usize::from(decoded.is_ok()),
+        Found::Batch { .. } => batches += 1,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!((superblocks, batches), (4, 51));
+    assert_eq!(superblock.unwrap().identity, crate::testing::identity());
+    let mut listed = Vec::new();
+    let checked = check(&mut read, length, &mut |chunk| listed.push(chunk.id)).unwrap();
+    assert_eq!(listed.len(), 48);
+    assert_eq!(checked.damaged, [id(7)]);
+    assert_eq!((checked.metrics.scrubbed, checked.damaged_batches.len()), (47, 0));
 }

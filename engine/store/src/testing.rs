@@ -134,6 +134,7 @@ impl Bench {
     }
 
     fn take_effects(&mut self) {
+        assert!(self.effects.list.len() + self.effects.io.requests.len() <= Effects::PER_EVENT_MAX);
         self.disk.submit(&self.effects.io, &mut self.memory);
         for effect in std::mem::take(&mut self.effects.list) {
             match effect {
@@ -266,7 +267,7 @@ impl Bench {
     pub(crate) fn assert_has(&mut self, number: u64, length: usize) {
         match self.get_now(number) {
             Answer::Bytes { bytes, .. } => {
-                assert!(bytes == content(number, length), "chunk {number} differs")
+                assert!(bytes == content(number, length), "chunk {number} differs");
             }
             other => panic!("chunk {number}: {other:?}"),
         }

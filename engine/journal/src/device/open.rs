@@ -177,7 +177,7 @@ impl Device {
         let length = DATA_START + u64::from(self.geometry().segment_bytes());
         self.config.device_bytes = self.config.device_bytes.max(length);
         self.reset_segments();
-        self.segments.rebuild();
+        self.segments.rebuild(0);
         self.begin_incarnation(memory, io);
     }
 

@@ -125,7 +125,7 @@ impl Device {
         // Nothing of this life is undecided.
         self.pipeline.decided = resume.sequence;
         self.pipeline.durable_entries = resume.sequence;
-        self.segments.rebuild();
+        self.segments.rebuild(resume.sequence);
         self.recycle();
     }
 

@@ -467,7 +467,6 @@ impl Store {
             EntryKind::Put => {
                 self.metrics.puts += 1;
                 self.metrics.put_bytes += u64::from(operation.entry.length);
-                self.damaged.remove(&id);
                 let waiters = &mut self.writes.waiters;
                 waiters.retain(|(waits_for, token)| {
                     let is_here = *waits_for == id;
@@ -479,7 +478,6 @@ impl Store {
             }
             EntryKind::Tombstone => {
                 self.metrics.tombstones += 1;
-                self.damaged.remove(&id);
             }
             EntryKind::Move(_) => {
                 self.cleaner.on_move_ended(operation.entry.length);

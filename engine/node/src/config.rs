@@ -130,7 +130,7 @@ impl Default for Config {
             shards: 0,
             dedicated_cores: true,
             cores: Vec::new(),
-            reclaim_delay: Span(Duration::from_secs(600)),
+            reclaim_delay: Span(Duration::from_mins(10)),
             disks: Vec::new(),
             store: StoreSection::default(),
             metadata: MetadataSection::default(),
@@ -142,7 +142,7 @@ impl Default for Config {
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { prezero: ByteSize(1 << 30), scrub_period: Span(Duration::from_secs(14 * 86_400)) }
+        Self { prezero: ByteSize(1 << 30), scrub_period: Span(Duration::from_hours(14 * 24)) }
     }
 }
 
@@ -154,7 +154,7 @@ impl Default for MetadataSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections: 4096, buffers: ByteSize(256 << 20), idle_timeout: Span(Duration::from_secs(60)) }
+        Self { connections: 4096, buffers: ByteSize(256 << 20), idle_timeout: Span(Duration::from_mins(1)) }
     }
 }
 
@@ -244,7 +244,7 @@ impl Config {
             return wrong("base_port", "266 ports from it on must exist: at most 65269");
         }
         let delay = self.reclaim_delay.0;
-        if delay < Duration::from_secs(1) || delay > Duration::from_secs(7 * 86_400) {
+        if delay < Duration::from_secs(1) || delay > Duration::from_hours(7 * 24) {
             return wrong("reclaim_delay", "1s to 7d");
         }
         if self.disks.is_empty() {

@@ -28,16 +28,6 @@ pub(crate) struct Disk {
     /// Requests that the uring had no room for.
     waiting: VecDeque<Waiting>,
     ranges: Vec<SlotRange>,
-    /// Bytes and calls since the start, for metrics.
-    pub(crate) counters: DiskCounters,
-}
-
-/// What the device was asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct DiskCounters {
-    pub(crate) read_bytes: u64,
-    pub(crate) write_bytes: u64,
-    pub(crate) flushes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +53,6 @@ impl Disk {
             zeroing_now: false,
             waiting: VecDeque::new(),
             ranges: Vec::new(),
-            counters: DiskCounters::default(),
         }
     }
 
@@ -110,20 +99,18 @@ impl Disk {
     /// Whether the uring took the request.
     fn begin(&mut self, io: &mut Io, request: &IoRequest, parts: &[SlotRange]) -> bool {
         let begun = match *request {
-            IoRequest::Read { io: token, offset, slot, slot_offset, length, .. } => {
-                self.counters.read_bytes += u64::from(length);
+            IoRequest::Read { io: token, offset, slot, slot_offset, length, background } => {
                 let token = runtime::IoToken(token.to_bits());
                 let range = SlotRange { slot, offset: slot_offset, len: length };
+                if background {
+                    return io.read_background(self.file, offset, range, token).is_ok();
+                }
                 io.read(self.file, offset, range, token)
             }
-            IoRequest::Write { io: token, offset, length, .. } => {
-                self.counters.write_bytes += u64::from(length);
+            IoRequest::Write { io: token, offset, .. } => {
                 io.write(self.file, offset, parts, runtime::IoToken(token.to_bits()))
             }
-            IoRequest::Flush { io: token } => {
-                self.counters.flushes += 1;
-                io.flush(self.file, runtime::IoToken(token.to_bits()))
-            }
+            IoRequest::Flush { io: token } => io.flush(self.file, runtime::IoToken(token.to_bits())),
             IoRequest::Allocate { io: token, offset, length } => {
                 io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
             }
@@ -152,7 +139,6 @@ impl Disk {
         let range = [SlotRange { slot, offset: 0, len: bytes }];
         let token = runtime::IoToken(IoToken::new(ZERO_TAG, u64::from(bytes)).to_bits());
         if io.write(self.file, next.offset, &range, token).is_ok() {
-            self.counters.write_bytes += u64::from(bytes);
             self.zeroing_now = true;
             if let Some(front) = self.zeroing.front_mut() {
                 front.offset += u64::from(bytes);

@@ -72,13 +72,13 @@ enum Closing {
 impl MetaThread {
     fn begin(
         io: &mut Io,
-        parts: MetaStart,
+        parts: &MetaStart,
         file: &StoreFile,
         mail: Receiver<MetaMail>,
         progress: Progress,
     ) -> Self {
         io.attach(&mail);
-        let log = MetaLog::begin(io, file, &parts);
+        let log = MetaLog::begin(io, file, parts);
         let mut thread = Self {
             phase: Phase::Recovering(Box::default()),
             settings: parts.settings,
@@ -473,6 +473,6 @@ impl MetaStart {
         mail: Receiver<MetaMail>,
         progress: Progress,
     ) -> MetaThread {
-        MetaThread::begin(io, self, file, mail, progress)
+        MetaThread::begin(io, &self, file, mail, progress)
     }
 }

@@ -278,17 +278,15 @@ impl ShardStart {
             0
         });
         let identity = self.journal_identity();
+        let expected = Expected {
+            cluster: Some(identity.cluster),
+            store: Some(identity.store),
+            node: identity.node,
+            unit: identity.unit,
+        };
         let store = match self.format {
             Some(format) => Store::format(self.store, format),
-            None => {
-                let expected = Expected {
-                    cluster: Some(identity.cluster),
-                    store: Some(identity.store),
-                    node: identity.node,
-                    unit: identity.unit,
-                };
-                Store::open(self.store, expected)
-            }
+            None => Store::open(self.store, expected),
         };
         let shard = Shard::new(self.identity, store);
         let disk = Disk::new(io, file);

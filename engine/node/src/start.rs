@@ -1,7 +1,7 @@
 //! Starting what was formatted: threads, their files and ports, the cluster map.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -238,16 +238,16 @@ pub(crate) fn end_all<M>(threads: Vec<Thread<M>>) -> Result<(), Error> {
 }
 
 /// Opens or makes a locked file for direct I/O; a formatted node's file that isn't there is named (R34).
-pub(crate) fn open_file(path: &PathBuf, create: bool) -> Result<StoreFile, Error> {
+pub(crate) fn open_file(path: &Path, create: bool) -> Result<StoreFile, Error> {
     let opened = if create { StoreFile::create(path) } else { StoreFile::open(path) };
     opened.map_err(|error| match error {
         OpenFileError::Open { ref source, .. }
             if source.kind() == std::io::ErrorKind::NotFound && !create =>
         {
-            Error::Missing { path: path.clone() }
+            Error::Missing { path: path.into() }
         }
         OpenFileError::Open { ref source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            Error::Exists { path: path.clone() }
+            Error::Exists { path: path.into() }
         }
         source => Error::OpenFile(Box::new(source)),
     })

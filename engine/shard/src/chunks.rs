@@ -176,8 +176,8 @@ impl Shard {
         let number = map.number();
         match status {
             Status::Ok if stands => {
-                self.counters.put_total += 1;
-                self.counters.put_bytes_total += u64::from(length);
+                self.counters.puts += 1;
+                self.counters.put_bytes += u64::from(length);
                 self.replier.send(caller, &acked(number), effects);
             }
             Status::Ok => self.refuse(caller, Status::WrongEpoch, effects),

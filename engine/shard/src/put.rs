@@ -115,7 +115,7 @@ impl Put {
         offset == self.received
             && bytes > 0
             && end <= self.length
-            && (is_last || bytes as usize % FRAGMENT_UNIT_BYTES == 0)
+            && (is_last || (bytes as usize).is_multiple_of(FRAGMENT_UNIT_BYTES))
     }
 
     /// Verifies the fragment that has arrived behind the watermark by its leaves, and moves the watermark.

@@ -91,7 +91,7 @@ impl Shard {
             return None;
         }
         let ids: Vec<ChunkId> = ids.iter().collect();
-        self.counters.delete_total += ids.len() as u64;
+        self.counters.deletes += ids.len() as u64;
         self.store_delete(now, caller, &ids, memory, effects);
         None
     }
@@ -139,14 +139,14 @@ impl Shard {
         }
         state.queue_depth = (self.puts.len() + self.gets.len()) as u64;
         state.connection_count = self.links.len() as u64;
-        state.put_total = self.counters.put_total;
-        state.put_bytes_total = self.counters.put_bytes_total;
-        state.get_total = self.counters.get_total;
-        state.get_bytes_total = self.counters.get_bytes_total;
-        state.delete_total = self.counters.delete_total;
-        state.busy_total = self.counters.busy_total;
-        state.refused_total = self.counters.refused_total;
-        state.checksum_mismatch_total += self.counters.checksum_mismatch_total;
+        state.put_total = self.counters.puts;
+        state.put_bytes_total = self.counters.put_bytes;
+        state.get_total = self.counters.gets;
+        state.get_bytes_total = self.counters.get_bytes;
+        state.delete_total = self.counters.deletes;
+        state.busy_total = self.counters.busy;
+        state.refused_total = self.counters.refused;
+        state.checksum_mismatch_total += self.counters.mismatches;
         state
     }
 }

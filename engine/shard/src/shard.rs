@@ -58,14 +58,14 @@ pub struct Shard {
 /// What the shard counts beside the store's own numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) put_total: u64,
-    pub(crate) put_bytes_total: u64,
-    pub(crate) get_total: u64,
-    pub(crate) get_bytes_total: u64,
-    pub(crate) delete_total: u64,
-    pub(crate) busy_total: u64,
-    pub(crate) refused_total: u64,
-    pub(crate) checksum_mismatch_total: u64,
+    pub(crate) puts: u64,
+    pub(crate) put_bytes: u64,
+    pub(crate) gets: u64,
+    pub(crate) get_bytes: u64,
+    pub(crate) deletes: u64,
+    pub(crate) busy: u64,
+    pub(crate) refused: u64,
+    pub(crate) mismatches: u64,
 }
 
 impl Shard {
@@ -210,7 +210,7 @@ impl Shard {
         assert_eq!(put.received, arrived.offset, "one payload of a connection arrives at a time");
         let hasher = BlockHasher::new(cluster, put.id);
         if !put.accept(&hasher, arrived.bytes, memory) {
-            self.counters.checksum_mismatch_total += 1;
+            self.counters.mismatches += 1;
             self.fail_put(index, Status::ChecksumMismatch, memory, effects);
         } else if put.is_whole() {
             self.store_put(now, index, memory, effects);
@@ -220,9 +220,9 @@ impl Shard {
     /// Refuses, and counts it.
     pub(crate) fn refuse(&mut self, caller: Caller, status: Status, effects: &mut Effects) {
         match status {
-            Status::Busy => self.counters.busy_total += 1,
+            Status::Busy => self.counters.busy += 1,
             Status::NotFound => {}
-            _ => self.counters.refused_total += 1,
+            _ => self.counters.refused += 1,
         }
         self.replier.refuse(caller, status, effects);
     }

@@ -144,7 +144,7 @@ impl Shard {
     ) {
         match self.calls.begin(caller) {
             Some(index) => {
-                self.ask(now, Event::Inventory { token: TOKEN_CALL | index, after, limit }, memory, effects)
+                self.ask(now, Event::Inventory { token: TOKEN_CALL | index, after, limit }, memory, effects);
             }
             None => self.refuse(caller, Status::Busy, effects),
         }
@@ -159,7 +159,7 @@ impl Shard {
         for effect in &answers.list {
             match *effect {
                 Effect::Arm(at) => {
-                    effects.deadline = Some(effects.deadline.map_or(at, |known| known.min(at)))
+                    effects.deadline = Some(effects.deadline.map_or(at, |known| known.min(at)));
                 }
                 Effect::Opened => {
                     self.condition = StoreCondition::Serving;
@@ -223,8 +223,8 @@ impl Shard {
             proof,
         };
         assert_eq!(found.bytes, get.bytes, "the store reads what was asked for");
-        self.counters.get_total += 1;
-        self.counters.get_bytes_total += u64::from(found.bytes);
+        self.counters.gets += 1;
+        self.counters.get_bytes += u64::from(found.bytes);
         self.note_service_time(now.since(get.since));
         send_found(&mut self.replier, caller, &found, memory, effects);
     }

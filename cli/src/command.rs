@@ -71,6 +71,8 @@ enum Command {
     Verify(commands::verify::Verify),
     Status(commands::status::Status),
     Doctor(commands::doctor::Doctor),
+    #[command(subcommand)]
+    Debug(commands::debug::Debug),
     Completions(commands::shell::Completions),
     Man(commands::shell::Man),
 }
@@ -153,6 +155,7 @@ impl Command {
             Self::Verify(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
+            Self::Debug(command) => command.run(context),
             Self::Completions(command) => command.run(context),
             Self::Man(command) => command.run(context),
         }
@@ -171,6 +174,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Status(_)
             | Self::Doctor(_)
+            | Self::Debug(_)
             | Self::Completions(_)
             | Self::Man(_) => WhenClosed::End,
             _ => WhenClosed::GoOn,

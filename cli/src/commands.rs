@@ -4,6 +4,7 @@ pub(crate) mod attributes;
 pub(crate) mod cat;
 pub(crate) mod change;
 pub(crate) mod cp;
+pub(crate) mod debug;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod find;

@@ -15,15 +15,8 @@ use crate::walk::Walk;
 /// Options that every command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where the server is; else ~/.config/catena/config.toml, then /etc/catena/client.toml
-    #[arg(
-        long,
-        global = true,
-        env = "CATENA_ENDPOINT",
-        hide_env_values = true,
-        value_name = "HOST:PORT[,HOST:PORT…]",
-        help_heading = "Global options"
-    )]
+    /// Where the server is; else $CATENA_ENDPOINT, ~/.config/catena/config.toml or /etc/catena/client.toml
+    #[arg(long, global = true, value_name = "HOST:PORT[,HOST:PORT…]", help_heading = "Global options")]
     pub(crate) endpoint: Option<String>,
     /// Print JSON: one object, lists one object per line
     #[arg(long, global = true, help_heading = "Global options")]

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use crate::failure::{Exit, Failure, Result};
 
+/// The environment's variable.
+const VARIABLE: &str = "CATENA_ENDPOINT";
 /// The machine's file.
 const SYSTEM_FILE: &str = "/etc/catena/client.toml";
 /// Addresses in one endpoint.
@@ -21,10 +23,14 @@ struct File {
 
 /// The server's addresses, `HOST:PORT` each, from the first source that names some.
 ///
-/// `argument` is `--endpoint` or, where that is absent, `CATENA_ENDPOINT`.
+/// `argument` is `--endpoint`. An empty `CATENA_ENDPOINT` is none.
 pub(crate) fn find(argument: Option<&str>) -> Result<Vec<String>> {
     if let Some(text) = argument {
-        return parse(text).map_err(|reason| Failure::usage("--endpoint or CATENA_ENDPOINT", reason));
+        return parse(text).map_err(|reason| Failure::usage("--endpoint", reason));
+    }
+    if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
+        let text = text.to_string_lossy();
+        return parse(&text).map_err(|reason| Failure::usage(VARIABLE, reason));
     }
     for file in files() {
         if let Some(text) = read(&file)? {

@@ -10,6 +10,7 @@ use crate::output::Output;
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
+use crate::tally::Tally;
 use crate::text;
 
 /// Zeros for holes, printed piece by piece.
@@ -34,11 +35,13 @@ pub(crate) struct Cat {
 impl Cat {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         // Whatever can be known to be wrong is said before the first byte is printed.
+        let mut tally = Tally::default();
         for place in RemotePath::parse_all(&self.paths)? {
-            let download = open(context, &place, self.range)?;
-            print(&mut context.output, &place, download)?;
+            let printed = open(context, &place, self.range)
+                .and_then(|download| print(&mut context.output, &place, download));
+            tally.take(&context.output, printed)?;
         }
-        Ok(())
+        tally.finish("file")
     }
 }
 

@@ -19,13 +19,16 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Put bytes behind a file's end, atomically
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "catena append [OPTIONS] SRC… DST",
+    after_help = "\
 Examples:
   date | catena append - /logs/today
-  catena append part1 part2 /backups/whole")]
+  catena append part1 part2 /backups/whole"
+)]
 pub(crate) struct Append {
     /// Local files, - for standard input; then the file: /VOLUME/path, made if it doesn't exist
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     names: Vec<OsString>,
     /// Only a file of this version
     #[arg(long, value_name = "N")]

@@ -25,14 +25,17 @@ const TRIES_MAX: u32 = 5;
 
 /// Copy files and, with -r, trees on the server; inside a volume no bytes move
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "catena cp [OPTIONS] SRC… DST",
+    after_help = "\
 Examples:
   catena cp /photos/cat.jpg /photos/tiger.jpg
   catena cp -r /photos/2026 /photos/2026-backup
-  catena cp -r /photos/2026 /archive/2026      to another volume: bytes pass through here")]
+  catena cp -r /photos/2026 /archive/2026      to another volume: bytes pass through here"
+)]
 pub(crate) struct Cp {
     /// What to copy, then where to: /VOLUME/path, a new name or a directory
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     names: Vec<OsString>,
     /// Directories too, with everything in them
     #[arg(short, long)]

@@ -29,7 +29,9 @@ use crate::walk::{Stage, Visit, Walk};
 
 /// Fetch files and, with -r, trees
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "catena get [OPTIONS] SRC… DST",
+    after_help = "\
 Examples:
   catena get /photos/cat.jpg .
   catena get /photos/cat.jpg tiger.jpg
@@ -38,10 +40,11 @@ Examples:
   catena get --range 0-511 /images/disk mbr
 
 A single file goes inside DST if that is a directory or ends in /, else DST is its name.
-With -r and one SRC, DST is the copy itself; with several, DST is a directory that exists.")]
+With -r and one SRC, DST is the copy itself; with several, DST is a directory that exists."
+)]
 pub(crate) struct Get {
     /// Files and directories: /VOLUME/path; then where to, - for standard output
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     names: Vec<OsString>,
     /// Directories too, with everything in them
     #[arg(short, long)]

@@ -15,14 +15,17 @@ use crate::transfer::destination::{Existing, Placement, Target};
 
 /// Move or rename files and directories inside a volume, atomically
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "catena mv [OPTIONS] SRC… DST",
+    after_help = "\
 Examples:
   catena mv /photos/cat.jpg /photos/tiger.jpg
   catena mv /photos/a /photos/b /photos/2026/
-  catena mv --exchange /data/current /data/next")]
+  catena mv --exchange /data/current /data/next"
+)]
 pub(crate) struct Mv {
     /// What to move, then where to: /VOLUME/path, a new name or a directory
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     names: Vec<OsString>,
     /// Leave a file that exists at the target alone, and skip
     #[arg(short, long, conflicts_with = "exchange")]
@@ -129,6 +132,9 @@ impl Mv {
             (false, false) => RenameMode::Replace,
         };
         match context.volume_of(source)?.rename(&source.path, &place.path, mode).wait() {
+            Ok(_) if self.exchange => {
+                context.output.note(object, || format!("exchanged {source} and {place}"))
+            }
             Ok(_) => context.output.note(object, || format!("moved {source} to {place}")),
             Err(client::Error::AlreadyExists { .. }) if self.no_clobber => context
                 .output

@@ -31,7 +31,9 @@ use crate::walk::Stage;
 
 /// Store files and, with -r, trees
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "catena put [OPTIONS] SRC… DST",
+    after_help = "\
 Examples:
   catena put cat.jpg /photos/                 into a directory
   catena put cat.jpg /photos/tiger.jpg        under another name
@@ -40,10 +42,11 @@ Examples:
   catena put --if-absent lock /data/lock      only if nothing is there
 
 A single file goes inside DST if that is a directory or ends in /, else DST is its name.
-With -r and one SRC, DST is the copy itself; with several, DST is a directory that exists.")]
+With -r and one SRC, DST is the copy itself; with several, DST is a directory that exists."
+)]
 pub(crate) struct Put {
     /// Local files and directories, - for standard input; then where to: /VOLUME/path
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     names: Vec<OsString>,
     #[command(flatten)]
     options: PutOptions,
@@ -182,6 +185,9 @@ impl PutOptions {
             trailing_slash: target.trailing_slash,
             mkdir: "catena mkdir -p",
         };
+        if sources.len() > 1 {
+            goal.place(sources.len(), false)?;
+        }
         let mut report = Report::default();
         let mut plan = Vec::new();
         for source in sources {
@@ -216,7 +222,7 @@ impl PutOptions {
         let metadata = metadata.map_err(|error| Failure::path(source, &error))?;
         let shown = || quote(source.as_os_str().as_bytes());
         if metadata.is_dir() && !self.recursive {
-            return Err(Failure::new(Exit::Failed, shown(), "is a directory")
+            return Err(Failure::new(Exit::Conflict, shown(), "is a directory")
                 .next("store it with everything in it: -r"));
         }
         if !metadata.is_dir() && !metadata.is_file() && !metadata.is_symlink() {

@@ -279,18 +279,19 @@ fn whole(rate: f64) -> u64 {
     rate as u64
 }
 
-/// Bytes a second, and how much of `best` that is.
-fn compared(bytes: u64, nanoseconds: u64, best: u64) -> (u64, u64) {
+/// Bytes a second, and how many percent of `best` that is.
+fn compared(bytes: u64, nanoseconds: u64, best: u64) -> (u64, f64) {
     let rate = u128::from(bytes) * 1_000_000_000 / u128::from(nanoseconds.max(1));
-    let percent = (rate * 100).checked_div(u128::from(best)).unwrap_or(0);
-    (u64::try_from(rate).unwrap_or(u64::MAX), u64::try_from(percent).unwrap_or(u64::MAX))
+    let permille = (rate * 1000).checked_div(u128::from(best)).unwrap_or(0);
+    let permille = u32::try_from(permille).unwrap_or(u32::MAX);
+    (u64::try_from(rate).unwrap_or(u64::MAX), f64::from(permille) / 10.0)
 }
 
 fn stored_line(stored: &Report, nanoseconds: u64, disk: DiskRates) -> String {
     let ((files, bytes), (directories, links)) = (stored.files(), stored.directories_and_links());
     let (rate, percent) = compared(bytes, nanoseconds, disk.write);
     format!(
-        "stored     {}, {} and {}: {} in {}, {}/s, {percent} % of the disk's ceiling",
+        "stored     {}, {} and {}: {} in {}, {}/s, {percent:.1} % of the disk's ceiling",
         count(files, "file"),
         count(directories, "directory"),
         count(links, "link"),
@@ -303,7 +304,7 @@ fn stored_line(stored: &Report, nanoseconds: u64, disk: DiskRates) -> String {
 fn proof_lines(proof: &Proof, nanoseconds: u64, disk: DiskRates) -> String {
     let (rate, percent) = compared(proof.bytes, nanoseconds, disk.read);
     let mut lines = format!(
-        "read back  {} in {}, {}/s, {percent} % of the disk's ceiling, by a new client\n\
+        "read back  {} in {}, {}/s, {percent:.1} % of the disk's ceiling, by a new client\n\
          verified   every byte of {}, and names, modes, times, links and attributes",
         size::human(proof.bytes),
         time::duration(nanoseconds),

@@ -110,8 +110,8 @@ impl Report {
             (self.attributes, "file", " with new attributes only"),
             (self.unchanged, "file", " unchanged"),
             (self.skipped, "file", " skipped because it exists"),
-            (self.hard_links, "hard link", " as a file of its own"),
-            (self.other_types, "thing", " skipped that is no file, directory or link"),
+            (self.hard_links, "hard link", " stored as separate files"),
+            (self.other_types, "special file", " skipped"),
             (self.failed, "name", " failed"),
         ];
         parts.extend(
@@ -158,7 +158,7 @@ mod tests {
         let report = Report { files: 2, bytes: 3 << 20, directories: 1, hard_links: 1, ..Report::default() };
         assert_eq!(
             report.sentence(1_500_000_000),
-            "2 files, 1 directory, 1 hard link as a file of its own; 3.0 MiB in 1.5 s, 2.0 MiB/s"
+            "2 files, 1 directory, 1 hard link stored as separate files; 3.0 MiB in 1.5 s, 2.0 MiB/s"
         );
         assert_eq!(Report { unchanged: 3, ..Report::default() }.sentence(1), "0 files, 3 files unchanged");
     }

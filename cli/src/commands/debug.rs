@@ -1,0 +1,508 @@
+//! `catena debug store|log`: examines a stopped node's files by the shipped recovery itself, and changes nothing.
+
+mod overlay;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent};
+use journal::{
+    DATA_START, Expected, OpenError, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
+};
+use store::{Effect, Effects, Event, Store, StoreConfig};
+use wire::limits::MESSAGE_CHUNKS_MAX;
+use wire::{ChunkId, Memory as _, Nanos};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Result};
+use crate::json::Object;
+use crate::text::{count, size};
+use overlay::{Buffers, Overlay};
+
+/// Examine the files of a stopped node, read-only
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Debug {
+    Store(StoreCommand),
+    Log(LogCommand),
+}
+
+/// Check chunk stores: superblocks, log, and every chunk's bytes against its checksum
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena debug store demo/node-1
+  catena debug store --chunks --json /srv/disk-0/shard-0.store")]
+pub(crate) struct StoreCommand {
+    /// A directory with shard-N.store files, or one such file
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
+    /// List every chunk: id, length, root, place
+    #[arg(long)]
+    chunks: bool,
+    /// Check the log only, not the chunks' bytes
+    #[arg(long)]
+    no_read: bool,
+}
+
+/// Check a metadata log: superblocks, checkpoint, and every record behind it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena debug log demo/node-1
+  catena debug log --records --json /var/lib/catena/metadata.log")]
+pub(crate) struct LogCommand {
+    /// A directory with a metadata.log, or that file
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
+    /// List every record: index and length
+    #[arg(long)]
+    records: bool,
+}
+
+impl Debug {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        match self {
+            Self::Store(command) => command.run(context),
+            Self::Log(command) => command.run(context),
+        }
+    }
+}
+
+/// The files that a path names: itself, or those in it whose name `fits`.
+fn files(path: &Path, fits: impl Fn(&str) -> bool, what: &str) -> Result<Vec<PathBuf>> {
+    let metadata = fs::metadata(path).map_err(|error| Failure::path(path, &error))?;
+    if !metadata.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).map_err(|error| Failure::path(path, &error))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|file| file.file_name().and_then(|name| name.to_str()).is_some_and(&fits))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::new(Exit::NotFound, path.display().to_string(), format!("holds no {what}"))
+            .next("name the directory of a node's disk, or the file itself"));
+    }
+    Ok(files)
+}
+
+/// What the copies of a superblock say.
+struct Copies {
+    newest: Option<Superblock>,
+    words: Vec<String>,
+}
+
+impl Copies {
+    fn read(overlay: &mut Overlay) -> Self {
+        let mut copies = Self { newest: None, words: Vec::new() };
+        for copy in 0..SUPERBLOCK_COPIES {
+            let mut bytes = vec![0; SUPERBLOCK_BYTES];
+            let stride = DATA_START / SUPERBLOCK_COPIES as u64;
+            let decoded = if overlay.read(copy as u64 * stride, &mut bytes) {
+                Superblock::decode(copy, &bytes)
+            } else {
+                Err(SuperblockError::Damaged)
+            };
+            copies.words.push(match &decoded {
+                Ok(block) => format!("whole, sequence {}", block.sequence),
+                Err(error) => error.to_string(),
+            });
+            if let Ok(block) = decoded
+                && copies.newest.as_ref().is_none_or(|newest| newest.sequence < block.sequence)
+            {
+                copies.newest = Some(block);
+            }
+        }
+        copies
+    }
+
+    /// Who is expected: whoever is there.
+    fn expected(&self, path: &Path) -> Result<(Expected, Superblock)> {
+        let block = self.newest.clone().ok_or_else(|| {
+            Failure::new(
+                Exit::Integrity,
+                path.display().to_string(),
+                format!("no copy of the superblock is usable: {}", self.words.join("; ")),
+            )
+            .next("is it the right file? restore it from a backup")
+        })?;
+        let identity = block.identity;
+        Ok((Expected { cluster: None, store: None, node: identity.node, unit: identity.unit }, block))
+    }
+
+    fn print(&self, context: &mut Context, path: &Path, block: &Superblock) -> Result<()> {
+        let identity = block.identity;
+        let checkpoints: Vec<u64> = block.checkpoints.iter().map(|checkpoint| checkpoint.number).collect();
+        context.output.result(
+            || {
+                Object::new()
+                    .with("file", path.display().to_string())
+                    .with("kind", block.kind.to_string())
+                    .with("cluster", identity.cluster.to_string())
+                    .with("store", identity.store.to_string())
+                    .with("node", identity.node.0)
+                    .with("unit", identity.unit)
+                    .with("incarnation", block.incarnation.0)
+                    .with("clean", block.clean)
+                    .with("segment_bytes", block.geometry.segment_bytes())
+                    .with("superblocks", self.words.clone())
+                    .with("checkpoints", checkpoints.clone())
+            },
+            |_| {
+                format!(
+                    "{}: {} of cluster {}\n  store        {}, node {}, unit {}\n  superblocks  {}\n  \
+                     incarnation  {}, {}\n  checkpoints  {checkpoints:?}",
+                    path.display(),
+                    block.kind,
+                    identity.cluster,
+                    identity.store,
+                    identity.node,
+                    identity.unit,
+                    self.words.join("; "),
+                    block.incarnation,
+                    if block.clean { "stopped in order" } else { "not stopped in order, as after a kill" },
+                )
+                .into_bytes()
+            },
+        )
+    }
+}
+
+/// Recovery that refuses.
+fn refused(path: &Path, error: Option<OpenError>) -> Failure {
+    let reason =
+        error.map_or_else(|| "recovery doesn't come to an end".to_owned(), |error| error.to_string());
+    Failure::new(Exit::Integrity, path.display().to_string(), reason)
+        .next("restore it from a backup; for a metadata log see `catena server recover --help`")
+}
+
+/// A stopped store, opened by the shipped recovery over an overlay.
+struct StoreExamination {
+    overlay: Overlay,
+    memory: Buffers,
+    store: Store,
+    now: Nanos,
+}
+
+impl StoreExamination {
+    fn open(path: &Path, overlay: Overlay, expected: Expected, segment_bytes: u32) -> Result<Self> {
+        // Room for the fresh segment that a start opens.
+        let capacity = overlay.length().saturating_add(8 * u64::from(segment_bytes));
+        let config = StoreConfig {
+            prezero_bytes: 0,
+            scrub: false,
+            leaf_tables: 16,
+            accept_data_loss: true,
+            ..StoreConfig::new(capacity, overlay.length())
+        };
+        let store = Store::open(config, expected);
+        let mut examination = Self { overlay, memory: Buffers::default(), store, now: Nanos(1) };
+        let effects =
+            examination.handle(Event::Start, |effect| matches!(effect, Effect::Opened | Effect::OpenFailed));
+        if effects.iter().any(|(effect, ..)| *effect == Effect::Opened) {
+            return Ok(examination);
+        }
+        Err(refused(path, examination.store.open_error()))
+    }
+
+    /// Handles an event and everything that follows from it, until `ends` says so or nothing is left to do.
+    fn handle(
+        &mut self,
+        event: Event<'_>,
+        ends: impl Fn(&Effect) -> bool,
+    ) -> Vec<(Effect, Vec<store::ListedChunk>)> {
+        let mut effects = Effects::new();
+        let mut seen = Vec::new();
+        self.store.handle(self.now, event, &mut self.memory, &mut effects);
+        loop {
+            let answers = self.overlay.carry_out(&effects.io, &mut self.memory);
+            let mut ended = false;
+            for effect in &effects.list {
+                let listed = match effect {
+                    Effect::Listed { chunks, .. } => {
+                        effects.chunks[chunks.start as usize..(chunks.start + chunks.count) as usize].to_vec()
+                    }
+                    _ => Vec::new(),
+                };
+                if let Effect::Got(chunk) = effect {
+                    self.memory.release(chunk.slot);
+                }
+                ended |= ends(effect);
+                seen.push((*effect, listed));
+            }
+            effects.clear();
+            if answers.is_empty() || ended && answers.is_empty() {
+                return seen;
+            }
+            for (io, outcome) in answers {
+                self.store.handle(self.now, Event::IoDone { io, outcome }, &mut self.memory, &mut effects);
+            }
+        }
+    }
+
+    /// The next chunks in order of their ids.
+    fn page(&mut self, after: Option<ChunkId>) -> Vec<store::ListedChunk> {
+        let limit = u32::try_from(MESSAGE_CHUNKS_MAX).expect("a few thousand");
+        let seen = self.handle(Event::Inventory { token: 1, after, limit }, |effect| {
+            matches!(effect, Effect::Listed { .. })
+        });
+        seen.into_iter().flat_map(|(_, chunks)| chunks).collect()
+    }
+
+    /// Whether a chunk's bytes are there and match its checksum.
+    fn is_whole(&mut self, id: ChunkId) -> bool {
+        let get = Event::Get { token: 2, id, blocks: 0..u32::MAX, whole: true };
+        let seen = self.handle(get, |effect| matches!(effect, Effect::Got(_) | Effect::Done { .. }));
+        seen.iter().any(|(effect, _)| matches!(effect, Effect::Got(_)))
+    }
+}
+
+impl StoreCommand {
+    fn run(self, context: &mut Context) -> Result<()> {
+        let fits = |name: &str| name.starts_with("shard-") && name.ends_with(".store");
+        let mut damage = 0;
+        for path in files(&self.path, fits, "shard-N.store")? {
+            damage += self.examine(context, &path)?;
+        }
+        if damage == 0 {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Integrity,
+            self.path.display().to_string(),
+            format!("{} found", count(damage, "damaged place")),
+        )
+        .next("start the node and run `catena verify`: it names the files that are affected"))
+    }
+
+    fn examine(&self, context: &mut Context, path: &Path) -> Result<u64> {
+        let mut overlay = Overlay::open(path)?;
+        let copies = Copies::read(&mut overlay);
+        let (expected, block) = copies.expected(path)?;
+        copies.print(context, path, &block)?;
+        let mut store = StoreExamination::open(path, overlay, expected, block.geometry.segment_bytes())?;
+        let (mut chunks, mut bytes, mut damaged) = (0_u64, 0_u64, 0_u64);
+        let mut after = None;
+        loop {
+            let page = store.page(after);
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            for chunk in page {
+                chunks += 1;
+                bytes += u64::from(chunk.length);
+                let whole = self.no_read || store.is_whole(chunk.id);
+                damaged += u64::from(!whole);
+                if self.chunks || !whole {
+                    print_chunk(context, &store, &chunk, whole)?;
+                }
+            }
+        }
+        let batches = store.store.damaged_batches().to_vec();
+        let opened = store.store.opened().copied();
+        let cut = opened.is_some_and(|opened| opened.recovered_cut);
+        let sequence = opened.map_or(0, |opened| opened.sequence);
+        context.output.result(
+            || {
+                Object::new()
+                    .with("file", path.display().to_string())
+                    .with("chunks", chunks)
+                    .with("bytes", bytes)
+                    .with("last_batch", sequence)
+                    .with("torn_tail_cut", cut)
+                    .with("damaged_chunks", damaged)
+                    .with(
+                        "damaged_batches",
+                        batches.iter().map(|batch| vec![batch.first, batch.last]).collect::<Vec<_>>(),
+                    )
+                    .with("bytes_read", !self.no_read)
+            },
+            |_| {
+                let tail = if cut { "a torn tail behind it would be cut" } else { "nothing torn behind it" };
+                let mut lines = format!("  log          last batch {sequence}, {tail}");
+                for batch in &batches {
+                    lines +=
+                        &format!("\n  damaged      batches {} to {} can't be read", batch.first, batch.last);
+                }
+                let state = match (damaged, self.no_read) {
+                    (_, true) => "bytes not read".to_owned(),
+                    (0, false) => "all whole".to_owned(),
+                    (number, false) => format!("{number} damaged"),
+                };
+                format!("{lines}\n  chunks       {}, {}: {state}", count(chunks, "chunk"), size::human(bytes))
+                    .into_bytes()
+            },
+        )?;
+        Ok(damaged + batches.len() as u64)
+    }
+}
+
+fn print_chunk(
+    context: &mut Context,
+    store: &StoreExamination,
+    chunk: &store::ListedChunk,
+    whole: bool,
+) -> Result<()> {
+    let place = store.store.find(chunk.id).map(|entry| store.store.device().geometry().offset(entry.place));
+    let state = if whole { "whole" } else { "damaged" };
+    context.output.result(
+        || {
+            Object::new()
+                .with("chunk", chunk.id.to_string())
+                .with("length", chunk.length)
+                .with("root", format!("{:016x}", chunk.root))
+                .with_some("offset", place)
+                .with("state", state)
+        },
+        |_| {
+            let at = place.map_or_else(String::new, |offset| format!(" at byte {offset}"));
+            format!(
+                "  {state:<12} chunk {} of {} bytes{at}, root {:016x}",
+                chunk.id, chunk.length, chunk.root
+            )
+            .into_bytes()
+        },
+    )
+}
+
+/// What was found in a metadata log.
+#[derive(Default)]
+struct LogFindings {
+    pages: u64,
+    page_bytes: u64,
+    checkpoints_damaged: u64,
+    records: u64,
+    record_bytes: u64,
+    first_index: Option<u64>,
+    last_index: u64,
+    opened: bool,
+}
+
+impl LogCommand {
+    fn run(self, context: &mut Context) -> Result<()> {
+        for path in files(&self.path, |name| name == "metadata.log", "metadata.log")? {
+            self.examine(context, &path)?;
+        }
+        Ok(())
+    }
+
+    fn examine(&self, context: &mut Context, path: &Path) -> Result<()> {
+        let mut overlay = Overlay::open(path)?;
+        let copies = Copies::read(&mut overlay);
+        let (expected, block) = copies.expected(path)?;
+        copies.print(context, path, &block)?;
+        let config = LogConfig {
+            capacity_bytes: overlay.length().saturating_add(8 * u64::from(block.geometry.segment_bytes())),
+            device_bytes: overlay.length(),
+            prezero_bytes: 0,
+            accept_data_loss: false,
+        };
+        let mut log = Log::open(config, expected);
+        let findings = self.replay(context, &mut log, &mut overlay)?;
+        findings.print(context, path)?;
+        if findings.opened { Ok(()) } else { Err(refused(path, log.open_error())) }
+    }
+
+    /// Recovers, taking every page and record in as the replica would.
+    fn replay(&self, context: &mut Context, log: &mut Log, overlay: &mut Overlay) -> Result<LogFindings> {
+        let mut memory = Buffers::default();
+        let mut effects = LogEffects::default();
+        let mut findings = LogFindings::default();
+        let now = Nanos(1);
+        log.handle(now, LogEvent::Start, &mut memory, &mut effects);
+        loop {
+            let answers = overlay.carry_out(&effects.io, &mut memory);
+            let list = std::mem::take(&mut effects.list);
+            effects.clear();
+            let mut handed = false;
+            for effect in list {
+                match effect {
+                    LogEffect::Page { length, .. } => {
+                        findings.pages += 1;
+                        findings.page_bytes += u64::from(length);
+                        handed = true;
+                    }
+                    LogEffect::Restart => {
+                        findings.checkpoints_damaged += 1;
+                        (findings.pages, findings.page_bytes) = (0, 0);
+                    }
+                    LogEffect::Records(records) => {
+                        for (index, record) in records.iter(&memory) {
+                            findings.take(index, record);
+                            self.print_record(context, index, record)?;
+                        }
+                        handed = true;
+                    }
+                    LogEffect::Opened { last_index } => {
+                        findings.opened = true;
+                        findings.last_index = last_index;
+                    }
+                    _ => {}
+                }
+            }
+            if handed {
+                log.handle(now, LogEvent::Next, &mut memory, &mut effects);
+            }
+            let idle = answers.is_empty() && !handed;
+            for (io, outcome) in answers {
+                log.handle(now, LogEvent::IoDone { io, outcome }, &mut memory, &mut effects);
+            }
+            if idle {
+                return Ok(findings);
+            }
+        }
+    }
+
+    fn print_record(&self, context: &mut Context, index: u64, record: &[u8]) -> Result<()> {
+        if !self.records {
+            return Ok(());
+        }
+        context.output.result(
+            || Object::new().with("index", index).with("bytes", record.len()),
+            |_| format!("  record       {index}, {}", count(record.len() as u64, "byte")).into_bytes(),
+        )
+    }
+}
+
+impl LogFindings {
+    fn take(&mut self, index: u64, record: &[u8]) {
+        self.records += 1;
+        self.record_bytes += record.len() as u64;
+        self.first_index.get_or_insert(index);
+        self.last_index = index;
+    }
+
+    fn print(&self, context: &mut Context, path: &Path) -> Result<()> {
+        context.output.result(
+            || {
+                Object::new()
+                    .with("file", path.display().to_string())
+                    .with("readable", self.opened)
+                    .with("checkpoint_pages", self.pages)
+                    .with("checkpoint_bytes", self.page_bytes)
+                    .with("checkpoints_damaged", self.checkpoints_damaged)
+                    .with("records", self.records)
+                    .with("record_bytes", self.record_bytes)
+                    .with_some("first_index", self.first_index)
+                    .with("last_index", self.last_index)
+            },
+            |_| {
+                let damaged = match self.checkpoints_damaged {
+                    0 => String::new(),
+                    number => format!(", {} passed over", count(number, "damaged checkpoint")),
+                };
+                format!(
+                    "  checkpoint   {}, {}{damaged}\n  records      {} behind it, {}, last index {}\n  log          {}",
+                    count(self.pages, "page"),
+                    size::human(self.page_bytes),
+                    count(self.records, "record"),
+                    size::human(self.record_bytes),
+                    self.last_index,
+                    if self.opened { "readable to its end" } else { "damaged" }
+                )
+                .into_bytes()
+            },
+        )
+    }
+}

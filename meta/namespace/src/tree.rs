@@ -93,6 +93,7 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
     pub fn get(&self, key: &K) -> Option<&V> {
         let mut node = self.root.as_deref()?;
         loop {
+            visit();
             match node {
                 Node::Leaf(rows) => {
                     let at = rows.binary_search_by(|row| row.0.cmp(key)).ok()?;
@@ -200,6 +201,7 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
             Bound::Unbounded => false,
         };
         loop {
+            visit();
             match node {
                 Node::Leaf(leaf) => {
                     rows.leaf = leaf[leaf.partition_point(|row| before(&row.0))..].iter();
@@ -248,6 +250,7 @@ impl<'a, K, V> Iterator for Rows<'a, K, V> {
                 self.inner.pop();
                 continue;
             };
+            visit();
             let mut node = &*child.node;
             while let Node::Inner(children) = node {
                 let mut rest = children.iter();
@@ -285,6 +288,21 @@ impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
         tree
     }
 }
+
+#[cfg(test)]
+thread_local! {
+    /// Nodes that this test's thread has looked at: what reading costs, independent of the machine.
+    pub(crate) static VISITED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
+fn visit() {
+    VISITED.with(|visited| visited.set(visited.get() + 1));
+}
+
+#[cfg(not(test))]
+#[inline]
+fn visit() {}
 
 fn child_of<K: Ord, V>(children: &[Child<K, V>], key: &K) -> usize {
     children.partition_point(|child| child.key <= *key).saturating_sub(1)

@@ -12,8 +12,9 @@ use crate::apply::ApplyError;
 use crate::extents::{Summary, chunk_ranges};
 use crate::tree::Tree;
 
-/// Ranges of used ids of one session that aren't joined; a client that mints ids in order and commits what it minted needs a handful.
-pub const SESSION_RANGES_MAX: usize = 65_536;
+/// Ranges of used ids that aren't joined, of all sessions (128 MiB): beyond it `NoSpace`. A client that mints ids in order and commits what it minted
+/// needs a handful.
+pub const USED_RANGES_MAX: usize = 1 << 22;
 /// Parts of one upload: 128 full messages make the largest file.
 pub const UPLOAD_PARTS_MAX: u32 = 4096;
 /// Roots that all sessions together have staged (512 MiB with their runs at worst): beyond it `NoSpace`.
@@ -46,9 +47,8 @@ impl Uploads {
         if ranges.iter().any(used) {
             return Err(Status::BadRequest);
         }
-        let own = self.used.range(Bound::Included(&(session, 0))).take_while(|(key, _)| key.0 == session);
-        if ranges.len() > 1 && own.take(SESSION_RANGES_MAX).count() == SESSION_RANGES_MAX {
-            return Err(Status::QuotaExceeded);
+        if self.used.len() + ranges.len() > USED_RANGES_MAX {
+            return Err(Status::NoSpace);
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ mod event;
 mod mutate;
 mod orphans;
 mod pins;
+#[cfg(all(test, planted))]
+mod planted;
 mod record;
 mod replica;
 mod restore;

@@ -448,7 +448,7 @@ impl World {
 }
 
 #[test]
-fn nothing_answered_is_lost_or_done_twice() {
+pub(crate) fn nothing_answered_is_lost_or_done_twice() {
     let (mut crashes, mut retried, mut reclaimed, mut orphaned, mut checkpoints) = (0, 0, 0, 0, 0);
     for seed in 1..16 {
         let mut world = World::new(seed);

@@ -10,7 +10,7 @@ use crate::change::{Change, Made, Source, Target};
 use crate::extents::{FILE_BYTES_MAX, Summary, check_extents, chunk_ranges};
 use crate::inode::{Content, Inode, Owner};
 use crate::path::{Failure, Found};
-use crate::volume::Volume;
+use crate::volume::{NOW, Volume};
 
 /// Mode of a file whose maker says nothing.
 const DEFAULT_MODE: u16 = 0o644;
@@ -206,9 +206,9 @@ impl Execution<'_> {
             return Ok(plan);
         }
         plan.size = plan.size.max(end);
-        let copied = source.chunks() + before.map_or(0, Inode::chunks) + 2;
-        if copied > FILE_EXTENTS_MAX {
-            return Err(found.failure(Status::TooLarge));
+        let copied = chunks_in(found.volume, source, start, start + length);
+        if copied + before.map_or(0, Inode::chunks) + 1 > FILE_EXTENTS_MAX {
+            return Err(found.failure(Status::TooLarge)); // what it overwrites isn't deducted: near the limit copy the whole file
         }
         plan.changes.push(Change::CopyRange {
             source: source_target,
@@ -240,6 +240,17 @@ fn push_attributes(plan: &mut Plan, file: Target, attributes: &NewAttributes, mo
 
 fn check_size(found: &Found<'_>, size: u64) -> Result<(), Failure> {
     if size > FILE_BYTES_MAX { Err(found.failure(Status::TooLarge)) } else { Ok(()) }
+}
+
+/// Chunks that bytes `start..end` of a file lie in.
+fn chunks_in(volume: &Volume, file: &Inode, start: u64, end: u64) -> u64 {
+    match &file.content {
+        Content::Many(list) => {
+            let pieces = volume.pieces_at(list.id, start, NOW).take_while(|(offset, _)| *offset < end);
+            pieces.map(|(_, piece)| u64::from(piece.count)).sum()
+        }
+        _ => file.chunks(),
+    }
 }
 
 /// Whether the file stays within [`FILE_EXTENTS_MAX`] when extents like `written` are laid over it, shifted by `shift`.

@@ -333,6 +333,12 @@ impl FakeDisk {
         sector[at] ^= 1 << (bit % 8);
     }
 
+    /// The file loses its end.
+    pub fn truncate(&mut self, length: u64) {
+        self.length = length;
+        self.durable.retain(|sector, _| sector * BLOCK < length);
+    }
+
     /// The sector at `offset` can't be read any more, until it is written.
     pub fn break_sector(&mut self, offset: u64) {
         self.bad.insert(offset / BLOCK);

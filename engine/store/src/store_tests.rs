@@ -198,6 +198,7 @@ fn what_is_missing_foreign_or_newer_is_named() {
         bytes[8..16].copy_from_slice(&checksum.to_le_bytes());
     };
     check(&|bench| superblock(bench, 2, &|bytes| newer(bytes, 2)), Some(OpenError::Newer { found: 9 }));
+    check(&|bench| bench.disk.truncate(1 << 20), Some(OpenError::Truncated));
     // Another shard's store in this one's place.
     bench.disk = good.clone();
     bench.reopen_as(journal::Expected { unit: 5, ..expected() });

@@ -194,6 +194,14 @@ impl Device {
             return self.fail(OpenError::NoMemory);
         }
         self.reset_segments();
+        let superblock = self.superblock();
+        let named = superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.iter());
+        let is_whole = named
+            .chain(superblock.joints.iter().map(|joint| &joint.segment))
+            .all(|segment| self.segments.is_allocated(*segment));
+        if !is_whole {
+            return self.fail(OpenError::Truncated);
+        }
         self.stage = Stage::Checkpoint;
     }
 

@@ -87,6 +87,9 @@ fn step_line(steps: &mut Vec<Step>, line: usize, text: &str) {
     }
 }
 
+/// What a command that stays may take to say what the page says.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
 /// Commands that the test can't run inside itself.
 const ELSEWHERE: &[(&str, &str)] = &[("cargo test --workspace", "this test is a part of it")];
 
@@ -135,7 +138,7 @@ impl<'a> Session<'a> {
         let script = format!("{}\nexec {command}", self.preamble());
         let mut process =
             Process::start(Command::new("bash").args(["-c", &script]).current_dir(self.directory), &log);
-        let said = deadline::poll(STEP_WITHIN, || {
+        let said = deadline::poll(READY_WITHIN, || {
             let ended = process.ended().is_some();
             (ended || matches(&step.expected, &process.log())).then(|| process.log())
         });

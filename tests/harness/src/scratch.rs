@@ -3,14 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, statfs};
 
 use crate::binary;
 use crate::command::Run;
+use crate::deadline;
 
 /// `statfs` type of tmpfs, where direct I/O isn't what it is on a disk.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// How long a disk may stay in use after its last user has ended.
+const UNMOUNT_WITHIN: Duration = Duration::from_secs(20);
 
 /// A directory that goes with its test.
 #[derive(Debug)]
@@ -111,8 +116,12 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
+        // A uring lets go of its files a moment after its process has ended, and until then the disk is in use.
+        let free = || attempt(&["umount"], &self.path()).ok();
+        let is_free = !self.mounted || deadline::poll(UNMOUNT_WITHIN, free).is_some();
+        let unmount =
+            if is_free { Ok(String::new()) } else { Err("still in use: it stays mounted".to_owned()) };
         // What can't be undone is said: a mount that stays would puzzle the next run.
-        let unmount = if self.mounted { attempt(&["umount"], &self.path()) } else { Ok(String::new()) };
         let detach = attempt(&["losetup", "--detach"], Path::new(&self.device));
         for reason in [unmount, detach].into_iter().filter_map(Result::err) {
             eprintln!("{}: {reason}", self.device);

@@ -17,7 +17,19 @@ fn operating_tells_the_truth() {
     check("docs/operating.md");
 }
 
-/// A page whose commands nobody runs would rot.
+#[test]
+fn the_quickstart_tells_the_truth() {
+    check("docs/quickstart.md");
+}
+
+#[test]
+fn the_commands_do_what_their_page_says() {
+    check("docs/commands.md");
+}
+
+/// Pages in docs whose commands are run above; one whose commands nobody runs would rot.
+const RUN: &[&str] = &["operating.md", "quickstart.md", "commands.md"];
+
 #[test]
 fn every_page_with_commands_is_run() {
     let docs = std::fs::read_dir(harness::binary::workspace().join("docs")).expect("docs");
@@ -26,7 +38,7 @@ fn every_page_with_commands_is_run() {
         let text =
             std::fs::read_to_string(harness::binary::workspace().join("docs").join(&page)).expect("readable");
         assert!(
-            page == "operating.md" || documents::steps(&text).is_empty(),
+            RUN.contains(&page.as_str()) || documents::steps(&text).is_empty(),
             "docs/{page} has commands: add a test"
         );
     }

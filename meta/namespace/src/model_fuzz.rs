@@ -326,8 +326,9 @@ impl Fuzz {
         if let Ok(id) = expected {
             assert_eq!(inode, InodeId(id));
             if used && precondition == Precondition::Any {
-                // R23: each id in one commit only.
-                assert_eq!(self.execute(&operation).0, Status::BadRequest);
+                // R23: each id in one commit only (or the first commit replaced a link that its own path went through).
+                let again = self.execute(&operation).0;
+                assert!(matches!(again, Status::BadRequest | Status::NotDirectory), "{again}");
             }
         }
     }
@@ -533,7 +534,7 @@ fn the_past_reads_as_it_was() {
 pub(crate) fn the_tree_is_the_models() {
     let mut seen: BTreeMap<(String, Status), u64> = BTreeMap::new();
     let mut deleted = 0;
-    for seed in 1..25 {
+    for seed in 1..60 {
         let mut fuzz = Fuzz::new(seed, 0);
         for step in 0..600 {
             fuzz.step();

@@ -15,7 +15,8 @@ use crate::Error;
 pub struct Config {
     /// Servers to ask for the cluster map, `host:port`; any binary port of any node will do. They are tried in this order.
     pub endpoints: Vec<String>,
-    /// How long one request (a metadata operation, or one chunk) is tried before it fails; the time a whole transfer takes has no limit.
+    /// How long one request (a metadata operation, or one chunk) is tried before it fails. A chunk whose turn on a slow link hasn't come
+    /// may take ten times as long, and the time a whole transfer takes has no limit.
     pub deadline: Duration,
     /// Chunk bytes in flight and read ahead, of all transfers together. With many transfers open at once each may use one chunk beyond it.
     pub window_bytes: usize,

@@ -127,6 +127,34 @@ pub struct DamagedChunk {
     pub replica: String,
 }
 
+/// Reads one chunk from each replica in turn; see [`Volume::verify_chunk`].
+pub(crate) async fn verify_chunk(volume: Volume, chunk: StoredChunk) -> Result<Vec<DamagedChunk>, Error> {
+    let what = volume.subject(b"");
+    let map = volume.handle().map(&what).await?;
+    let mut found = Vec::new();
+    for (replica, _) in (0..).zip(map.route(chunk.id).readers()) {
+        let (damage, address) = match volume.handle().call(get(&chunk, replica)).await {
+            Ok(_) => continue,
+            Err(Failure::Corrupt { address }) => (Damage::Corrupt, address),
+            Err(Failure::Missing { address }) => (Damage::Missing, address),
+            Err(failure) => return Err(volume.handle().error(failure, &what)),
+        };
+        found.push(DamagedChunk { chunk, damage, replica: address.to_string() });
+    }
+    Ok(found)
+}
+
+/// The call for a whole chunk of one replica.
+fn get(chunk: &StoredChunk, replica: u8) -> Call {
+    Call::GetChunk(GetCall {
+        id: chunk.id,
+        length: chunk.chunk_length,
+        root: chunk.root,
+        range: 0..chunk.chunk_length,
+        replica: Some(replica),
+    })
+}
+
 /// Reads a file's chunks from all replicas: an iterator over what is wrong. An error is about one chunk that could not be checked, or stays
 /// ([`Error::Replaced`]).
 #[derive(Debug)]
@@ -243,13 +271,7 @@ impl Verifier {
                     return Ok(());
                 }
             };
-            let call = handle.call(Call::GetChunk(GetCall {
-                id: chunk.id,
-                length: chunk.chunk_length,
-                root: chunk.root,
-                range: 0..chunk.chunk_length,
-                replica: Some(replica),
-            }));
+            let call = handle.call(get(&chunk, replica));
             self.ahead.push_back(Check { chunk, call, _share: share });
             let map = self.chunks.cluster_map().await?;
             if map.route(chunk.id).readers().count() > usize::from(replica) + 1 {

@@ -277,6 +277,12 @@ fn damage_is_named_and_the_rest_is_readable() {
     let entry = volume.stat(b"f", true).wait().expect("it is there");
     let found: Vec<DamagedChunk> =
         volume.verify_file(&entry).map(|damage| damage.expect("checked")).collect();
+    for stored in volume.stored_chunks(&entry) {
+        let stored = stored.expect("listed");
+        let expected: Vec<DamagedChunk> =
+            found.iter().filter(|damaged| damaged.chunk == stored).cloned().collect();
+        assert_eq!(volume.verify_chunk(&stored).wait().expect("checked"), expected);
+    }
     let named: Vec<_> = found.iter().map(|found| (found.chunk.offset, found.damage)).collect();
     assert_eq!(named, [(at(1), Damage::Corrupt), (at(3), Damage::Missing)]);
 }
@@ -308,6 +314,40 @@ fn one_version_is_seen_or_none() {
         matches!(late.next(), Some(Err(Error::Replaced { version, .. })) if version == entry.attributes.version)
     );
     assert!(matches!(late.next(), Some(Err(Error::Replaced { .. }))), "it stays");
+}
+
+/// Connections break all the time: every file is there once, whole, and what is read is what was written.
+#[test]
+fn broken_connections_break_no_file() {
+    let server = Server::start();
+    let (_client, volume) = connect(&server);
+    let bytes = sample(24 * CHUNK_BYTES as usize + 5, 3);
+    for round in 0..6 {
+        let path = format!("f{round}");
+        let mut upload = volume.upload(path.as_bytes(), UploadOptions::default()).expect("a good path");
+        for (i, part) in bytes.chunks(3 * CHUNK_BYTES as usize).enumerate() {
+            upload.write_all(part).expect("taken");
+            if (i + round) % 3 == 0 {
+                server.hang_up();
+            }
+        }
+        upload.finish().wait().expect("committed");
+        volume
+            .mkdir(format!("d{round}").as_bytes(), NewAttributes::default(), false)
+            .wait()
+            .expect("made once");
+        let mut found = Vec::new();
+        let mut download = volume.download(path.as_bytes(), ReadRange::Whole).wait().expect("it is there");
+        for (i, piece) in Iterator::enumerate(&mut download) {
+            let Ok(Piece::Data { bytes, .. }) = piece else { panic!("{piece:?}") };
+            found.extend_from_slice(&bytes);
+            if (i + round) % 7 == 0 {
+                server.hang_up();
+            }
+        }
+        assert_eq!(found, bytes);
+    }
+    assert!(server.with(|cluster| cluster.executions.values().all(|count| *count == 1)));
 }
 
 /// The budget bounds what one transfer holds, whatever the file's size; and it all comes back.

@@ -13,7 +13,8 @@ use wire::{CommitIndex, GroupId, InodeId, Version};
 use crate::client::NAMES;
 use crate::handle::Handle;
 use crate::{
-    Download, Error, Lister, Pending, ReadRange, StoredChunks, Subject, Upload, UploadOptions, Verifier,
+    DamagedChunk, Download, Error, Lister, Pending, ReadRange, StoredChunk, StoredChunks, Subject, Upload,
+    UploadOptions, Verifier,
 };
 
 /// A volume, and a directory in it that paths begin at: the root, unless [`at`](Self::at) chose another.
@@ -134,6 +135,12 @@ impl Volume {
     /// Reads every chunk of the version that `entry` describes from every replica, and yields those that are missing or damaged.
     pub fn verify_file(&self, entry: &Entry) -> Verifier {
         Verifier::new(self.clone(), entry.clone())
+    }
+
+    /// Reads one chunk from every replica; returns what is wrong with it, where. A chunk of a version that is gone may be
+    /// missing rightly: [`verify_file`](Self::verify_file) looks.
+    pub fn verify_chunk(&self, chunk: &StoredChunk) -> Pending<Vec<DamagedChunk>> {
+        Pending::start(crate::stored::verify_chunk(self.clone(), *chunk))
     }
 
     /// Makes a directory. `parents`: missing parents are made too, and a directory that exists already is no error.

@@ -6,7 +6,7 @@ use wire::checksum::{BlockHasher, leaf_count, root};
 use wire::limits::LEAVES_MAX;
 use wire::{GroupId, Nanos};
 
-use super::effect::{Done, Effect, Failure};
+use super::effect::{Done, Effect, Failure, LinkNumber};
 use super::link::Access;
 use super::request::{RequestId, State, Trouble, What, Worst};
 use super::upkeep::Timer;
@@ -298,8 +298,23 @@ impl Core {
                 return;
             }
         };
-        self.requests.get(id).expect("the caller has it").state = State::AwaitLink(link);
+        let request = self.requests.get(id).expect("the caller has it");
+        request.state = State::AwaitLink(link);
+        if matches!(request.what, What::MapPage) {
+            self.timers.set(Timer::Request(id), request.deadline.min(cx.now.after(CANDIDATE_PATIENCE)));
+        }
         self.links.get(link).expect("just found").waiting.push(id);
+    }
+
+    /// Whoever was asked for the map doesn't even greet: the next one is asked, while that link may still open.
+    pub(super) fn leave_silent_candidate(&mut self, id: RequestId, link: LinkNumber) {
+        if let Some(link) = self.links.get(link) {
+            link.waiting.retain(|waiting| *waiting != id);
+        }
+        let address = self.map_candidate();
+        self.note_trouble(id, Trouble::Silence(address));
+        self.next_map_candidate();
+        self.wake(id);
     }
 
     /// A fetch of the map goes to the next candidate after any trouble.
@@ -312,6 +327,8 @@ impl Core {
     }
 }
 
+/// How long the map is waited for where no connection comes about, before another endpoint is asked.
+const CANDIDATE_PATIENCE: u64 = Nanos::SECOND;
 /// From connecting to the answer to `Hello`.
 const OPEN_PATIENCE: u64 = 5 * Nanos::SECOND;
 /// All links are in use: look again after this.

@@ -66,6 +66,9 @@ impl Core {
         }
         match request.state {
             State::Backoff => self.wake(id),
+            State::AwaitLink(link) if matches!(request.what, What::MapPage) => {
+                self.leave_silent_candidate(id, link);
+            }
             State::Sending(link, _) | State::AwaitReply(link, _) => {
                 let (deadline, is_chunk) = (request.deadline, request.patience > 0);
                 let heard = self.links.get(link).map_or(Nanos(0), |link| link.last_heard);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Sender, channel};
 
 use wire::{PREFIX_BYTES, Prefix};
@@ -18,6 +18,7 @@ enum Event {
     Open(u64, FakeConnection, TcpStream),
     Frame(u64, Vec<u8>),
     Close(u64),
+    HangUp,
     Run(Box<dyn FnOnce(&mut FakeCluster) + Send>),
 }
 
@@ -35,7 +36,7 @@ impl Server {
         }
         let mut cluster = FakeCluster::at(&addresses[0], [&addresses[1], &addresses[2]]);
         runtime::spawn_thread("fake-cluster", None, move || {
-            let mut connections = BTreeMap::new();
+            let mut connections: BTreeMap<u64, (FakeConnection, TcpStream)> = BTreeMap::new();
             for event in inbox {
                 match event {
                     Event::Open(number, connection, stream) => {
@@ -52,6 +53,11 @@ impl Server {
                     Event::Close(number) => {
                         connections.remove(&number);
                     }
+                    Event::HangUp => {
+                        for (_, (_, stream)) in std::mem::take(&mut connections) {
+                            let _ = stream.shutdown(Shutdown::Both);
+                        }
+                    }
                     Event::Run(run) => run(&mut cluster),
                 }
             }
@@ -62,6 +68,11 @@ impl Server {
 
     pub(super) fn endpoint(&self) -> String {
         self.endpoint.clone()
+    }
+
+    /// Breaks every connection, with whatever is on the way.
+    pub(super) fn hang_up(&self) {
+        self.events.send(Event::HangUp).expect("the thread lives");
     }
 
     /// Runs `f` on the cluster, between two frames.

@@ -4,8 +4,8 @@ use wire::meta::{Answer, NewAttributes, Operation, Place, Query};
 use wire::{FrameKind, GroupId, InodeId, Nanos, Status};
 
 use super::world::{PATIENCE, World};
-use crate::core::fake::{META, SHARDS, VOLUME};
-use crate::core::{Call, Done, Event, Failure};
+use crate::core::fake::{FakeCluster, META, SHARDS, VOLUME};
+use crate::core::{Call, Done, Event, Failure, Settings};
 use crate::error::UnavailableReason;
 
 const GROUP: GroupId = GroupId(0);
@@ -236,6 +236,17 @@ fn a_client_that_finds_nobody_says_so_at_its_deadline() {
     let connects = world.connects;
     world.run_for(60 * Nanos::SECOND);
     assert_eq!(world.connects, connects, "and nobody asks for it");
+}
+
+#[test]
+fn a_silent_endpoint_is_passed_over() {
+    let endpoints = [SHARDS[0], META].map(std::sync::Arc::from).to_vec();
+    let settings = Settings { endpoints, name: "test".to_owned(), window_bytes: 4 << 20, seed: 17 };
+    let mut world = World::of(settings, FakeCluster::new());
+    world.mute.push(SHARDS[0].to_owned());
+    let begin = world.now;
+    assert!(world.finish_call(Call::Map).is_ok());
+    assert!(world.now.since(begin) < 2 * Nanos::SECOND);
 }
 
 #[test]

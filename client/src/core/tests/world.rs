@@ -135,8 +135,14 @@ impl World {
     }
 
     pub(super) fn with(seed: u64, cluster: FakeCluster, window_bytes: u64) -> Self {
-        let settings =
-            Settings { endpoints: vec![Arc::from(META)], name: "test".to_owned(), window_bytes, seed };
+        Self::of(
+            Settings { endpoints: vec![Arc::from(META)], name: "test".to_owned(), window_bytes, seed },
+            cluster,
+        )
+    }
+
+    pub(super) fn of(settings: Settings, cluster: FakeCluster) -> Self {
+        let seed = settings.seed;
         Self {
             now: Nanos(1_000_000_000),
             core: Core::new(settings),

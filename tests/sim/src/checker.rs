@@ -20,7 +20,7 @@ use wire::meta::InodeKind;
 use wire::{Nanos, Status};
 
 use crate::content::{Stamp, difference};
-use crate::history::{Action, Ending, Record, Seen};
+use crate::history::{Action, Condition, Ending, Record, Seen};
 use crate::model::{Made, Node, Tree, below};
 
 /// What the clients saw can't have happened.
@@ -311,6 +311,7 @@ impl Walk<'_> {
             }
             let mut next = tree.clone();
             let record = &self.records[candidate];
+            self.learn_from_condition(&mut next, &record.action, u64::MAX);
             let done = next.execute(&record.action, record.stamp, Made::By(record.stamp));
             // A failed one changes nothing, so that executing it leads nowhere.
             if done.is_ok() && next != *tree {
@@ -344,6 +345,9 @@ impl Walk<'_> {
         let record = &self.records[place];
         match &record.ending {
             Ending::Executed { index, status, version, offset, size } => {
+                if *status == Status::Ok {
+                    self.learn_from_condition(tree, &record.action, *index);
+                }
                 match tree.execute(&record.action, record.stamp, Made::At(*index)) {
                     Ok(effect) => {
                         *status == Status::Ok
@@ -384,6 +388,16 @@ impl Walk<'_> {
                 same && bytes_agree && self.same_version(tree, made, seen.version, index)
             }
             Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Where a condition on a version held, the file had that version: its maker's index is known now.
+    fn learn_from_condition(&self, tree: &mut Tree, action: &Action, index: u64) {
+        if let Some((path, Condition::Version(version))) = action.condition()
+            && let Ok(Some(Node::File { made, .. })) = tree.look(path)
+        {
+            let made = *made;
+            self.same_version(tree, made, version, index);
         }
     }
 

@@ -35,6 +35,7 @@ pub struct SimDisk {
     /// Where was written lately, and when: damage there may look like a torn tail, which nobody can tell apart (R29).
     fresh: VecDeque<(Nanos, u64, u64)>,
     was_full: bool,
+    loses: bool,
 }
 
 /// Damage that was written this long ago is decidable: an idle log writes an empty batch within 100 ms (R29).
@@ -53,6 +54,7 @@ impl SimDisk {
             injected: Injected::default(),
             fresh: VecDeque::new(),
             was_full: false,
+            loses: false,
         }
     }
 
@@ -132,13 +134,18 @@ impl SimDisk {
 
     /// Whether it ever did anything but lose what was not flushed.
     pub fn was_faulty(&self) -> bool {
-        self.is_damaged() || self.was_full
+        self.is_damaged() || self.was_full || self.injected().faults > 0
+    }
+
+    /// Writes are lost and misdirected from now on, these many of 10,000 each.
+    pub fn lose(&mut self, lost_writes: u64, misdirected_writes: u64) {
+        self.fake.faults = Faults { lost_writes, misdirected_writes, ..Faults::default() };
+        self.loses = true;
     }
 
     /// Whether bytes may have been lost or changed on the medium, which in a chain of one nobody can mend.
     pub fn is_damaged(&self) -> bool {
-        let injected = self.injected();
-        injected.flips + injected.broken + injected.faults > 0
+        self.loses || self.injected.flips + self.injected.broken > 0
     }
 
     /// What it was asked.

@@ -111,7 +111,7 @@ impl Faults {
             .filter(|(fault, _)| !is_calm && (damages || !fault.is_damage()) && random.per_mille(500))
             .copied()
             .collect();
-        let interval = random.between(100, 1500) * Nanos::MILLISECOND;
+        let interval = random.between(40, 800) * Nanos::MILLISECOND;
         Self { random, kinds, interval }
     }
 
@@ -178,13 +178,7 @@ impl Faults {
                 };
             }
             Fault::FullDisk => disk.fill(),
-            Fault::LostWrites => {
-                disk.fake.faults = DiskFaults {
-                    lost_writes: random.below(200),
-                    misdirected_writes: random.below(200),
-                    ..DiskFaults::default()
-                };
-            }
+            Fault::LostWrites => disk.lose(random.below(200), random.below(200)),
             _ => unreachable!("not a disk's fault"),
         }
     }

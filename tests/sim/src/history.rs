@@ -218,6 +218,16 @@ impl Action {
         }
     }
 
+    /// Its condition, and on what.
+    pub fn condition(&self) -> Option<(&Path, Condition)> {
+        match self {
+            Self::Replace { path, condition, .. }
+            | Self::Write { path, condition, .. }
+            | Self::RemoveFile { path, condition } => Some((path, *condition)),
+            _ => None,
+        }
+    }
+
     /// The bytes that it brings.
     pub fn content(&self, stamp: Stamp) -> Content {
         match self {

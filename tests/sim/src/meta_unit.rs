@@ -61,6 +61,8 @@ pub struct MetaUnit {
     stores: StoreCalls,
     encoder: Encoder,
     closing: bool,
+    /// The log waits for its page or records to be taken in.
+    wants_next: bool,
 }
 
 impl MetaUnit {
@@ -90,6 +92,7 @@ impl MetaUnit {
             stores,
             encoder: Encoder::new(),
             closing: false,
+            wants_next: false,
         };
         unit.log(clock, LogEvent::Start, memory, out);
         unit
@@ -236,6 +239,18 @@ impl MetaUnit {
     }
 
     fn log(&mut self, clock: Clock, event: LogEvent<'_>, memory: &mut SimMemory, out: &mut Out) {
+        self.log_step(clock, event, memory, out);
+        // Recovery hands over one page or batch at a time.
+        while std::mem::take(&mut self.wants_next) {
+            self.log_step(clock, LogEvent::Next, memory, out);
+        }
+        self.append_waiting(clock, memory, out);
+        if self.log.wants_checkpoint() && self.replica().is_some() && !self.closing {
+            self.replica_event(clock, Event::BeginCheckpoint, memory, out);
+        }
+    }
+
+    fn log_step(&mut self, clock: Clock, event: LogEvent<'_>, memory: &mut SimMemory, out: &mut Out) {
         let mut effects = std::mem::take(&mut self.log_effects);
         effects.clear();
         self.log.handle(clock.now, event, memory, &mut effects);
@@ -244,10 +259,6 @@ impl MetaUnit {
             self.on_log_effect(clock, *effect, memory, out);
         }
         self.log_effects = effects;
-        self.append_waiting(clock, memory, out);
-        if self.log.wants_checkpoint() && self.replica().is_some() && !self.closing {
-            self.replica_event(clock, Event::BeginCheckpoint, memory, out);
-        }
     }
 
     fn on_log_effect(&mut self, clock: Clock, effect: LogEffect, memory: &mut SimMemory, out: &mut Out) {
@@ -256,7 +267,7 @@ impl MetaUnit {
             LogEffect::Page { slot, offset, length } => {
                 let bytes = memory.bytes(slot)[offset as usize..][..length as usize].to_vec();
                 self.restore(|restore| restore.page(&bytes), out);
-                self.log(clock, LogEvent::Next, memory, out);
+                self.wants_next = true;
             }
             LogEffect::Restart => {
                 out.counts.push(("log", "checkpoint damaged"));
@@ -268,7 +279,7 @@ impl MetaUnit {
                 for (index, bytes) in entries {
                     self.restore(|restore| restore.entry(CommitIndex(index), &bytes), out);
                 }
-                self.log(clock, LogEvent::Next, memory, out);
+                self.wants_next = true;
             }
             LogEffect::Opened { last_index } => self.on_opened(clock, last_index, memory, out),
             LogEffect::OpenFailed => {

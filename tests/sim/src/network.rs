@@ -147,6 +147,8 @@ struct Ends {
     caller: usize,
     address: Arc<str>,
     open: [bool; 2],
+    /// Nothing that is sent from now on arrives.
+    is_reset: bool,
     /// When the direction to this side is free again.
     free_at: [Nanos; 2],
     slowness: u64,
@@ -199,6 +201,7 @@ impl Network {
             caller,
             address: Arc::clone(address),
             open: [true, false],
+            is_reset: false,
             free_at: [Nanos(0); 2],
             slowness: if is_slow { 50 } else { 1 },
         };
@@ -246,7 +249,7 @@ impl Network {
         schedule: &mut Schedule<T>,
     ) {
         let to = from.other();
-        if !self.connections.contains_key(&connection) {
+        if self.connections.get(&connection).is_none_or(|ends| ends.is_reset) {
             self.counters.frames_lost += 1;
             return;
         }
@@ -294,6 +297,10 @@ impl Network {
 
     /// Both sides lose the connection from `at` on.
     pub fn reset<T: From<Traffic>>(&mut self, connection: Connection, at: Nanos, schedule: &mut Schedule<T>) {
+        let Some(ends) = self.connections.get_mut(&connection) else { return };
+        if std::mem::replace(&mut ends.is_reset, true) {
+            return;
+        }
         self.counters.resets += 1;
         for side in [Side::Caller, Side::Server] {
             let later = self.random.below(2 * self.weather.latency + 1);

@@ -42,6 +42,8 @@ pub struct Workload {
     pub records: Vec<Record>,
     /// Operations at once, at most.
     pub width: usize,
+    /// Typical nanoseconds between operations.
+    restlessness: u64,
 }
 
 impl Workload {
@@ -50,6 +52,7 @@ impl Workload {
         let mut random = Random::stream(seed, &format!("workload {client}"));
         let roots = *random.pick(&[2, 16, 8192]);
         let width = *random.pick(&[1, 2, 4]);
+        let restlessness = *random.pick(&[2, 20, 60]) * Nanos::MILLISECOND;
         Self {
             client,
             setting: Setting { seed, volume, chunk_bytes, roots },
@@ -60,6 +63,7 @@ impl Workload {
             versions: BTreeMap::new(),
             records: Vec::new(),
             width,
+            restlessness,
         }
     }
 
@@ -75,10 +79,14 @@ impl Workload {
 
     /// When to think of the next operation.
     pub fn pause(&mut self) -> u64 {
-        if self.random.per_mille(20) {
+        let failed = self.records.last().is_some_and(|last| {
+            matches!(last.ending, Ending::Unknown | Ending::NotExecuted | Ending::Nothing)
+        });
+        // Who gets no answer waits before trying the next thing.
+        if failed || self.random.per_mille(20) {
             self.random.between(1, 4) * Nanos::SECOND
         } else {
-            self.random.latency(2 * Nanos::MILLISECOND)
+            self.random.latency(self.restlessness)
         }
     }
 

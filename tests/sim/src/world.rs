@@ -143,7 +143,7 @@ pub struct World {
 /// The storm ends within this time, however bad the weather.
 const STORM_LIMIT: u64 = 7200 * Nanos::SECOND;
 /// Operations of a seed.
-const OPERATIONS: u64 = 300;
+const OPERATIONS: u64 = 500;
 /// Everything has ended this long after the faults have.
 const QUIET_LIMIT: u64 = 180 * Nanos::SECOND;
 /// Garbage is gone this long after everything has ended.

@@ -4,7 +4,6 @@ use wire::meta::RenameMode;
 
 use super::*;
 use crate::content::Content;
-use crate::history::Condition;
 
 const SEED: u64 = 11;
 
@@ -187,4 +186,18 @@ fn unknown_operations_on_different_paths_stay_few_worlds() {
     steps.extend((0..40).map(|i| (read(&format!("p{i}")), found(91, i + 1, &written(i + 1, 3)))));
     let summary = verdict(steps).expect("all of them happened");
     assert!(summary.worlds_max <= 2, "{summary:?}");
+}
+
+#[test]
+fn a_condition_that_held_tells_whose_version_it_was() {
+    let conditional = Action::Replace { path: "a".into(), length: 5, condition: Condition::Version(4) };
+    let steps = |status| {
+        vec![
+            (put("a", 3), executed(2, 2, 3)),
+            (put("a", 4), Ending::Unknown),
+            (conditional.clone(), Ending::Executed { index: 6, status, version: 6, offset: 0, size: 5 }),
+            (read("a"), found(6, 6, &written(3, 5))),
+        ]
+    };
+    verdict(steps(Status::Ok)).expect("the unknown write made version 4");
 }

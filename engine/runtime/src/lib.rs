@@ -15,6 +15,7 @@
 //!    reached through the arena, or by the one background buffer that owns it.
 //! 4. **Descriptor ownership** (`sys`): each descriptor has one owner; the uring hands over accepted ones once.
 //! 5. **System calls** (`sys`): pointers to local variables that outlive the call.
+//! 6. **The allocator's contract** (`counting`), which is handed on to the system's allocator.
 //!
 //! The kernel writes to a slot while a receive or a read into it is in flight. Whoever looks at it meanwhile sees a mixture; nobody
 //! does, since a slot is handed on only with the completion.
@@ -26,6 +27,7 @@ mod background;
 pub mod ceiling;
 pub mod clock;
 mod config;
+mod counting;
 mod disk;
 mod driver;
 mod heads;
@@ -50,6 +52,7 @@ mod wake;
 pub use arena::{Arena, ArenaError, ArenaReport, PageKind};
 pub use background::{Background, BackgroundBuffer, BackgroundError, SpawnRefused, TaskId};
 pub use config::{LinkLimits, ThreadConfig};
+pub use counting::CountingAllocator;
 pub use disk::RANGES_MAX;
 pub use io::{Io, IoCounters};
 pub use mailbox::{Receiver, Sender, mailbox};

@@ -1,0 +1,107 @@
+//! Under which conditions a figure was measured, each from evidence.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::server::Server;
+
+/// Kernel, processor, commit.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) commit: String,
+    /// Load average over the last minute, when the run began.
+    pub(crate) load: String,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let processor = read("/proc/cpuinfo");
+        let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Self {
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            commit: commit().unwrap_or_else(|| "unknown".into()),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or("unknown").to_owned(),
+        }
+    }
+}
+
+/// The commit of the tree that this is run in, with a mark if the tree differs from it.
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "--short=10", "HEAD"])?;
+    let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if is_clean { head } else { format!("{head} with changes") })
+}
+
+/// What the kernel says of a server: its files, memory and threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Conditions {
+    /// Whether the store's file is open with `O_DIRECT`.
+    pub(crate) direct: bool,
+    /// Whether its buffers are registered with io_uring: it says so where they aren't.
+    pub(crate) registered: bool,
+    /// Bytes of its anonymous memory on 2 MiB pages.
+    pub(crate) huge_bytes: u64,
+    /// The cores that the shard's and the metadata replica's threads may run on.
+    pub(crate) pinning: String,
+}
+
+impl Conditions {
+    pub(crate) fn look(server: &Server) -> Self {
+        let process = format!("/proc/{}", server.pid());
+        let rollup = std::fs::read_to_string(format!("{process}/smaps_rollup")).unwrap_or_default();
+        let kilobytes = |key: &str| {
+            let found = rollup.lines().find_map(|line| line.strip_prefix(key));
+            let number = found.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            number.unwrap_or(0)
+        };
+        let huge = kilobytes("AnonHugePages:") + kilobytes("Private_Hugetlb:") + kilobytes("Shared_Hugetlb:");
+        Self {
+            direct: is_store_direct(Path::new(&process)),
+            registered: !server.log().contains("can't be registered"),
+            huge_bytes: huge << 10,
+            pinning: pinning(Path::new(&process)),
+        }
+    }
+}
+
+/// Whether the process has its store open, and every descriptor of it past the page cache.
+fn is_store_direct(process: &Path) -> bool {
+    const O_DIRECT: u32 = 0o40_000;
+    let Ok(entries) = std::fs::read_dir(process.join("fd")) else { return false };
+    let stores = entries.flatten().filter(|entry| {
+        std::fs::read_link(entry.path()).is_ok_and(|target| target.extension().is_some_and(|e| e == "store"))
+    });
+    let flags: Vec<Option<u32>> = stores
+        .map(|entry| {
+            let info = std::fs::read_to_string(process.join("fdinfo").join(entry.file_name())).ok()?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            u32::from_str_radix(flags.trim(), 8).ok()
+        })
+        .collect();
+    !flags.is_empty() && flags.iter().all(|flags| flags.is_some_and(|flags| flags & O_DIRECT != 0))
+}
+
+fn pinning(process: &Path) -> String {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        if let (Some(name), Some(cores)) = (field("Name:"), field("Cpus_allowed_list:"))
+            && (name.starts_with("shard-") || name == "metadata")
+        {
+            found.push(format!("{name} on {cores}"));
+        }
+    }
+    found.sort();
+    found.join(", ")
+}

@@ -1,0 +1,241 @@
+//! Catena ÷ ceiling, both measured in the same minutes on the same two cores.
+//!
+//! One server with one shard on core 0, one client on core 1. For each row: ceiling, Catena, ceiling, Catena, …; a pair's ratio is that of two
+//! neighbours, a row's that of the median pair. A ceiling that `fio` exceeds voids its row.
+
+mod bench;
+mod ceilings;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::fio;
+use crate::machine::{Conditions, Machine};
+use crate::text;
+
+pub use bench::{BenchError, default_directory};
+pub use report::Report;
+
+/// The rows of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// PUT of 1 MiB chunks, 16 in flight.
+    PutLarge,
+    /// GET of 1 MiB chunks, 16 in flight.
+    GetLarge,
+    /// GET of 4 KiB chunks, 64 in flight.
+    GetSmall,
+    /// Durable creates of 4 KiB files, 64 in flight: CPU of the server.
+    Create,
+}
+
+impl Row {
+    /// All, in the table's order.
+    pub const ALL: [Self; 4] = [Self::PutLarge, Self::GetLarge, Self::GetSmall, Self::Create];
+
+    /// A word for the command line and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PutLarge => "put-1m",
+            Self::GetLarge => "get-1m",
+            Self::GetSmall => "get-4k",
+            Self::Create => "create-4k",
+        }
+    }
+
+    /// The row with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|row| row.name() == name)
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::PutLarge => "PUT 1 MiB chunks, 16 in flight ÷ min(disk write, TCP)",
+            Self::GetLarge => "GET 1 MiB chunks, 16 in flight ÷ min(disk read, TCP)",
+            Self::GetSmall => "GET 4 KiB chunks, 64 in flight ÷ best 4 KiB random read",
+            Self::Create => "durable 4 KiB creates, 64 in flight: server CPU ÷ bare CPU of the same bytes",
+        }
+    }
+
+    /// The limit, and whether the ratio has to stay below it.
+    fn limit(self) -> (f64, bool) {
+        match self {
+            Self::PutLarge => (0.75, false),
+            Self::GetLarge | Self::GetSmall => (0.60, false),
+            Self::Create => (3.0, true),
+        }
+    }
+
+    /// Whether a ratio is good enough.
+    pub fn is_met(self, ratio: f64) -> bool {
+        let (limit, below) = self.limit();
+        if below { ratio <= limit } else { ratio >= limit }
+    }
+}
+
+/// What to measure, and how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the server's data and the ceilings' file lie.
+    pub directory: PathBuf,
+    /// The `catena` binary.
+    pub catena: PathBuf,
+    /// Pairs of ceiling and Catena for each row.
+    pub pairs: usize,
+    /// Time of one measurement.
+    pub time: Duration,
+    /// Which rows.
+    pub rows: Vec<Row>,
+}
+
+/// Why nothing, or not everything, was measured.
+#[derive(Debug, Error)]
+pub enum RatioError {
+    /// Server, load or ceiling failed.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    /// Server and client need a core each.
+    #[error("two cores are needed, one for the server and one for the client; this machine has {0}")]
+    Cores(usize),
+}
+
+/// One measurement of Catena.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// Bytes or operations a second; nanoseconds of the server's CPU for [`Row::Create`].
+    pub(crate) value: f64,
+    /// For people.
+    pub(crate) text: String,
+    /// Fraction of the time in which the client was on its CPU.
+    pub(crate) client_busy: f64,
+    /// Fraction of the time in which the server was on its CPU.
+    pub(crate) server_busy: f64,
+    /// Median and 99th percentile of an operation, in nanoseconds.
+    pub(crate) latency: (u64, u64),
+    /// Segments that were opened without having been zeroed.
+    pub(crate) unzeroed: u64,
+}
+
+/// One ceiling.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    /// In the unit of [`Measured::value`].
+    pub(crate) value: f64,
+    /// What it is made of, for people.
+    pub(crate) text: String,
+    /// The disk's part, in bytes a second: what fio is compared with.
+    pub(crate) disk: Option<f64>,
+}
+
+/// A ceiling and what Catena did right after it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) limit: Limit,
+    pub(crate) measured: Measured,
+}
+
+impl Pair {
+    pub(crate) fn ratio(&self) -> f64 {
+        self.measured.value / self.limit.value
+    }
+}
+
+/// A row's pairs, and fio's word on its disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Result {
+    pub(crate) row: Row,
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) fio: Option<f64>,
+}
+
+impl Result {
+    /// Median, least and greatest ratio.
+    pub(crate) fn ratio(&self) -> (f64, f64, f64) {
+        text::spread(self.pairs.iter().map(Pair::ratio)).expect("a row has pairs")
+    }
+
+    /// Our best disk ceiling, where the row has one.
+    pub(crate) fn disk(&self) -> Option<f64> {
+        text::spread(self.pairs.iter().filter_map(|pair| pair.limit.disk)).map(|(_, _, best)| best)
+    }
+
+    /// Whether fio gets more out of the disk than our ceiling did.
+    pub(crate) fn is_void(&self) -> bool {
+        matches!((self.fio, self.disk()), (Some(fio), Some(disk)) if disk < fio)
+    }
+}
+
+/// Measures.
+pub fn run(options: &Options) -> std::result::Result<Report, RatioError> {
+    let machine = Machine::look();
+    if machine.cores < 2 {
+        return Err(RatioError::Cores(machine.cores));
+    }
+    let mut bench = bench::Bench::start(options)?;
+    let conditions = Conditions::look(bench.server());
+    let mut results = Vec::new();
+    for &row in &options.rows {
+        bench.prepare(row)?;
+        let mut pairs = Vec::new();
+        for _ in 0..options.pairs.max(1) {
+            let limit = bench.ceiling(row)?;
+            let measured = bench.measure(row)?;
+            eprintln!("{}: {} of {}", row.name(), measured.text, limit.text);
+            pairs.push(Pair { limit, measured });
+        }
+        let fio = ceilings::fio_load(row).and_then(|load| {
+            fio::measure(&options.directory, bench::SCRATCH_BYTES, load, options.time, bench::SERVER_CORE)
+        });
+        results.push(Result { row, pairs, fio });
+    }
+    let client = bench.stop()?;
+    Ok(Report { machine, conditions, client, results })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(row: Row, fio: Option<f64>, pairs: &[(f64, f64)]) -> Result {
+        let pairs = pairs
+            .iter()
+            .map(|&(limit, value)| Pair {
+                limit: Limit { value: limit, text: String::new(), disk: Some(limit) },
+                measured: Measured {
+                    value,
+                    text: String::new(),
+                    client_busy: 0.5,
+                    server_busy: 0.5,
+                    latency: (0, 0),
+                    unzeroed: 0,
+                },
+            })
+            .collect();
+        Result { row, pairs, fio }
+    }
+
+    #[test]
+    fn ratios_are_of_neighbours() {
+        let result = result(Row::PutLarge, Some(15.0), &[(10.0, 8.0), (20.0, 10.0), (10.0, 9.0)]);
+        assert_eq!(result.ratio(), (0.8, 0.5, 0.9));
+        assert!(!result.is_void(), "the best ceiling is above fio's");
+    }
+
+    #[test]
+    fn a_ceiling_below_fios_voids() {
+        assert!(result(Row::GetSmall, Some(11.0), &[(10.0, 8.0)]).is_void());
+        assert!(!result(Row::GetSmall, None, &[(10.0, 8.0)]).is_void());
+    }
+
+    #[test]
+    fn limits_have_a_direction() {
+        assert!(Row::PutLarge.is_met(0.75) && !Row::PutLarge.is_met(0.74));
+        assert!(Row::Create.is_met(3.0) && !Row::Create.is_met(3.1));
+        for row in Row::ALL {
+            assert_eq!(Row::from_name(row.name()), Some(row));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The table, for people and for programs.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{Pair, Result, Row};
+use crate::machine::{Conditions, Machine};
+use crate::text;
+
+/// Everything that a run measured.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub(super) machine: Machine,
+    pub(super) conditions: Conditions,
+    pub(super) client: String,
+    pub(super) results: Vec<Result>,
+}
+
+/// A client that is busier than this may be what limits the row.
+const CLIENT_BUSY_MAX: f64 = 0.95;
+
+fn verdict(result: &Result) -> &'static str {
+    match (result.is_void(), result.row.is_met(result.ratio().0)) {
+        (true, _) => "VOID",
+        (false, true) => "ok",
+        (false, false) => "MISSED",
+    }
+}
+
+impl Report {
+    /// Whether every row is valid and met.
+    pub fn is_met(&self) -> bool {
+        self.results.iter().all(|result| verdict(result) == "ok")
+    }
+
+    /// The table as Markdown, and what belongs to it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut say = |line: String| writeln!(out, "{line}").expect("writing to a string");
+        let Machine { kernel, processor, cores, commit, load } = &self.machine;
+        say(format!(
+            "{processor}, {cores} cores, kernel {kernel}, commit {commit}; load average {load} at the beginning"
+        ));
+        let Conditions { direct, registered, huge_bytes, pinning } = &self.conditions;
+        say(format!(
+            "server: store {}, buffers {}, {} MiB on 2 MiB pages, {pinning}; client: {}",
+            if *direct { "O_DIRECT" } else { "WITHOUT O_DIRECT" },
+            if *registered { "registered" } else { "NOT REGISTERED" },
+            huge_bytes >> 20,
+            self.client
+        ));
+        say(String::new());
+        say("| figure | limit | median | spread | verdict |".into());
+        say("|---|---:|---:|---:|---|".into());
+        for result in &self.results {
+            let (median, least, most) = result.ratio();
+            let (limit, below) = result.row.limit();
+            say(format!(
+                "| {} | {} {limit:.2} | {median:.2} | {least:.2}–{most:.2} | {} |",
+                result.row.text(),
+                if below { "≤" } else { "≥" },
+                verdict(result)
+            ));
+        }
+        for result in &self.results {
+            say(String::new());
+            say(format!("{}:", result.row.name()));
+            for pair in &result.pairs {
+                say(format!("- {:.2}: {}", pair.ratio(), pair_text(pair)));
+            }
+            if let (Some(fio), Some(disk)) = (result.fio, result.disk()) {
+                say(format!("- fio's disk {}, ours at best {}", text::rate(fio), text::rate(disk)));
+            }
+            for remark in remarks(result) {
+                say(format!("- {remark}"));
+            }
+        }
+        out
+    }
+
+    /// The same as one object.
+    pub fn json(&self) -> Value {
+        let Machine { kernel, processor, cores, commit, load } = &self.machine;
+        let Conditions { direct, registered, huge_bytes, pinning } = &self.conditions;
+        json!({
+            "v": 1,
+            "machine": { "kernel": kernel, "processor": processor, "cores": cores, "commit": commit, "load": load },
+            "conditions": {
+                "o_direct": direct, "registered": registered, "huge_page_bytes": huge_bytes,
+                "pinning": pinning, "client": self.client,
+            },
+            "rows": self.results.iter().map(row_json).collect::<Vec<_>>(),
+            "met": self.is_met(),
+        })
+    }
+}
+
+fn pair_text(pair: &Pair) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let (median, tail) = (pair.measured.latency.0 as f64, pair.measured.latency.1 as f64);
+    format!(
+        "{} of {}; p50 {}, p99 {}; server {:.0} % busy, client {:.0} %",
+        pair.measured.text,
+        pair.limit.text,
+        text::nanoseconds(median),
+        text::nanoseconds(tail),
+        pair.measured.server_busy * 100.0,
+        pair.measured.client_busy * 100.0
+    )
+}
+
+/// What a reader has to know before the ratio is believed.
+fn remarks(result: &Result) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let busy = text::spread(result.pairs.iter().map(|pair| pair.measured.client_busy));
+    if result.row != Row::Create
+        && let Some((median, _, _)) = busy.filter(|(median, _, _)| *median > CLIENT_BUSY_MAX)
+    {
+        remarks.push(format!("the client's core was {:.0} % busy: it may be the limit", median * 100.0));
+    }
+    let unzeroed: u64 = result.pairs.iter().map(|pair| pair.measured.unzeroed).sum();
+    if unzeroed > 0 {
+        remarks.push(format!("{unzeroed} segments were not zeroed: slower flushes than the row asks for"));
+    }
+    if result.is_void() {
+        remarks.push("fio gets more out of the disk than our ceiling: the row is void".into());
+    }
+    if result.fio.is_none() && result.disk().is_some() {
+        remarks.push("fio isn't installed, or failed: the ceiling is unchecked".into());
+    }
+    remarks
+}
+
+fn row_json(result: &Result) -> Value {
+    let (median, least, most) = result.ratio();
+    let pairs: Vec<Value> = result
+        .pairs
+        .iter()
+        .map(|pair| {
+            json!({
+                "ceiling": pair.limit.value, "catena": pair.measured.value, "ratio": pair.ratio(),
+                "client_busy": pair.measured.client_busy, "server_busy": pair.measured.server_busy,
+                "p50_ns": pair.measured.latency.0, "p99_ns": pair.measured.latency.1,
+                "unzeroed_segments": pair.measured.unzeroed,
+            })
+        })
+        .collect();
+    json!({
+        "row": result.row.name(), "limit": result.row.limit().0, "median": median, "least": least,
+        "most": most, "verdict": verdict(result), "fio_bytes_per_second": result.fio, "pairs": pairs,
+    })
+}

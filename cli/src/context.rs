@@ -12,6 +12,9 @@ use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::walk::Walk;
 
+/// How long the first connection is tried.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Options that every command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Global {
@@ -53,10 +56,11 @@ impl Context {
             return Ok(client.clone());
         }
         let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
-        let config = Config::new(endpoints)
-            .with_deadline(Duration::from_secs(u64::from(self.global.timeout)))
-            .with_name("catena");
-        let client = Client::connect(config).map_err(|error| failure("the server", &error))?;
+        let deadline = Duration::from_secs(u64::from(self.global.timeout));
+        // A server that isn't there is said soon; one that restarts is waited for.
+        let config = Config::new(endpoints).with_deadline(deadline.min(CONNECT_WITHIN)).with_name("catena");
+        let client =
+            Client::connect(config).map_err(|error| failure("the server", &error))?.with_deadline(deadline);
         self.client = Some(client.clone());
         Ok(client)
     }

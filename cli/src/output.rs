@@ -3,6 +3,7 @@
 //! Only the main thread prints. A closed pipe ends a command that only reads, quietly; a command that changes something goes on
 //! without its output, so that `catena rm -r … | head` doesn't stop half way.
 
+use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
 use crate::failure::{Exit, Failure, Result};
@@ -24,7 +25,7 @@ pub(crate) enum WhenClosed {
 /// The command's output.
 #[derive(Debug)]
 pub(crate) struct Output {
-    out: BufWriter<Stdout>,
+    out: RefCell<BufWriter<Stdout>>,
     json: bool,
     quiet: bool,
     terminal: bool,
@@ -38,7 +39,7 @@ impl Output {
         let out = io::stdout();
         let terminal = out.is_terminal();
         Self {
-            out: BufWriter::with_capacity(BUFFER_BYTES, out),
+            out: RefCell::new(BufWriter::with_capacity(BUFFER_BYTES, out)),
             json,
             quiet,
             terminal,
@@ -100,8 +101,9 @@ impl Output {
         if self.closed {
             return Ok(());
         }
-        let written = self.out.write_all(bytes);
-        let written = if self.terminal { written.and_then(|()| self.out.flush()) } else { written };
+        let out = self.out.get_mut();
+        let written = out.write_all(bytes);
+        let written = if self.terminal { written.and_then(|()| out.flush()) } else { written };
         self.check(written)
     }
 
@@ -110,23 +112,31 @@ impl Output {
         if self.closed {
             return Ok(());
         }
-        let written = self.out.flush();
+        let written = self.out.get_mut().flush();
         self.check(written)
     }
 
-    /// Prints a failure to standard error, and counts on nothing if that is closed too.
+    /// Prints a failure to standard error, behind the results that came before it.
     pub(crate) fn failure(&self, failure: &Failure) {
+        self.catch_up();
         report(failure, self.json);
     }
 
     /// Prints a warning to standard error.
     pub(crate) fn warn(&self, text: &str) {
+        self.catch_up();
         let line = if self.json {
             Object::new().with("warning", text).line()
         } else {
             format!("catena: warning: {text}")
         };
         stderr_line(&line);
+    }
+
+    /// Writes out what is held, so that both streams are in order where they go to the same place. What fails here fails again at
+    /// the end, where it is told.
+    fn catch_up(&self) {
+        drop(self.out.borrow_mut().flush());
     }
 
     fn check(&mut self, written: io::Result<()>) -> Result<()> {

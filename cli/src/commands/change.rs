@@ -13,6 +13,7 @@ use crate::json::Object;
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::text::{self, size};
+use crate::transfer::destination::split_target;
 
 /// Bytes read from a source at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -28,7 +29,7 @@ Examples:
 )]
 pub(crate) struct Append {
     /// Local files, - for standard input; then the file: /VOLUME/path, made if it doesn't exist
-    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     /// Only a file of this version
     #[arg(long, value_name = "N")]
@@ -75,7 +76,7 @@ pub(crate) struct Truncate {
 
 impl Append {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let (target, sources) = self.names.split_last().expect("clap asks for at least two");
+        let (sources, target) = split_target(&self.names)?;
         let place = RemotePath::parse(target)?;
         let committed = change(context, sources, &place, UploadChange::Append, self.if_version)?;
         report(context, &place, &committed, "appended to")

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
-use crate::transfer::destination::{Placement, Target};
+use crate::transfer::destination::{Placement, Target, split_target};
 use crate::transfer::pool::{self, Feed, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
@@ -35,7 +35,7 @@ Examples:
 )]
 pub(crate) struct Cp {
     /// What to copy, then where to: /VOLUME/path, a new name or a directory
-    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     /// Directories too, with everything in them
     #[arg(short, long)]
@@ -71,8 +71,8 @@ struct Copy<'a> {
 
 impl Cp {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let mut sources = RemotePath::parse_all(&self.names)?;
-        let target = sources.pop().expect("clap asks for at least two");
+        let (sources, target) = split_target(&self.names)?;
+        let (sources, target) = (RemotePath::parse_all(sources)?, RemotePath::parse(target)?);
         let there = existing(context, &target)?;
         let shown = target.to_string();
         let goal = Target {

@@ -95,7 +95,7 @@ struct Copies {
 }
 
 impl Copies {
-    fn read(overlay: &mut Overlay) -> Self {
+    fn read(overlay: &Overlay) -> Self {
         let mut copies = Self { newest: None, words: Vec::new() };
         for copy in 0..SUPERBLOCK_COPIES {
             let mut bytes = vec![0; SUPERBLOCK_BYTES];
@@ -261,7 +261,9 @@ impl StoreExamination {
 
 impl StoreCommand {
     fn run(self, context: &mut Context) -> Result<()> {
-        let fits = |name: &str| name.starts_with("shard-") && name.ends_with(".store");
+        let fits = |name: &str| {
+            name.strip_prefix("shard-").is_some_and(|rest| rest.strip_suffix(".store").is_some())
+        };
         let mut damage = 0;
         for path in files(&self.path, fits, "shard-N.store")? {
             damage += self.examine(context, &path)?;
@@ -278,8 +280,8 @@ impl StoreCommand {
     }
 
     fn examine(&self, context: &mut Context, path: &Path) -> Result<u64> {
-        let mut overlay = Overlay::open(path)?;
-        let copies = Copies::read(&mut overlay);
+        let overlay = Overlay::open(path)?;
+        let copies = Copies::read(&overlay);
         let (expected, block) = copies.expected(path)?;
         copies.print(context, path, &block)?;
         let mut store = StoreExamination::open(path, overlay, expected, block.geometry.segment_bytes())?;
@@ -321,10 +323,9 @@ impl StoreCommand {
             |_| {
                 let tail = if cut { "a torn tail behind it would be cut" } else { "nothing torn behind it" };
                 let mut lines = format!("  log          last batch {sequence}, {tail}");
-                for batch in &batches {
-                    lines +=
-                        &format!("\n  damaged      batches {} to {} can't be read", batch.first, batch.last);
-                }
+                lines.extend(batches.iter().map(|batch| {
+                    format!("\n  damaged      batches {} to {} can't be read", batch.first, batch.last)
+                }));
                 let state = match (damaged, self.no_read) {
                     (_, true) => "bytes not read".to_owned(),
                     (0, false) => "all whole".to_owned(),
@@ -389,7 +390,7 @@ impl LogCommand {
 
     fn examine(&self, context: &mut Context, path: &Path) -> Result<()> {
         let mut overlay = Overlay::open(path)?;
-        let copies = Copies::read(&mut overlay);
+        let copies = Copies::read(&overlay);
         let (expected, block) = copies.expected(path)?;
         copies.print(context, path, &block)?;
         let config = LogConfig {

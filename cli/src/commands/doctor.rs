@@ -153,7 +153,7 @@ fn uring(probe: &Probe) -> Check {
                 if has.is_empty() { "no extras".to_owned() } else { names(&has) }
             );
             if !lacks.is_empty() {
-                evidence += &format!("; a newer kernel adds {}", names(&lacks));
+                evidence = format!("{evidence}; a newer kernel adds {}", names(&lacks));
             }
             Check::new("io_uring", graded(*deferred, Verdict::Fair), evidence)
                 .mend("a newer kernel does the same with less overhead")

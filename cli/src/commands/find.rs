@@ -44,7 +44,7 @@ pub(crate) struct Find {
     #[arg(long, value_name = "N")]
     max_depth: Option<usize>,
     /// End each name with a NUL byte instead of a newline
-    #[arg(short = '0', long, conflicts_with = "json")]
+    #[arg(short = '0', long)]
     print0: bool,
 }
 
@@ -103,7 +103,7 @@ impl Find {
 
     fn print(&self, context: &mut Context, place: &RemotePath, visit: &Visit) -> Result<()> {
         let mut path = place.join(&visit.below).to_bytes();
-        if self.print0 {
+        if self.print0 && !context.output.is_json() {
             path.push(0);
             return context.output.bytes(&path);
         }

@@ -19,7 +19,7 @@ use crate::range::ByteRange;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::text::quote;
-use crate::transfer::destination::{Existing, Placement, Target};
+use crate::transfer::destination::{Existing, Placement, Target, split_target};
 use crate::transfer::fetch::{self, Origin};
 use crate::transfer::pool::{self, Feed, Mark};
 use crate::transfer::progress::Progress;
@@ -44,7 +44,7 @@ With -r and one SRC, DST is the copy itself; with several, DST is a directory th
 )]
 pub(crate) struct Get {
     /// Files and directories: /VOLUME/path; then where to, - for standard output
-    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     /// Directories too, with everything in them
     #[arg(short, long)]
@@ -76,7 +76,7 @@ enum Job {
 
 impl Get {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let (target, sources) = self.names.split_last().expect("clap asks for at least two");
+        let (sources, target) = split_target(&self.names)?;
         let sources = RemotePath::parse_all(sources)?;
         if self.range.is_some() && sources.len() > 1 {
             return Err(Failure::usage("--range", "is about one file, and there are several sources"));

@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::tally::Tally;
-use crate::transfer::destination::{Existing, Placement, Target};
+use crate::transfer::destination::{Existing, Placement, Target, split_target};
 
 /// Move or rename files and directories inside a volume, atomically
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ Examples:
 )]
 pub(crate) struct Mv {
     /// What to move, then where to: /VOLUME/path, a new name or a directory
-    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     /// Leave a file that exists at the target alone, and skip
     #[arg(short, long, conflicts_with = "exchange")]
@@ -40,8 +40,8 @@ pub(crate) struct Mv {
 
 impl Mv {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let mut sources = RemotePath::parse_all(&self.names)?;
-        let target = sources.pop().expect("clap asks for at least two");
+        let (sources, target) = split_target(&self.names)?;
+        let (sources, target) = (RemotePath::parse_all(sources)?, RemotePath::parse(target)?);
         if self.exchange && sources.len() > 1 {
             return Err(Failure::usage("--exchange", "takes two names, no more"));
         }

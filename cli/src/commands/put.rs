@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::text::{self, quote};
-use crate::transfer::destination::{Placement, Target};
+use crate::transfer::destination::{Placement, Target, split_target};
 use crate::transfer::pool::{self, Feed, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
@@ -46,7 +46,7 @@ With -r and one SRC, DST is the copy itself; with several, DST is a directory th
 )]
 pub(crate) struct Put {
     /// Local files and directories, - for standard input; then where to: /VOLUME/path
-    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     #[command(flatten)]
     options: PutOptions,
@@ -107,7 +107,7 @@ struct Level {
 
 impl Put {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let (target, sources) = self.names.split_last().expect("clap asks for at least two");
+        let (sources, target) = split_target(&self.names)?;
         let target = RemotePath::parse(target)?;
         if self.options.if_version.is_some() && sources.len() > 1 {
             return Err(Failure::usage("--if-version", "is about one file, and there are several sources"));

@@ -303,7 +303,7 @@ fn stored_line(stored: &Report, nanoseconds: u64, disk: DiskRates) -> String {
 
 fn proof_lines(proof: &Proof, nanoseconds: u64, disk: DiskRates) -> String {
     let (rate, percent) = compared(proof.bytes, nanoseconds, disk.read);
-    let mut lines = format!(
+    let lines = format!(
         "read back  {} in {}, {}/s, {percent:.1} % of the disk's ceiling, by a new client\n\
          verified   every byte of {}, and names, modes, times, links and attributes",
         size::human(proof.bytes),
@@ -311,13 +311,11 @@ fn proof_lines(proof: &Proof, nanoseconds: u64, disk: DiskRates) -> String {
         size::human(rate),
         count(proof.files, "file"),
     );
-    if proof.moved_on > 0 {
-        lines += &format!(
-            "\n           {} changed here meanwhile, and had nothing to be compared with",
-            count(proof.moved_on, "source")
-        );
+    if proof.moved_on == 0 {
+        return lines;
     }
-    lines
+    let changed = count(proof.moved_on, "source");
+    format!("{lines}\n           {changed} changed here meanwhile, with nothing left to compare with")
 }
 
 impl Story {

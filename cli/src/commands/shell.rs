@@ -46,7 +46,9 @@ impl Man {
             return context.output.bytes(&page(definition(), "catena")?);
         };
         std::fs::create_dir_all(directory).map_err(|error| Failure::path(directory, &error))?;
-        let mut pages = vec![("catena".to_owned(), definition())];
+        let mut root = definition();
+        root.build();
+        let mut pages = vec![("catena".to_owned(), root)];
         // Breadth first; commands are two levels deep.
         let mut index = 0;
         while index < pages.len() {

@@ -140,7 +140,7 @@ impl Walk {
         };
         let stage = if metadata.is_dir() { Stage::Enter } else { Stage::Leaf };
         let below = remote::join(&level.visit.below, name.as_bytes());
-        Some(Ok(Visit { stage, below, path, metadata }))
+        Some(Ok(Visit { stage, path, below, metadata }))
     }
 }
 

@@ -4,7 +4,23 @@
 //! - One tree (`-r`): the target *is* the copy, whether or not it exists, so that a second run merges into it and never nests.
 //! - Several sources: the target is a directory, which exists.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+
 use crate::failure::{Exit, Failure, Result};
+use crate::text::quote;
+
+/// Sources and target of a command that takes `SRC… DST`.
+pub(crate) fn split_target(names: &[OsString]) -> Result<(&[OsString], &OsString)> {
+    match names.split_last() {
+        Some((target, sources)) if !sources.is_empty() => Ok((sources, target)),
+        _ => {
+            let only = names.first().map_or_else(String::new, |name| quote(name.as_bytes()));
+            Err(Failure::usage(only, "is the only name, and a source and a target are needed")
+                .next("write SRC… DST"))
+        }
+    }
+}
 
 /// What is at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

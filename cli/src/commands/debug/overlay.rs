@@ -21,8 +21,6 @@ pub(crate) struct Overlay {
     file: File,
     written: BTreeMap<u64, Box<[u8; BLOCK_BYTES]>>,
     length: u64,
-    /// Places that could not be read.
-    pub(crate) unreadable: Vec<u64>,
 }
 
 impl Overlay {
@@ -43,7 +41,7 @@ impl Overlay {
             Err(TryLockError::Error(error)) => return Err(local(error)),
         }
         let length = file.metadata().map_err(local)?.len();
-        Ok(Self { file, written: BTreeMap::new(), length, unreadable: Vec::new() })
+        Ok(Self { file, written: BTreeMap::new(), length })
     }
 
     /// The file's length.
@@ -52,14 +50,9 @@ impl Overlay {
     }
 
     /// Bytes of the file itself, as far as it goes; the rest is zeros. `false`: they can't be read.
-    pub(crate) fn read(&mut self, offset: u64, bytes: &mut [u8]) -> bool {
-        match sparse::read_at(&self.file, bytes, offset) {
-            Ok(count) => bytes[count..].fill(0),
-            Err(_) => {
-                self.unreadable.push(offset);
-                return false;
-            }
-        }
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        let Ok(count) = sparse::read_at(&self.file, bytes, offset) else { return false };
+        bytes[count..].fill(0);
         let first = offset / BLOCK_BYTES as u64;
         let blocks = first..first + bytes.len().div_ceil(BLOCK_BYTES) as u64;
         for (block, content) in self.written.range(blocks) {

@@ -25,13 +25,11 @@ pub(crate) struct Home {
 impl Home {
     /// Makes ready the directory that was named, or the first suitable one.
     pub(crate) fn prepare(named: Option<&Path>, data_bytes: u64, keep: bool) -> Result<Self> {
-        match named {
-            Some(directory) => Self::named(directory, data_bytes, keep),
-            None => {
-                let parent = first_suitable(data_bytes)?;
-                Self::make(parent.join(format!("catena-quickstart-{}", std::process::id())), keep)
-            }
+        if let Some(directory) = named {
+            return Self::named(directory, data_bytes, keep);
         }
+        let parent = first_suitable(data_bytes)?;
+        Self::make(parent.join(format!("catena-quickstart-{}", std::process::id())), keep)
     }
 
     fn named(directory: &Path, data_bytes: u64, keep: bool) -> Result<Self> {

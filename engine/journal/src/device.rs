@@ -401,7 +401,9 @@ impl Device {
 
     /// Frees segments that became free, and lets a full file system be asked again.
     pub fn on_tick<M: Memory>(&mut self, now: Nanos, memory: &mut M, io: &mut IoEffects) {
-        self.retry_growth(now);
+        let before = io.requests.len();
+        self.retry_growth(now, io);
+        self.count(io, before);
         if self.stage == Stage::Serving {
             self.recycle();
         }

@@ -16,6 +16,8 @@ mod codec;
 mod device;
 pub mod entry;
 pub mod fake_disk;
+#[cfg(test)]
+mod format_tests;
 mod io;
 mod layout;
 pub mod log;

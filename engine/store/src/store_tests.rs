@@ -497,3 +497,49 @@ fn a_stopped_store_is_dumped_and_checked_without_a_write() {
     assert_eq!(checked.damaged, [id(7)]);
     assert_eq!((checked.metrics.scrubbed, checked.damaged_batches.len()), (47, 0));
 }
+
+/// The file system is full long before the store is: puts end, deletes and cleaning go on in what is kept, and when there is room again
+/// the file grows.
+#[test]
+fn a_full_file_system_takes_deletes_and_then_puts() {
+    let mut bench = opened(1000);
+    bench.disk.capacity = (1 << 20) + 20 * u64::from(crate::testing::SEGMENT_BYTES);
+    let mut stored = 0;
+    let fill = |bench: &mut Bench, stored: &mut u64| {
+        for _ in 0..3000 {
+            match bench.put_now(*stored, 12_000) {
+                Status::Ok => *stored += 1,
+                Status::Busy => bench.wait(20 * Nanos::MILLISECOND),
+                Status::NoSpace => return,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("busy without end: {:?}", bench.store.metrics());
+    };
+    fill(&mut bench, &mut stored);
+    assert!(stored > 100, "{stored}");
+    // Ever new tries to grow let no puts into what is kept.
+    for _ in 0..20 {
+        bench.wait(6 * Nanos::SECOND);
+        assert_eq!(bench.put_now(1 << 30, 12_000), Status::NoSpace);
+    }
+    let numbers: Vec<_> = (0..stored).collect();
+    for numbers in numbers.chunks(1).step_by(2) {
+        assert_eq!(bench.delete_now(numbers), Status::Ok, "deletes work on a full file system");
+    }
+    bench.wait(10 * Nanos::SECOND);
+    let before = stored;
+    fill(&mut bench, &mut stored);
+    assert!(stored > before + 30, "{before} {stored}");
+    bench.disk.crash(&mut bench.memory);
+    bench.reopen();
+    bench.run();
+    for number in (1..before).step_by(2).chain(before..stored) {
+        bench.assert_has(number, 12_000);
+    }
+    bench.disk.capacity = u64::MAX;
+    bench.wait(20 * Nanos::SECOND);
+    for number in stored..stored + 300 {
+        assert_eq!(bench.put_now(number, 12_000), Status::Ok);
+    }
+}

@@ -10,7 +10,7 @@ use crate::segments::SegmentState;
 
 /// Zeros written by one request.
 const ZERO_BYTES: u32 = 1 << 20;
-/// Free segments beside the checkpoint's that the file has before it must grow.
+/// Free segments beside the kept ones that the file has before it must grow.
 const FREE_ALLOCATED_MIN: u32 = 1;
 /// A file system without room is asked again after this.
 const GROWTH_RETRY_NANOS: u64 = 5 * Nanos::SECOND;
@@ -50,9 +50,17 @@ impl Device {
         self.segments.ready() + self.segments.unwritten() > self.checkpoint_reserve()
     }
 
+    /// Free segments that the file has and puts leave alone where it can't grow: the checkpoint's, and two for tombstones and cleaning.
+    pub fn kept_segments(&self) -> u32 {
+        self.checkpoint_reserve() + 2
+    }
+
+    /// A checkpoint frees its predecessor's predecessor's segments; the first two have none, so their space is kept as well.
     fn checkpoint_reserve(&self) -> u32 {
-        let newest = self.superblock().checkpoints.first().map_or(1, |checkpoint| checkpoint.segments.len());
-        self.space.checkpoint_reserve.max(u32::try_from(newest).expect("limited")).max(1)
+        let checkpoints = &self.superblock().checkpoints;
+        let newest = checkpoints.first().map_or(1, |checkpoint| checkpoint.segments.len());
+        let one = self.space.checkpoint_reserve.max(u32::try_from(newest).expect("limited")).max(1);
+        one * (3 - u32::try_from(checkpoints.len()).expect("at most two"))
     }
 
     /// The owner expects the next checkpoint to take this many segments.
@@ -105,11 +113,16 @@ impl Device {
 
     fn grow(&mut self, io: &mut IoEffects) {
         let free = self.segments.ready() + self.segments.unwritten();
-        let wanted = (FREE_ALLOCATED_MIN + self.checkpoint_reserve()).max(self.prezero_segments());
+        let wanted = (FREE_ALLOCATED_MIN + self.kept_segments()).max(self.prezero_segments());
         if self.space.allocating || free >= wanted {
             return;
         }
-        let Some(segment) = self.segments.growable() else { return };
+        if let Some(segment) = self.segments.growable() {
+            self.allocate(segment, io);
+        }
+    }
+
+    fn allocate(&mut self, segment: SegmentIndex, io: &mut IoEffects) {
         self.space.allocating = true;
         io.requests.push(IoRequest::Allocate {
             io: IoToken::new(tag::ALLOCATE, u64::from(segment.0)),
@@ -130,12 +143,16 @@ impl Device {
         self.space.allocating = false;
         // Nothing was promised yet: a file that can't grow is a store that is full, not one that failed.
         match failure {
-            None => self.segments.grew(),
+            None => {
+                self.segments.grew();
+                self.segments.set_growth_blocked(false);
+            }
             Some(_) => self.segments.set_growth_blocked(true),
         }
     }
 
-    pub(super) fn retry_growth(&mut self, now: Nanos) {
+    /// Asks a file system that had no room again. Until it has, growth counts for nothing: or every try would let puts into the reserve.
+    pub(super) fn retry_growth(&mut self, now: Nanos, io: &mut IoEffects) {
         if !self.segments.is_growth_blocked() {
             self.space.retry_at = None;
             return;
@@ -144,7 +161,11 @@ impl Device {
             None => self.space.retry_at = Some(now.after(GROWTH_RETRY_NANOS)),
             Some(at) if now >= at => {
                 self.space.retry_at = None;
-                self.segments.set_growth_blocked(false);
+                let segment = SegmentIndex(self.segments.allocated());
+                if !self.space.allocating && self.stage == Stage::Serving && segment.0 < self.segments.count()
+                {
+                    self.allocate(segment, io);
+                }
             }
             Some(_) => {}
         }

@@ -83,14 +83,20 @@ impl Cleaner {
 }
 
 impl Store {
-    /// Segments that puts leave alone.
+    /// Segments that puts leave alone. A reserve that the file system hasn't got is none: where the file can't grow, it is what was kept.
     pub(super) fn reserve_segments(&self) -> u32 {
-        RESERVE_SEGMENTS_MIN.max(self.device.segments().count() / 20) + self.checkpoint_need() - 1
+        let segments = self.device.segments();
+        if segments.is_growth_blocked() {
+            return self.device.kept_segments();
+        }
+        RESERVE_SEGMENTS_MIN.max(segments.count() / 20) + self.checkpoint_need() - 1
     }
 
     /// Cleaning begins when this few are free.
     pub(super) fn clean_threshold(&self) -> u32 {
-        self.reserve_segments() + 2.max(self.device.segments().count() / 20)
+        let segments = self.device.segments();
+        let ahead = if segments.is_growth_blocked() { 0 } else { segments.count() / 20 };
+        self.reserve_segments() + ahead.max(2)
     }
 
     /// `NoSpace` where a put may not take more, `Busy` where cleaning will make room.
@@ -98,8 +104,7 @@ impl Store {
         let segment_blocks = u64::from(self.device.geometry().segment_blocks());
         // Batches end before their segment does: what is queued may take up to twice its size.
         let wanted = (self.queued_blocks() + u64::from(blocks)) * 2 / segment_blocks;
-        let free = u64::from(self.device.segments().free());
-        if free > u64::from(self.reserve_segments()) + wanted {
+        if u64::from(self.device.segments().free()) > u64::from(self.reserve_segments()) + wanted {
             return None;
         }
         let gains = self.device.segments().drained() > 0

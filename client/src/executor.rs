@@ -196,6 +196,7 @@ impl Executor {
     }
 
     fn connect(&mut self, io: &mut Io, link: LinkNumber, address: &Arc<str>) {
+        tracing::debug!(link = link.0, %address, "connecting");
         if let Ok(address) = address.parse::<SocketAddr>() {
             return self.connect_to(io, link, address);
         }
@@ -345,6 +346,7 @@ impl Service for Executor {
     fn on_close(&mut self, io: &mut Io, link: LinkId, reason: CloseReason) {
         let Some(number) = self.link_numbers.remove(&link) else { return };
         self.link_ids.remove(&number);
+        tracing::debug!(link = number.0, %reason, "a connection ended");
         let reason = match reason {
             CloseReason::Refused { .. } => UnavailableReason::Connect,
             CloseReason::BadFrame(_) | CloseReason::Protocol => UnavailableReason::Protocol,

@@ -36,11 +36,13 @@ impl Core {
                 }
             }
             State::AwaitSession | State::AwaitSequence => self.sessions.stop_waiting(id),
-            State::AwaitWindow => self.window_queue.retain(|waiting| *waiting != id),
-            State::Ready | State::AwaitMap | State::Backoff => {}
+            State::AwaitWindow | State::Ready | State::AwaitMap | State::Backoff => {}
         }
         if request.admitted {
             self.window_used -= request.what.window_bytes();
+        } else if request.what.window_bytes() > 0 {
+            // Woken in the tick of its own deadline it is ready and still in the queue.
+            self.window_queue.retain(|waiting| *waiting != id);
         }
         if let Some(next) = self.window_queue.front().copied() {
             self.wake(next);

@@ -412,6 +412,11 @@ impl MetaThread {
     }
 }
 
+/// Orphan passes are at least this far apart.
+const ORPHAN_INTERVAL_MIN: u64 = 5 * Nanos::SECOND;
+/// And at most this.
+const ORPHAN_INTERVAL_MAX: u64 = 600 * Nanos::SECOND;
+
 /// What the metadata replica's thread is started with.
 #[derive(Debug)]
 pub(crate) struct MetaStart {
@@ -445,8 +450,11 @@ impl MetaStart {
     }
 
     fn new(config: &Config, identity: &Identity) -> Self {
+        let reclaim_delay = nanoseconds(config.reclaim_delay.0);
         let settings = ReplicaConfig {
-            reclaim_delay: nanoseconds(config.reclaim_delay.0),
+            reclaim_delay,
+            // What a dead writer left is looked for about as soon as what a removed file left is freed.
+            orphan_interval: reclaim_delay.clamp(ORPHAN_INTERVAL_MIN, ORPHAN_INTERVAL_MAX),
             memory_budget: config.memory_budget(),
             checkpoint_log_bytes: config.metadata.checkpoint_after.0,
             ..ReplicaConfig::default()

@@ -50,7 +50,7 @@ pub(crate) fn open(context: &mut Context, place: &RemotePath, range: Option<Byte
     let volume = context.volume_of(place)?;
     let download =
         volume.download(&place.path, read_range(range)).wait().map_err(|error| failure(place, &error))?;
-    check_range(&place.to_string(), range, download.entry().attributes.size)?;
+    check_range(place, range, download.entry().attributes.size)?;
     Ok(download)
 }
 
@@ -67,12 +67,12 @@ pub(crate) fn read_range(range: Option<ByteRange>) -> ReadRange {
 }
 
 /// Refuses a range that begins behind the end of the file of that name.
-pub(crate) fn check_range(shown: &str, range: Option<ByteRange>, size: u64) -> Result<()> {
+pub(crate) fn check_range(place: &RemotePath, range: Option<ByteRange>, size: u64) -> Result<()> {
     match range {
         Some(range) if range.of(size).is_none() => {
             let reason =
                 format!("the range begins behind the end: the file has {}", text::count(size, "byte"));
-            Err(Failure::new(Exit::Failed, shown, reason))
+            Err(Failure::new(Exit::Failed, place.to_string(), reason))
         }
         _ => Ok(()),
     }

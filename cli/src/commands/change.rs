@@ -162,7 +162,7 @@ pub(crate) fn copy(
             Err(error) if source == "-" => return Err(Failure::io("standard input", &error)),
             Err(error) => return Err(Failure::path(Path::new(source), &error)),
         };
-        crate::transfer::send::push(upload, &buffer[..count], &place.to_string())?;
+        crate::transfer::send::push(upload, &buffer[..count], place)?;
         total += count as u64;
     }
 }

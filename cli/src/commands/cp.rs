@@ -295,7 +295,7 @@ impl Copy<'_> {
             for piece in download {
                 match piece {
                     Ok(Piece::Data { bytes, .. }) => {
-                        send::push(&mut upload, &bytes, &place.to_string())?;
+                        send::push(&mut upload, &bytes, place)?;
                         self.progress.advance(bytes.len() as u64);
                     }
                     Ok(Piece::Hole { length, .. }) => {

@@ -69,9 +69,9 @@ pub(crate) struct Get {
 /// Something to be done by a worker.
 enum Job {
     /// A file or link.
-    Leaf { parent: InodeId, name: Vec<u8>, shown: String, follow: bool, target: PathBuf },
+    Leaf { parent: InodeId, name: Vec<u8>, place: RemotePath, follow: bool, target: PathBuf },
     /// A directory's attributes, after everything in it is done.
-    Directory { attributes: Box<Attributes>, shown: String, target: PathBuf },
+    Directory { attributes: Box<Attributes>, place: RemotePath, target: PathBuf },
 }
 
 impl Get {
@@ -213,7 +213,7 @@ impl Get {
     ) -> Result<()> {
         let target =
             if visit.is_root() { goal.to_owned() } else { goal.join(OsStr::from_bytes(&visit.below)) };
-        let shown = walk.shown(&visit.below);
+        let here = place.join(&visit.below);
         match visit.stage {
             Stage::Enter => match make_directory(&target, visit.attributes.mode, visit.is_root()) {
                 Ok(()) => {
@@ -229,7 +229,7 @@ impl Get {
             Stage::Leave => match levels.pop().expect("a directory that is left was entered") {
                 Some(mark) => feed.push_after(
                     mark,
-                    Job::Directory { attributes: Box::new(visit.attributes), shown, target },
+                    Job::Directory { attributes: Box::new(visit.attributes), place: here, target },
                 ),
                 None => Ok(()),
             },
@@ -240,7 +240,7 @@ impl Get {
                     (visit.parent, visit.name().to_vec())
                 };
                 let follow = visit.is_root() && (self.follow || place.trailing_slash);
-                feed.push(Job::Leaf { parent, name, shown, follow, target })
+                feed.push(Job::Leaf { parent, name, place: here, follow, target })
             }
         }
     }
@@ -255,14 +255,14 @@ impl Job {
         progress: &Progress,
     ) -> Result<Outcome> {
         match self {
-            Self::Leaf { parent, name, shown, follow, target } => {
+            Self::Leaf { parent, name, place, follow, target } => {
                 let volume = volume.at(parent);
-                let origin = Origin { volume: &volume, path: &name, shown: &shown, follow, range };
+                let origin = Origin { volume: &volume, path: &name, place: &place, follow, range };
                 fetch::fetch(origin, &target, wishes, progress)
             }
-            Self::Directory { attributes, shown, target } => {
+            Self::Directory { attributes, place, target } => {
                 let entry = volume.at(attributes.inode).stat_with_xattrs(b"", false).wait();
-                let entry = entry.map_err(|error| failure(shown, &error))?;
+                let entry = entry.map_err(|error| failure(&place, &error))?;
                 let local = |error: io::Error| Failure::path(&target, &error);
                 let directory = File::open(&target).map_err(local)?;
                 meta::apply(&directory, &attributes, &entry.xattrs).map_err(local)?;

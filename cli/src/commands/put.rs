@@ -93,7 +93,7 @@ struct Item {
     parent: InodeId,
     /// Path from `parent`.
     name: Vec<u8>,
-    shown: String,
+    place: RemotePath,
     is_new: bool,
 }
 
@@ -359,7 +359,7 @@ impl Tree<'_> {
             None => (InodeId::ROOT, place.path.clone(), false),
         };
         let follow = self.levels.is_empty() && self.options.follow;
-        Item { source: visit.path.clone(), follow, parent, name, shown: place.to_string(), is_new }
+        Item { source: visit.path.clone(), follow, parent, name, place: place.clone(), is_new }
     }
 
     /// Makes a directory, or merges into the one that is there: its inode, and whether it is new.
@@ -405,7 +405,7 @@ impl Job {
                 let entry = parent
                     .stat_with_xattrs(goal.path, false)
                     .wait()
-                    .map_err(|error| failure(goal.shown, &error))?;
+                    .map_err(|error| failure(goal.place, &error))?;
                 send::attributes(goal, &entry, &metadata, &xattrs).map(|_| Outcome::Settled)
             }
         }
@@ -414,7 +414,7 @@ impl Job {
 
 impl Item {
     fn goal<'a>(&'a self, volume: &'a Volume) -> Goal<'a> {
-        Goal { volume, path: &self.name, shown: &self.shown, is_new: self.is_new }
+        Goal { volume, path: &self.name, place: &self.place, is_new: self.is_new }
     }
 }
 

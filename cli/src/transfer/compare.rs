@@ -7,6 +7,7 @@ use wire::limits::CHUNK_BYTES_MAX;
 
 use crate::failure::{Failure, Result};
 use crate::local::sparse;
+use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 
 /// Whether `file`, which is as long as the stored version that `entry` describes, has its very bytes.
@@ -18,7 +19,7 @@ pub(crate) fn same_bytes(
     entry: &Entry,
     file: &File,
     local: &str,
-    remote: &str,
+    remote: &RemotePath,
 ) -> Result<bool> {
     let size = entry.attributes.size;
     let mut buffer = vec![0; usize::try_from(u64::from(CHUNK_BYTES_MAX).min(size)).expect("at most 4 MiB")];

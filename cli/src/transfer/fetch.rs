@@ -13,6 +13,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
 use crate::local::place::{Draft, Found, look};
 use crate::range::ByteRange;
+use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::transfer::compare;
 use crate::transfer::progress::Progress;
@@ -31,8 +32,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) volume: &'a Volume,
     /// The path from there.
     pub(crate) path: &'a [u8],
-    /// The whole remote name, as shown to a person.
-    pub(crate) shown: &'a str,
+    /// The whole remote name.
+    pub(crate) place: &'a RemotePath,
     /// Whether a link at the path itself is followed.
     pub(crate) follow: bool,
     /// The part that is wanted; none: all of it.
@@ -48,19 +49,20 @@ pub(crate) fn fetch(
 ) -> Result<Outcome> {
     for _ in 0..TRIES_MAX {
         let entry = origin.volume.stat_with_xattrs(origin.path, origin.follow).wait();
-        let entry = entry.map_err(|error| failure(origin.shown, &error))?;
+        let entry = entry.map_err(|error| failure(origin.place, &error))?;
         let outcome = match entry.attributes.kind {
             InodeKind::File => file(origin, &entry, target, wishes, progress),
             InodeKind::Symlink => link(&entry, target, wishes).map(Some),
             InodeKind::Directory => {
-                Err(Failure::new(Exit::Conflict, origin.shown, "is a directory").next("fetch it with -r"))
+                Err(Failure::new(Exit::Conflict, origin.place.to_string(), "is a directory")
+                    .next("fetch it with -r"))
             }
         };
         if let Some(outcome) = outcome? {
             return Ok(outcome);
         }
     }
-    Err(Failure::new(Exit::Failed, origin.shown, "is replaced again and again while it is read"))
+    Err(Failure::new(Exit::Failed, origin.place.to_string(), "is replaced again and again while it is read"))
 }
 
 /// Fetches a file's version; `None`: it was replaced meanwhile and is gone.
@@ -91,19 +93,19 @@ fn file(
             false
         }
     };
-    check_range(origin.shown, origin.range, entry.attributes.size)?;
+    check_range(origin.place, origin.range, entry.attributes.size)?;
     let file = origin.volume.at(entry.attributes.inode);
     let download = match file.download_entry(entry, read_range(origin.range)) {
         Ok(download) => download,
         Err(Error::Replaced { .. }) => return Ok(None),
-        Err(error) => return Err(failure(origin.shown, &error)),
+        Err(error) => return Err(failure(origin.place, &error)),
     };
     if is_special {
-        let written = write_through(origin.shown, download, target, progress)?;
+        let written = write_through(origin.place, download, target, progress)?;
         return Ok(written.map(Outcome::File));
     }
     let (draft, file) = Draft::file(target)?;
-    let Some(bytes) = write(origin.shown, download, &file, target, progress)? else { return Ok(None) };
+    let Some(bytes) = write(origin.place, download, &file, target, progress)? else { return Ok(None) };
     meta::apply(&file, &entry.attributes, &entry.xattrs).map_err(|error| Failure::path(target, &error))?;
     draft.finish()?;
     Ok(Some(Outcome::File(bytes)))
@@ -123,7 +125,7 @@ fn settle(origin: Origin<'_>, entry: &Entry, target: &Path, wishes: Wishes) -> R
         has_time
     } else {
         let file_handle = origin.volume.at(entry.attributes.inode);
-        compare::same_bytes(&file_handle, entry, &file, &target.display().to_string(), origin.shown)?
+        compare::same_bytes(&file_handle, entry, &file, &target.display().to_string(), origin.place)?
     };
     if !is_same {
         return Ok(None);
@@ -139,7 +141,7 @@ fn settle(origin: Origin<'_>, entry: &Entry, target: &Path, wishes: Wishes) -> R
 
 /// Writes everything that comes to `file`, holes as holes; `None`: the version was replaced and is gone.
 fn write(
-    shown: &str,
+    place: &RemotePath,
     download: Download,
     file: &File,
     target: &Path,
@@ -154,7 +156,7 @@ fn write(
             Ok(Piece::Data { offset, bytes }) => (*offset, bytes.len() as u64),
             Ok(Piece::Hole { offset, length }) => (*offset, *length),
             Err(Error::Replaced { .. }) => return Ok(None),
-            Err(error) => return Err(failure(shown, error)),
+            Err(error) => return Err(failure(place, error)),
         };
         let position = offset - *start.get_or_insert(offset);
         if let Ok(Piece::Data { bytes, .. }) = &piece {
@@ -168,7 +170,12 @@ fn write(
 }
 
 /// Writes everything that comes to a device, pipe or socket, in order.
-fn write_through(shown: &str, download: Download, target: &Path, progress: &Progress) -> Result<Option<u64>> {
+fn write_through(
+    place: &RemotePath,
+    download: Download,
+    target: &Path,
+    progress: &Progress,
+) -> Result<Option<u64>> {
     let local = |error: io::Error| Failure::path(target, &error);
     let mut file = OpenOptions::new().write(true).open(target).map_err(local)?;
     let mut total = 0;
@@ -190,7 +197,7 @@ fn write_through(shown: &str, download: Download, target: &Path, progress: &Prog
                 progress.advance(length);
             }
             // What was written can't be taken back.
-            Err(error) => return Err(failure(shown, &error)),
+            Err(error) => return Err(failure(place, &error)),
         }
     }
     Ok(Some(total))

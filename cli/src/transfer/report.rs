@@ -85,10 +85,12 @@ impl Report {
 
     /// Prints the summary and says how the command ends. `verb`: what was done, as in "stored 3 files".
     pub(crate) fn finish(self, output: &mut Output, verb: &str, nanoseconds: u64) -> Result<()> {
-        output.note(|| self.object(nanoseconds), || format!("{verb} {}", self.sentence(nanoseconds)))?;
-        let Some(first) = &self.first else { return Ok(()) };
         let done =
             self.files + self.attributes + self.unchanged + self.links + self.directories + self.skipped;
+        if done > 0 || self.failed == 0 || output.is_json() {
+            output.note(|| self.object(nanoseconds), || format!("{verb} {}", self.sentence(nanoseconds)))?;
+        }
+        let Some(first) = &self.first else { return Ok(()) };
         let exit = match first.exit {
             _ if done > 0 => Exit::Partial,
             _ if self.mixed => Exit::Failed,

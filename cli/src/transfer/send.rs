@@ -15,7 +15,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::local::{meta, sparse};
-use crate::remote_failure::failure;
+use crate::remote::RemotePath;
+use crate::remote_failure::{failure, failure_making};
 use crate::text::quote;
 use crate::transfer::compare;
 use crate::transfer::progress::Progress;
@@ -44,22 +45,22 @@ pub(crate) struct Goal<'a> {
     pub(crate) volume: &'a Volume,
     /// The path from there.
     pub(crate) path: &'a [u8],
-    /// The whole remote name, as shown to a person.
-    pub(crate) shown: &'a str,
+    /// The whole remote name.
+    pub(crate) place: &'a RemotePath,
     /// Whether nothing can be there: its directory was just made.
     pub(crate) is_new: bool,
 }
 
 /// Sends bytes, waiting while the window is full.
-pub(crate) fn push(upload: &mut Upload, bytes: &[u8], shown: &str) -> Result<()> {
-    upload.write_all(bytes).map_err(|error| from_io(&error, shown))
+pub(crate) fn push(upload: &mut Upload, bytes: &[u8], place: &RemotePath) -> Result<()> {
+    upload.write_all(bytes).map_err(|error| from_io(&error, place))
 }
 
 /// The client's error in an error of its reader or writer.
-fn from_io(error: &io::Error, shown: &str) -> Failure {
+fn from_io(error: &io::Error, place: &RemotePath) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(error) => failure(shown, error),
-        None => Failure::io(shown, error),
+        Some(error) => failure(place, error),
+        None => Failure::io(place.to_string(), error),
     }
 }
 
@@ -112,9 +113,9 @@ pub(crate) fn file(
             size_hint: Some(metadata.len()),
         };
         let mut upload =
-            goal.volume.upload(goal.path, options).map_err(|error| failure(goal.shown, &error))?;
+            goal.volume.upload(goal.path, options).map_err(|error| failure(goal.place, &error))?;
         let before = Stamp::of(&metadata);
-        let is_complete = send_bytes(&file, metadata.len(), &mut upload, source, goal.shown, progress)?;
+        let is_complete = send_bytes(&file, metadata.len(), &mut upload, source, goal.place, progress)?;
         let after = Stamp::of(&file.metadata().map_err(local)?);
         if !is_complete || after != before {
             upload.abort();
@@ -124,7 +125,7 @@ pub(crate) fn file(
         return match upload.finish().wait() {
             Ok(_) => Ok(Outcome::File(bytes)),
             Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
-            Err(error) => Err(failure(goal.shown, &error)),
+            Err(error) => Err(failure_making(goal.place, &error)),
         };
     }
     Err(Failure::new(
@@ -159,13 +160,17 @@ fn settle(
     let entry = match goal.volume.stat_with_xattrs(goal.path, false).wait() {
         Ok(entry) => entry,
         Err(Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(failure(goal.shown, &error)),
+        Err(error) => return Err(failure(goal.place, &error)),
     };
     if wishes.no_clobber {
         return Ok(Some(Outcome::Skipped));
     }
     if entry.attributes.kind == InodeKind::Directory {
-        return Err(Failure::new(Exit::Conflict, goal.shown, "is a directory, and the source is a file"));
+        return Err(Failure::new(
+            Exit::Conflict,
+            goal.place.to_string(),
+            "is a directory, and the source is a file",
+        ));
     }
     // A condition is for the server to judge, in its own order of things.
     let unconditional = wishes.precondition == Precondition::Any;
@@ -179,7 +184,7 @@ fn settle(
         // A file in `/proc` says that it is empty, and isn't.
         metadata.len() > 0 || file.read_at(&mut [0], 0).map_err(|error| Failure::io(&shown, &error))? == 0
     };
-    if !is_same || !wishes.quick && !compare::same_bytes(goal.volume, &entry, file, &shown, goal.shown)? {
+    if !is_same || !wishes.quick && !compare::same_bytes(goal.volume, &entry, file, &shown, goal.place)? {
         return Ok(None);
     }
     if Stamp::of(&file.metadata().map_err(|error| Failure::io(&shown, &error))?) != Stamp::of(metadata) {
@@ -204,7 +209,7 @@ pub(crate) fn attributes(
         gid: differs(wanted.gid, there.gid),
         modified: wanted.modified.filter(|time| *time != there.modified),
     };
-    let failed = |error: Error| failure(goal.shown, &error);
+    let failed = |error: Error| failure(goal.place, &error);
     let inode = goal.volume.at(there.inode);
     let mut outcome = Outcome::Unchanged;
     for xattr in xattrs.iter().filter(|xattr| !entry.xattrs.contains(xattr)) {
@@ -230,19 +235,19 @@ fn send_bytes(
     size: u64,
     upload: &mut Upload,
     source: &Path,
-    shown: &str,
+    place: &RemotePath,
     progress: &Progress,
 ) -> Result<bool> {
     let local = |error: io::Error| Failure::path(source, &error);
     let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES)).max(4096)];
     for range in sparse::DataRanges::new(file, size).map_err(local)? {
         let range = range.map_err(local)?;
-        skip_to(upload, range.start, shown, progress)?;
+        skip_to(upload, range.start, place, progress)?;
         let mut position = range.start;
         while position < range.end {
             let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
             let count = sparse::read_at(file, &mut buffer[..wanted], position).map_err(local)?;
-            push(upload, &buffer[..count], shown)?;
+            push(upload, &buffer[..count], place)?;
             progress.advance(count as u64);
             position += count as u64;
             if count < wanted {
@@ -250,7 +255,7 @@ fn send_bytes(
             }
         }
     }
-    skip_to(upload, size, shown, progress)?;
+    skip_to(upload, size, place, progress)?;
     if size > 0 {
         return Ok(true);
     }
@@ -260,14 +265,14 @@ fn send_bytes(
         if count == 0 {
             return Ok(true);
         }
-        push(upload, &buffer[..count], shown)?;
+        push(upload, &buffer[..count], place)?;
     }
 }
 
-fn skip_to(upload: &mut Upload, position: u64, shown: &str, progress: &Progress) -> Result<()> {
+fn skip_to(upload: &mut Upload, position: u64, place: &RemotePath, progress: &Progress) -> Result<()> {
     let hole = position.saturating_sub(upload.position());
     if hole > 0 {
-        upload.skip(hole).map_err(|error| failure(shown, &error))?;
+        upload.skip(hole).map_err(|error| failure(place, &error))?;
         progress.advance(hole);
     }
     Ok(())
@@ -285,7 +290,7 @@ pub(crate) fn link(source: &Path, goal: Goal<'_>, wishes: Wishes) -> Result<Outc
             Ok(entry) if entry.attributes.kind == InodeKind::Directory => {
                 return Err(Failure::new(
                     Exit::Conflict,
-                    goal.shown,
+                    goal.place.to_string(),
                     "is a directory, and the source is a link",
                 ));
             }
@@ -293,14 +298,14 @@ pub(crate) fn link(source: &Path, goal: Goal<'_>, wishes: Wishes) -> Result<Outc
                 return Ok(Outcome::Unchanged);
             }
             Ok(_) | Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(failure(goal.shown, &error)),
+            Err(error) => return Err(failure(goal.place, &error)),
         }
     }
     let replace = !wishes.no_clobber && wishes.precondition != Precondition::Absent;
     match goal.volume.symlink(target, goal.path, meta::sent(&metadata, Vec::new()), replace).wait() {
         Ok(_) => Ok(Outcome::Link),
         Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
-        Err(error) => Err(failure(goal.shown, &error)),
+        Err(error) => Err(failure_making(goal.place, &error)),
     }
 }
 

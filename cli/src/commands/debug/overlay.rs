@@ -4,14 +4,19 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use journal::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
 use wire::limits::BLOCK_BYTES;
 use wire::{Memory, Slot};
 
+use crate::clock::Stopwatch;
 use crate::failure::{Exit, Failure, Result};
 use crate::local::sparse;
 
+/// How long a lock is waited for, and how often it is asked for.
+const LOCK_WAIT_NANOSECONDS: u64 = 2_000_000_000;
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Memory for buffers and for what recovery writes; a superblock, a batch and a few pages need little of it.
 const MEMORY_BYTES_MAX: usize = 512 << 20;
 
@@ -28,18 +33,7 @@ impl Overlay {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let local = |error: std::io::Error| Failure::path(path, &error);
         let file = File::open(path).map_err(local)?;
-        match file.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Failure::new(
-                    Exit::Conflict,
-                    path.display().to_string(),
-                    "is in use by a running node",
-                )
-                .next("stop the node first; `catena verify` examines a running one"));
-            }
-            Err(TryLockError::Error(error)) => return Err(local(error)),
-        }
+        wait_for_lock(&file, path)?;
         let length = file.metadata().map_err(local)?.len();
         Ok(Self { file, written: BTreeMap::new(), length })
     }
@@ -98,6 +92,29 @@ impl Overlay {
             }
             IoRequest::Flush { io } | IoRequest::Allocate { io, .. } | IoRequest::Zero { io, .. } => {
                 (io, IoOutcome::Done)
+            }
+        }
+    }
+}
+
+/// Takes the lock that a running node holds alone. The kernel may keep the lock of a process that has just ended for a moment, until
+/// its uring is taken down.
+fn wait_for_lock(file: &File, path: &Path) -> Result<()> {
+    let watch = Stopwatch::start();
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(Failure::path(path, &error)),
+            Err(TryLockError::WouldBlock) if watch.nanoseconds() < LOCK_WAIT_NANOSECONDS => {
+                std::thread::park_timeout(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(
+                    Exit::Conflict,
+                    path.display().to_string(),
+                    "is in use by a running node",
+                )
+                .next("stop the node first; `catena verify` examines a running one"));
             }
         }
     }

@@ -26,6 +26,70 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Command lines, their exit codes, and what standard error has to contain.
+const TABLE: &[(&[&str], i32, &str)] = &[
+    // Help and version are no errors.
+    (&["--help"], 0, ""),
+    (&["--version"], 0, ""),
+    (&["put", "--help"], 0, ""),
+    (&["completions", "bash"], 0, ""),
+    (&["man"], 0, ""),
+    (&["server", "--print-config"], 0, ""),
+    // Usage.
+    (&[], 2, "Usage: catena"),
+    (&["frobnicate"], 2, "unrecognized subcommand"),
+    (&["put", "f"], 2, "SRC… DST"),
+    (&["ls"], 2, "PATH"),
+    (&["ls", "v/a"], 2, "isn't a remote name"),
+    (&["ls", "/V"], 2, "can't be a volume's name"),
+    (&["ls", "/v/../w"], 2, "`..`"),
+    (&["put", "f", "v/a"], 2, "isn't a remote name"),
+    (&["put", "f", "-", "/v/a"], 2, "only source"),
+    (&["put", "f", "f", "/v/a", "--if-version", "3"], 2, "one file"),
+    (&["put", "f", "/v/a", "--if-absent", "--no-clobber"], 2, "cannot be used with"),
+    (&["put", "-j", "0", "f", "/v/a"], 2, "0 is not in 1..=256"),
+    (&["get", "/v/a", "/v/b", "--range", "0-1", "d"], 2, "one file"),
+    (&["get", "/v/a", "x", "--range", "5-2"], 2, "ends before it begins"),
+    (&["get", "-r", "/v/a", "-"], 2, "standard output"),
+    (&["chmod", "999", "/v/a"], 2, "no mode"),
+    (&["truncate", "--size", "big", "/v/a"], 2, "no size"),
+    (&["touch", "--date", "yesterday", "/v/a"], 2, "no time"),
+    (&["find", "/v", "--type", "x"], 2, "no type"),
+    (&["ln", "a", "/v/a"], 2, "--symbolic"),
+    (&["mv", "/v/a", "/w/a"], 2, "another volume"),
+    (&["mv", "/v", "/v/a"], 2, "which can't be moved"),
+    (&["rm", "-r", "/v"], 2, "catena volume remove v --recursive"),
+    (&["volume", "create", "Photos"], 2, "volume's name"),
+    (&["volume", "create", "v", "--chunk-size", "5000"], 2, "power of two"),
+    (&["--endpoint", "nowhere", "ls", "/v"], 2, "no address"),
+    (&["--timeout", "0", "ls", "/v"], 2, "0 is not in 1..=86400"),
+    (&["server"], 2, "--config"),
+    (&["server", "recover", "--config", "f"], 2, "--accept-data-loss"),
+    (&["server", "--config", "bad.toml"], 2, "colour"),
+    (&["dev", "--listen", "localhost"], 2, "no address"),
+    // Not found.
+    (&["server", "--config", "missing.toml"], 3, "no such file"),
+    (&["quickstart", "missing"], 3, "no such file"),
+    (&["debug", "store", "missing"], 3, "no such file"),
+    (&["debug", "store", "foreign"], 3, "shard-N.store"),
+    (&["debug", "log", "foreign"], 3, "metadata.log"),
+    // Somebody else's directory is left alone.
+    (&["quickstart", "f", "--dir", "foreign"], 5, "nothing was touched"),
+    (&["dev", "--dir", "foreign"], 5, "isn't Catena's"),
+    // No server.
+    (&["ls", "/v"], 6, "no endpoint is configured"),
+    (&["--endpoint", "127.0.0.1:1", "--timeout", "1", "ls", "/v"], 6, "127.0.0.1:1"),
+    (
+        &["--endpoint", "127.0.0.1:1", "--timeout", "1", "put", "f", "/v/a"],
+        6,
+        "next: check that the server runs",
+    ),
+    // Damage.
+    (&["debug", "store", "zeros.store"], 7, "no superblock"),
+    // This machine.
+    (&["doctor", "missing"], 1, "can't run a node"),
+];
+
 #[test]
 fn exit_codes_and_reasons() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -34,85 +98,25 @@ fn exit_codes_and_reasons() {
     fs::write(directory.path().join("foreign/thesis.txt"), b"precious").expect("written");
     fs::write(directory.path().join("bad.toml"), b"colour = \"red\"\n").expect("written");
     fs::write(directory.path().join("zeros.store"), vec![0; 1 << 20]).expect("written");
-    let long_name = format!("/v/{}", "n".repeat(256));
-    let long_path = format!("/v/{}", "d/".repeat(2049));
-    let table: &[(&[&str], i32, &str)] = &[
-        // Help and version are no errors.
-        (&["--help"], 0, ""),
-        (&["--version"], 0, ""),
-        (&["put", "--help"], 0, ""),
-        (&["completions", "bash"], 0, ""),
-        (&["man"], 0, ""),
-        (&["server", "--print-config"], 0, ""),
-        // Usage.
-        (&[], 2, "Usage: catena"),
-        (&["frobnicate"], 2, "unrecognized subcommand"),
-        (&["put", "f"], 2, "SRC… DST"),
-        (&["ls"], 2, "PATH"),
-        (&["ls", "v/a"], 2, "isn't a remote name"),
-        (&["ls", "/V"], 2, "can't be a volume's name"),
-        (&["ls", "/v/../w"], 2, "`..`"),
-        (&["ls", &long_name], 2, "256 bytes long"),
-        (&["ls", &long_path], 2, "4097 bytes long"),
-        (&["put", "f", "v/a"], 2, "isn't a remote name"),
-        (&["put", "f", "-", "/v/a"], 2, "only source"),
-        (&["put", "f", "f", "/v/a", "--if-version", "3"], 2, "one file"),
-        (&["put", "f", "/v/a", "--if-absent", "--no-clobber"], 2, "cannot be used with"),
-        (&["put", "-j", "0", "f", "/v/a"], 2, "0 is not in 1..=256"),
-        (&["get", "/v/a", "/v/b", "--range", "0-1", "d"], 2, "one file"),
-        (&["get", "/v/a", "x", "--range", "5-2"], 2, "ends before it begins"),
-        (&["get", "-r", "/v/a", "-"], 2, "standard output"),
-        (&["chmod", "999", "/v/a"], 2, "no mode"),
-        (&["truncate", "--size", "big", "/v/a"], 2, "no size"),
-        (&["touch", "--date", "yesterday", "/v/a"], 2, "no time"),
-        (&["find", "/v", "--type", "x"], 2, "no type"),
-        (&["ln", "a", "/v/a"], 2, "--symbolic"),
-        (&["mv", "/v/a", "/w/a"], 2, "another volume"),
-        (&["mv", "/v", "/v/a"], 2, "which can't be moved"),
-        (&["rm", "-r", "/v"], 2, "catena volume remove v --recursive"),
-        (&["volume", "create", "Photos"], 2, "volume's name"),
-        (&["volume", "create", "v", "--chunk-size", "5000"], 2, "power of two"),
-        (&["--endpoint", "nowhere", "ls", "/v"], 2, "no address"),
-        (&["--timeout", "0", "ls", "/v"], 2, "0 is not in 1..=86400"),
-        (&["server"], 2, "--config"),
-        (&["server", "recover", "--config", "f"], 2, "--accept-data-loss"),
-        (&["server", "--config", "bad.toml"], 2, "colour"),
-        (&["dev", "--listen", "localhost"], 2, "no address"),
-        // Not found.
-        (&["server", "--config", "missing.toml"], 3, "no such file"),
-        (&["quickstart", "missing"], 3, "no such file"),
-        (&["debug", "store", "missing"], 3, "no such file"),
-        (&["debug", "store", "foreign"], 3, "shard-N.store"),
-        (&["debug", "log", "foreign"], 3, "metadata.log"),
-        // Somebody else's directory is left alone.
-        (&["quickstart", "f", "--dir", "foreign"], 5, "nothing was touched"),
-        (&["dev", "--dir", "foreign"], 5, "isn't Catena's"),
-        // No server.
-        (&["ls", "/v"], 6, "no endpoint is configured"),
-        (&["--endpoint", "127.0.0.1:1", "--timeout", "1", "ls", "/v"], 6, "127.0.0.1:1"),
-        (
-            &["--endpoint", "127.0.0.1:1", "--timeout", "1", "put", "f", "/v/a"],
-            6,
-            "next: check that the server runs",
-        ),
-        // Damage.
-        (&["debug", "store", "zeros.store"], 7, "no superblock"),
-        // This machine.
-        (&["doctor", "missing"], 1, "can't run a node"),
-    ];
-    for (arguments, code, reason) in table {
-        let output = catena(directory.path(), arguments);
-        let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {error}");
-        assert!(error.contains(reason), "{arguments:?}: {error}");
-        for forbidden in ["os error", "panicked", "Err(", "Some(", "unwrap"] {
-            assert!(!error.contains(forbidden), "{arguments:?} says {forbidden}: {error}");
-        }
-        if *code == 0 {
-            assert!(error.is_empty() && !output.stdout.is_empty(), "{arguments:?}: {error}");
-        }
+    for (arguments, code, reason) in TABLE {
+        check(directory.path(), arguments, *code, reason);
     }
+    check(directory.path(), &["ls", &format!("/v/{}", "n".repeat(256))], 2, "256 bytes long");
+    check(directory.path(), &["ls", &format!("/v/{}", "d/".repeat(2049))], 2, "4097 bytes long");
     assert!(directory.path().join("foreign/thesis.txt").exists());
+}
+
+fn check(directory: &Path, arguments: &[&str], code: i32, reason: &str) {
+    let output = catena(directory, arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert!(error.contains(reason), "{arguments:?}: {error}");
+    for forbidden in ["os error", "panicked", "Err(", "Some(", "unwrap"] {
+        assert!(!error.contains(forbidden), "{arguments:?} says {forbidden}: {error}");
+    }
+    if code == 0 {
+        assert!(error.is_empty() && !output.stdout.is_empty(), "{arguments:?}: {error}");
+    }
 }
 
 #[test]

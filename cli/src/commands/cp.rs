@@ -8,7 +8,7 @@ use client::{
 };
 
 use crate::clock::Stopwatch;
-use crate::commands::mv::existing;
+use crate::commands::mv::{MKDIR, existing};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::remote::RemotePath;
@@ -75,12 +75,11 @@ impl Cp {
         let (sources, target) = (RemotePath::parse_all(sources)?, RemotePath::parse(target)?);
         let there = existing(context, &target)?;
         let shown = target.to_string();
-        let goal = Target {
-            shown: &shown,
-            existing: there,
-            trailing_slash: target.trailing_slash,
-            mkdir: "catena mkdir -p",
-        };
+        let goal =
+            Target { shown: &shown, existing: there, trailing_slash: target.trailing_slash, mkdir: MKDIR };
+        if sources.len() > 1 {
+            goal.place(sources.len(), false)?;
+        }
         let progress = Progress::new(context);
         let watch = Stopwatch::start();
         let mut report = Report::default();

@@ -13,6 +13,9 @@ use crate::remote_failure::{failure, failure_making};
 use crate::tally::Tally;
 use crate::transfer::destination::{Existing, Placement, Target, split_target};
 
+/// The command that makes directories on the server.
+pub(crate) const MKDIR: &str = "catena mkdir -p";
+
 /// Move or rename files and directories inside a volume, atomically
 #[derive(Debug, clap::Args)]
 #[command(
@@ -49,6 +52,11 @@ impl Mv {
             self.check(source, &target)?;
         }
         let existing = existing(context, &target)?;
+        if sources.len() > 1 {
+            let shown = target.to_string();
+            let goal = Target { shown: &shown, existing, trailing_slash: false, mkdir: MKDIR };
+            goal.place(sources.len(), false)?;
+        }
         let mut tally = Tally::default();
         for source in &sources {
             let result = self.move_one(context, source, &target, existing, sources.len());
@@ -86,12 +94,7 @@ impl Mv {
         count: usize,
     ) -> Result<()> {
         let shown = target.to_string();
-        let goal = Target {
-            shown: &shown,
-            existing,
-            trailing_slash: target.trailing_slash,
-            mkdir: "catena mkdir -p",
-        };
+        let goal = Target { shown: &shown, existing, trailing_slash: target.trailing_slash, mkdir: MKDIR };
         // Renaming isn't merging: a directory goes inside one that exists, as everywhere.
         let is_directory = context.entry(source, false)?.attributes.kind == InodeKind::Directory;
         let placement = match existing {
@@ -108,29 +111,23 @@ impl Mv {
         if source.contains(&place) && *source != place && !self.exchange {
             return Err(Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself"));
         }
-        let object = || {
-            Object::new()
-                .with_bytes("source", &source.to_bytes())
-                .with_bytes("target", &place.to_bytes())
-                .with("moved", !self.dry_run)
-        };
         if self.dry_run {
             let line = |output: &Output| {
-                [
-                    b"would move ".to_vec(),
-                    output.name(&source.to_bytes()),
-                    b" to ".to_vec(),
-                    output.name(&place.to_bytes()),
-                ]
-                .concat()
+                let names = [output.name(&source.to_bytes()), output.name(&place.to_bytes())];
+                [b"would move ".to_vec(), names.join(&b" to "[..])].concat()
             };
-            return context.output.result(object, line);
+            return context.output.result(|| self.object(source, &place), line);
         }
+        self.rename(context, source, &place)
+    }
+
+    fn rename(&self, context: &mut Context, source: &RemotePath, place: &RemotePath) -> Result<()> {
         let mode = match (self.exchange, self.no_clobber) {
             (true, _) => RenameMode::Exchange,
             (_, true) => RenameMode::NoReplace,
             (false, false) => RenameMode::Replace,
         };
+        let object = || self.object(source, place);
         match context.volume_of(source)?.rename(&source.path, &place.path, mode).wait() {
             Ok(_) if self.exchange => {
                 context.output.note(object, || format!("exchanged {source} and {place}"))
@@ -139,14 +136,21 @@ impl Mv {
             Err(client::Error::AlreadyExists { .. }) if self.no_clobber => context
                 .output
                 .note(|| object().with("skipped", true), || format!("skipped {source}: {place} exists")),
-            Err(error @ client::Error::NotFound { .. }) => Err(failure_making(&place, &error)),
+            Err(error @ client::Error::NotFound { .. }) => Err(failure_making(place, &error)),
             Err(
                 error @ (client::Error::NotEmpty { .. }
                 | client::Error::IsDirectory { .. }
                 | client::Error::NotDirectory { .. }),
-            ) => Err(failure(&place, &error)),
+            ) => Err(failure(place, &error)),
             Err(error) => Err(failure(source, &error)),
         }
+    }
+
+    fn object(&self, source: &RemotePath, place: &RemotePath) -> Object {
+        Object::new()
+            .with_bytes("source", &source.to_bytes())
+            .with_bytes("target", &place.to_bytes())
+            .with("moved", !self.dry_run)
     }
 }
 

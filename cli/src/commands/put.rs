@@ -12,7 +12,7 @@ use wire::limits::PATH_BYTES_MAX;
 
 use crate::clock::Stopwatch;
 use crate::commands::change::precondition;
-use crate::commands::mv::existing;
+use crate::commands::mv::{MKDIR, existing};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
@@ -179,12 +179,8 @@ impl PutOptions {
         let volume = context.volume_of(target)?;
         let there = existing(context, target)?;
         let shown = target.to_string() + if target.trailing_slash { "/" } else { "" };
-        let goal = Target {
-            shown: &shown,
-            existing: there,
-            trailing_slash: target.trailing_slash,
-            mkdir: "catena mkdir -p",
-        };
+        let goal =
+            Target { shown: &shown, existing: there, trailing_slash: target.trailing_slash, mkdir: MKDIR };
         if sources.len() > 1 {
             goal.place(sources.len(), false)?;
         }

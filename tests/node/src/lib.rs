@@ -47,7 +47,12 @@ impl Default for World {
 ///
 /// # Errors
 /// The upload's.
-pub fn store(volume: &Volume, path: &[u8], bytes: &[u8], options: UploadOptions) -> Result<client::Committed, Error> {
+pub fn store(
+    volume: &Volume,
+    path: &[u8],
+    bytes: &[u8],
+    options: UploadOptions,
+) -> Result<client::Committed, Error> {
     let mut upload: Upload = volume.upload(path, options)?;
     // A failed write comes back, typed, from `finish`.
     if upload.write_all(bytes).is_err() {

@@ -13,12 +13,16 @@ fn every_size_comes_back() {
     for size in [0, 1, 4095, 4096, 4097, chunk - 1, chunk, chunk + 1, 3 * chunk, 5 * chunk + 4097] {
         let content = Content::new(size, size).bytes();
         let path = format!("size-{size}");
-        let committed = store(&world.volume, path.as_bytes(), &content, UploadOptions::default()).expect("stored");
+        let committed =
+            store(&world.volume, path.as_bytes(), &content, UploadOptions::default()).expect("stored");
         assert_eq!(committed.size, size);
         assert!(fetch(&world.volume, path.as_bytes(), ReadRange::Whole).expect("read") == content, "{size}");
-        for (offset, length) in [(0, 1), (size / 2, 5000), (size.saturating_sub(1), 10), (chunk - 1, 2), (size, 1)] {
+        for (offset, length) in
+            [(0, 1), (size / 2, 5000), (size.saturating_sub(1), 10), (chunk - 1, 2), (size, 1)]
+        {
             let expected = &content[offset.min(size) as usize..(offset + length).min(size) as usize];
-            let found = fetch(&world.volume, path.as_bytes(), ReadRange::Span { offset, length }).expect("read");
+            let found =
+                fetch(&world.volume, path.as_bytes(), ReadRange::Span { offset, length }).expect("read");
             assert!(found == expected, "{size}: {length} bytes at {offset}");
         }
     }
@@ -30,13 +34,18 @@ fn holes_overwrites_appends_and_cuts_compose() {
     let mut model = Content::new(1, 300_000).bytes();
     store(&world.volume, b"f", &model, UploadOptions::default()).expect("stored");
     let change = |change| UploadOptions { change, ..UploadOptions::default() };
-    for (seed, offset, length) in [(2, 10, 5), (3, 65_530, 20), (4, 0, 70_000), (5, 299_990, 40_000), (6, 500_000, 10)] {
+    for (seed, offset, length) in
+        [(2, 10, 5), (3, 65_530, 20), (4, 0, 70_000), (5, 299_990, 40_000), (6, 500_000, 10)]
+    {
         let patch = Content::new(seed, length).bytes();
         store(&world.volume, b"f", &patch, change(UploadChange::Write { offset })).expect("written");
         let end = (offset + length) as usize;
         model.resize(model.len().max(end), 0);
         model[offset as usize..end].copy_from_slice(&patch);
-        assert!(fetch(&world.volume, b"f", ReadRange::Whole).expect("read") == model, "{length} bytes at {offset}");
+        assert!(
+            fetch(&world.volume, b"f", ReadRange::Whole).expect("read") == model,
+            "{length} bytes at {offset}"
+        );
     }
     let tail = Content::new(7, 100_000).bytes();
     let appended = store(&world.volume, b"f", &tail, change(UploadChange::Append)).expect("appended");

@@ -77,7 +77,11 @@ fn rubbish_and_mutated_frames_harm_nobody() {
     let world = World::new();
     let ports = ports(&world);
     let mut random = Random::new(7);
-    let frames = [hello(), encode(&Request::GetMap { have: wire::MapNumber(0), page: 0 }, 2), encode(&Request::ShardStatus, 3)];
+    let frames = [
+        hello(),
+        encode(&Request::GetMap { have: wire::MapNumber(0), page: 0 }, 2),
+        encode(&Request::ShardStatus, 3),
+    ];
     let connections = count("CATENA_HOSTILE_CONNECTIONS", 600);
     for connection in 0..connections {
         let mut stream = connect(&ports[(connection % ports.len() as u64) as usize]);
@@ -140,13 +144,16 @@ fn an_unknown_version_is_closed_or_named() {
 #[test]
 fn half_a_frame_and_silence_are_cut_off() {
     let world = World::new();
+    let mut unfinished: Vec<TcpStream> = Vec::new();
     for port in ports(&world) {
-        let mut silent = connect(&port);
+        unfinished.push(connect(&port));
         let mut half = connect(&port);
         half.write_all(&hello()[..40]).expect("sent");
-        still_serves(&world, "beside-half-a-frame");
-        assert!(is_closed(&mut half), "half a frame is given up");
-        assert!(is_closed(&mut silent), "and so is who never says hello");
+        unfinished.push(half);
+    }
+    still_serves(&world, "beside-half-a-frame");
+    for mut stream in unfinished {
+        assert!(is_closed(&mut stream), "half a frame, or none, is given up");
     }
 }
 

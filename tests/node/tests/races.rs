@@ -50,7 +50,11 @@ fn a_reader_sees_one_writers_file_whole() {
         assert!(reader.join().expect("the reader") > 0);
     });
     let last = fetch(&world.volume, b"f", ReadRange::Whole).expect("read");
-    assert_eq!(writer_of(&last, 2).expect("somebody's") % ROUNDS, ROUNDS - 1, "the last round of one of them");
+    assert_eq!(
+        writer_of(&last, 2).expect("somebody's") % ROUNDS,
+        ROUNDS - 1,
+        "the last round of one of them"
+    );
 }
 
 #[test]

@@ -19,13 +19,13 @@ use std::rc::Rc;
 use wire::meta::InodeKind;
 use wire::{Nanos, Status};
 
-use crate::content::{Stamp, difference};
+use crate::content::difference;
 use crate::history::{Action, Condition, Ending, Record, Seen};
 use crate::model::{Made, Node, Tree, below};
 
 /// What the clients saw can't have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anomaly(pub String);
+pub(crate) struct Anomaly(pub String);
 
 impl std::fmt::Display for Anomaly {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,7 +35,7 @@ impl std::fmt::Display for Anomaly {
 
 /// What a check did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Operations that had to fit.
     pub checked: u64,
     /// Mutations whose outcome nobody was told.
@@ -45,7 +45,7 @@ pub struct Summary {
 }
 
 /// More worlds than this is a history that the checker can't decide; it is reported as an anomaly of the test, never passed over.
-const WORLDS_MAX: usize = 20_000;
+const WORLDS_MAX: usize = 100_000;
 
 /// States that the system may be in: a tree, and what is still possible from there. Of two with one tree, one that has every possibility of
 /// the other stands for both.
@@ -109,7 +109,7 @@ struct Absence {
 }
 
 /// Checks a history.
-pub fn check(seed: u64, records: &[Record]) -> Result<Summary, Anomaly> {
+pub(crate) fn check(seed: u64, records: &[Record]) -> Result<Summary, Anomaly> {
     let floors = floors(records);
     let taken = real_time(records, &floors)?;
     let open: BTreeSet<usize> = places(records, |record| record.ending == Ending::Unknown).collect();
@@ -422,14 +422,14 @@ impl Walk<'_> {
         let record = &self.records[place];
         let mut text = format!("no order explains {}", describe(record));
         if let Some(tree) = example {
-            text += &format!("\n  the map before it, in one world:{}", render(tree));
+            text.extend(["\n  the map before it, in one world:", &render(tree)]);
             if let (Ending::Found { seen: Seen { bytes: Some((from, bytes)), .. }, .. }, Some(path)) =
                 (&record.ending, record.action.paths()[0])
                 && let Ok(Some(Node::File { content, .. })) = tree.look(path)
             {
                 let expected = content.range(*from, *from + bytes.len() as u64);
                 if let Some(difference) = difference(self.seed, &expected, bytes) {
-                    text += &format!("\n  bytes: {difference}");
+                    text.extend(["\n  bytes: ", &difference]);
                 }
             }
         }
@@ -444,7 +444,7 @@ fn touch(one: &Action, other: &Action) -> bool {
 }
 
 /// One operation, for a person.
-pub fn describe(record: &Record) -> String {
+pub(crate) fn describe(record: &Record) -> String {
     let ending = match &record.ending {
         Ending::Found { index, seen } => {
             let bytes = seen.bytes.as_ref().map(|(from, bytes)| (*from, bytes.len()));
@@ -474,11 +474,6 @@ fn render(tree: &Tree) -> String {
         by_path.insert(path, text);
     }
     by_path.iter().fold(String::new(), |text, (path, what)| format!("{text}\n    /{path}: {what}"))
-}
-
-/// The number of an operation, for histories made by hand.
-pub fn stamp_of(place: usize) -> Stamp {
-    Stamp(place as u64 + 1)
 }
 
 #[cfg(test)]

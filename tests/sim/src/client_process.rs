@@ -17,11 +17,11 @@ use crate::world::Happening;
 const ARENA_BYTES: usize = 64 << 20;
 
 /// A call's result, as the core gave it out.
-pub type Finished = (Ticket, Result<Done, Failure>);
+pub(crate) type Finished = (Ticket, Result<Done, Failure>);
 
 /// See the module.
 #[derive(Debug)]
-pub struct ClientProcess {
+pub(crate) struct ClientProcess {
     number: usize,
     life: u64,
     core: Core,
@@ -35,7 +35,7 @@ pub struct ClientProcess {
 }
 
 /// What a process needs to act.
-pub struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     /// Time.
     pub schedule: &'a mut Schedule<Happening>,
     /// Connections.
@@ -44,7 +44,13 @@ pub struct Surroundings<'a> {
 
 impl ClientProcess {
     /// A process that has just started.
-    pub fn new(number: usize, life: u64, seed: u64, endpoints: Vec<Arc<str>>, window_bytes: u64) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        life: u64,
+        seed: u64,
+        endpoints: Vec<Arc<str>>,
+        window_bytes: u64,
+    ) -> Self {
         let settings = Settings {
             endpoints,
             name: format!("client {number}"),
@@ -64,18 +70,13 @@ impl ClientProcess {
         }
     }
 
-    /// Which of the client's lives this is.
-    pub fn life(&self) -> u64 {
-        self.life
-    }
-
     /// Whether the core holds no request of anybody.
-    pub fn counts(&self) -> client::core::Counts {
+    pub(crate) fn counts(&self) -> client::core::Counts {
         self.core.counts()
     }
 
     /// Gives the core what the workload wants.
-    pub fn on_order(&mut self, order: Order, around: &mut Surroundings<'_>) -> Vec<Finished> {
+    pub(crate) fn on_order(&mut self, order: Order, around: &mut Surroundings<'_>) -> Vec<Finished> {
         match order {
             Order::Call(ticket, call, patience) => {
                 self.handle(Event::Call { ticket, call, patience }, around)
@@ -86,12 +87,12 @@ impl ClientProcess {
     }
 
     /// The client ends in order.
-    pub fn on_shutdown(&mut self, around: &mut Surroundings<'_>) -> Vec<Finished> {
+    pub(crate) fn on_shutdown(&mut self, around: &mut Surroundings<'_>) -> Vec<Finished> {
         self.handle(Event::Shutdown, around)
     }
 
     /// A timer that was armed for `at` rings.
-    pub fn on_tick(&mut self, at: Nanos, around: &mut Surroundings<'_>) -> Vec<Finished> {
+    pub(crate) fn on_tick(&mut self, at: Nanos, around: &mut Surroundings<'_>) -> Vec<Finished> {
         if self.armed != Some(at) {
             return Vec::new();
         }
@@ -100,7 +101,7 @@ impl ClientProcess {
     }
 
     /// The call was taken.
-    pub fn on_up(&mut self, connection: Connection, around: &mut Surroundings<'_>) -> Vec<Finished> {
+    pub(crate) fn on_up(&mut self, connection: Connection, around: &mut Surroundings<'_>) -> Vec<Finished> {
         match self.connections.get(&connection) {
             Some(&link) => self.handle(Event::LinkUp(link), around),
             None => Vec::new(),
@@ -108,7 +109,7 @@ impl ClientProcess {
     }
 
     /// The connection is over, or did not come about.
-    pub fn on_down(
+    pub(crate) fn on_down(
         &mut self,
         connection: Connection,
         reason: UnavailableReason,
@@ -121,7 +122,7 @@ impl ClientProcess {
     }
 
     /// A frame's head arrived.
-    pub fn on_head(
+    pub(crate) fn on_head(
         &mut self,
         connection: Connection,
         head: &[u8],
@@ -146,7 +147,7 @@ impl ClientProcess {
     }
 
     /// The payload of the head before arrived.
-    pub fn on_body(
+    pub(crate) fn on_body(
         &mut self,
         connection: Connection,
         body: &[u8],
@@ -166,7 +167,7 @@ impl ClientProcess {
     }
 
     /// A frame leaves: its payload's bytes, and the slot's reference goes back.
-    pub fn on_depart(&mut self, payload: Option<Payload>) -> Vec<u8> {
+    pub(crate) fn on_depart(&mut self, payload: Option<Payload>) -> Vec<u8> {
         let Some(payload) = payload else { return Vec::new() };
         let offset = payload.offset as usize;
         let bytes = self.memory.bytes(payload.slot)[offset..offset + payload.length as usize].to_vec();
@@ -204,7 +205,7 @@ impl ClientProcess {
                     });
                     let (life, sender) = (self.life, Sender::Client(self.number));
                     let frame = Frame { connection, from: Side::Caller, life, sender, head, payload };
-                    around.network.send(frame, around.schedule);
+                    Network::send(frame, around.schedule);
                 }
                 Effect::Close { link } => {
                     if let Some(connection) = self.links.remove(&link) {

@@ -5,16 +5,16 @@ use crate::random::Random;
 
 /// One write's bytes: the number of the operation that wrote them. 0 is a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp(pub u64);
+pub(crate) struct Stamp(pub u64);
 
 impl Stamp {
     /// Not written: reads as zeros.
-    pub const HOLE: Self = Self(0);
+    pub(crate) const HOLE: Self = Self(0);
 }
 
 /// A run of bytes of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Which write.
     pub stamp: Stamp,
     /// Where the run begins in that write.
@@ -25,10 +25,10 @@ pub struct Piece {
 
 /// A file's bytes as pieces, in order, without gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Content(Vec<Piece>);
+pub(crate) struct Content(Vec<Piece>);
 
 /// Fills `out` with the bytes of `stamp` from `offset` on.
-pub fn fill(seed: u64, stamp: Stamp, offset: u64, out: &mut [u8]) {
+pub(crate) fn fill(seed: u64, stamp: Stamp, offset: u64, out: &mut [u8]) {
     if stamp == Stamp::HOLE {
         out.fill(0);
         return;
@@ -57,25 +57,20 @@ fn word_of(seed: u64, stamp: Stamp, index: u64) -> u64 {
 
 impl Content {
     /// `length` bytes of one write.
-    pub fn written(stamp: Stamp, length: u64) -> Self {
+    pub(crate) fn written(stamp: Stamp, length: u64) -> Self {
         let mut content = Self::default();
         content.push(Piece { stamp, offset: 0, length });
         content
     }
 
     /// How many bytes there are.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.0.iter().map(|piece| piece.length).sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// The bytes `from..to`, holes behind the end.
     #[must_use]
-    pub fn range(&self, from: u64, to: u64) -> Self {
+    pub(crate) fn range(&self, from: u64, to: u64) -> Self {
         let mut out = Self::default();
         let mut at = 0;
         for piece in &self.0 {
@@ -93,13 +88,13 @@ impl Content {
 
     /// Cut or extended by a hole to `size` bytes.
     #[must_use]
-    pub fn resized(&self, size: u64) -> Self {
+    pub(crate) fn resized(&self, size: u64) -> Self {
         self.range(0, size)
     }
 
     /// With `other` put over it from `offset` on.
     #[must_use]
-    pub fn overwritten(&self, offset: u64, other: &Self) -> Self {
+    pub(crate) fn overwritten(&self, offset: u64, other: &Self) -> Self {
         let end = offset + other.len();
         let mut out = self.range(0, offset);
         other.0.iter().for_each(|piece| out.push(*piece));
@@ -110,7 +105,7 @@ impl Content {
     }
 
     /// The bytes.
-    pub fn bytes(&self, seed: u64) -> Vec<u8> {
+    pub(crate) fn bytes(&self, seed: u64) -> Vec<u8> {
         let mut out = vec![0; usize::try_from(self.len()).expect("simulated files are small")];
         let mut at = 0;
         for piece in &self.0 {
@@ -137,21 +132,20 @@ impl Content {
 }
 
 /// Where `found` first differs from `content`, described for a person.
-pub fn difference(seed: u64, content: &Content, found: &[u8]) -> Option<String> {
+pub(crate) fn difference(seed: u64, content: &Content, found: &[u8]) -> Option<String> {
     let expected = content.bytes(seed);
     if expected.len() != found.len() {
         return Some(format!("{} bytes instead of {}", found.len(), expected.len()));
     }
     let at = expected.iter().zip(found).position(|(a, b)| a != b)?;
     let aligned = at / 64 * 64;
-    let window = |bytes: &[u8]| -> String {
-        bytes[aligned..bytes.len().min(aligned + 16)].iter().map(|byte| format!("{byte:02x}")).collect()
-    };
-    Some(format!("byte {at}: expected {}…, found {}…", window(&expected), window(found)))
+    let window =
+        |bytes: &[u8]| -> String { format!("{:02x?}", &bytes[aligned..bytes.len().min(aligned + 16)]) };
+    Some(format!("byte {at}: expected {}, found {}", window(&expected), window(found)))
 }
 
 /// A length that tests edges: 0, 1, around a block, around a chunk, up to four chunks.
-pub fn interesting_length(random: &mut Random, chunk_bytes: u64) -> u64 {
+pub(crate) fn interesting_length(random: &mut Random, chunk_bytes: u64) -> u64 {
     match random.below(10) {
         0 => 0,
         1 => 1,

@@ -10,7 +10,7 @@ use crate::random::Random;
 
 /// What was done to a disk, beyond what every disk does to what was not flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Injected {
+pub(crate) struct Injected {
     /// Bits flipped on the medium.
     pub flips: u64,
     /// Sectors made unreadable.
@@ -25,7 +25,7 @@ pub struct Injected {
 
 /// See the module.
 #[derive(Debug)]
-pub struct SimDisk {
+pub(crate) struct SimDisk {
     /// The medium and its cache.
     pub fake: FakeDisk,
     random: Random,
@@ -43,7 +43,7 @@ const DECIDABLE: u64 = 500 * Nanos::MILLISECOND;
 
 impl SimDisk {
     /// An empty disk.
-    pub fn new(seed: u64, name: &str) -> Self {
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let mut random = Random::stream(seed, name);
         let mut fake = FakeDisk::new(random.next());
         fake.reorders = true;
@@ -59,7 +59,7 @@ impl SimDisk {
     }
 
     /// Takes requests in; for each one the delay after which some request is answered.
-    pub fn submit(&mut self, now: Nanos, io: &IoEffects, memory: &mut impl Memory) -> Vec<u64> {
+    pub(crate) fn submit(&mut self, now: Nanos, io: &IoEffects, memory: &mut impl Memory) -> Vec<u64> {
         self.fake.submit(io, memory);
         while self.fresh.front().is_some_and(|(at, ..)| now.since(*at) > DECIDABLE) {
             self.fresh.pop_front();
@@ -73,24 +73,24 @@ impl SimDisk {
     }
 
     /// Answers one of the requests.
-    pub fn complete(&mut self, memory: &mut impl Memory) -> Option<(IoToken, IoOutcome)> {
+    pub(crate) fn complete(&mut self, memory: &mut impl Memory) -> Option<(IoToken, IoOutcome)> {
         self.fake.complete(memory)
     }
 
     /// The power fails: any subset of the sectors that were not flushed is kept.
-    pub fn cut(&mut self, memory: &mut impl Memory) {
+    pub(crate) fn cut(&mut self, memory: &mut impl Memory) {
         self.injected.cuts += 1;
         self.fake.crash(memory);
     }
 
     /// The process dies: its requests in flight may still be done.
-    pub fn kill(&mut self, memory: &mut impl Memory) {
+    pub(crate) fn kill(&mut self, memory: &mut impl Memory) {
         self.injected.kills += 1;
         self.fake.kill(memory);
     }
 
     /// Flips a random bit of what was written.
-    pub fn flip(&mut self, now: Nanos) -> Option<u64> {
+    pub(crate) fn flip(&mut self, now: Nanos) -> Option<u64> {
         let offset = self.place(now)?;
         let bit = u32::try_from(self.random.below(8)).expect("below 8");
         self.fake.flip(offset, bit);
@@ -99,7 +99,7 @@ impl SimDisk {
     }
 
     /// Makes a random sector unreadable.
-    pub fn break_sector(&mut self, now: Nanos) -> Option<u64> {
+    pub(crate) fn break_sector(&mut self, now: Nanos) -> Option<u64> {
         let offset = self.place(now)?;
         self.fake.break_sector(offset);
         self.injected.broken += 1;
@@ -122,39 +122,39 @@ impl SimDisk {
     }
 
     /// What was done to it.
-    pub fn injected(&self) -> Injected {
+    pub(crate) fn injected(&self) -> Injected {
         Injected { faults: self.fake.counters.faults, ..self.injected }
     }
 
     /// The file system is full from now on, until it is healed.
-    pub fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         self.fake.capacity = self.fake.length();
         self.was_full = true;
     }
 
     /// Whether it ever did anything but lose what was not flushed.
-    pub fn was_faulty(&self) -> bool {
+    pub(crate) fn was_faulty(&self) -> bool {
         self.is_damaged() || self.was_full || self.injected().faults > 0
     }
 
     /// Writes are lost and misdirected from now on, these many of 10,000 each.
-    pub fn lose(&mut self, lost_writes: u64, misdirected_writes: u64) {
+    pub(crate) fn lose(&mut self, lost_writes: u64, misdirected_writes: u64) {
         self.fake.faults = Faults { lost_writes, misdirected_writes, ..Faults::default() };
         self.loses = true;
     }
 
     /// Whether bytes may have been lost or changed on the medium, which in a chain of one nobody can mend.
-    pub fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.loses || self.injected.flips + self.injected.broken > 0
     }
 
     /// What it was asked.
-    pub fn counters(&self) -> DiskCounters {
+    pub(crate) fn counters(&self) -> DiskCounters {
         self.fake.counters
     }
 
     /// From now on everything works.
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.fake.faults = Faults::default();
         self.fake.capacity = u64::MAX;
         self.slowness = 1;

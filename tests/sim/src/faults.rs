@@ -10,7 +10,7 @@ use crate::random::Random;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The node's process dies.
     Kill,
     /// The node's machine loses power; what its disks had not flushed is lost in any subset.
@@ -61,7 +61,7 @@ const KINDS: &[(Fault, u64)] = &[
 
 impl Fault {
     /// Its name in tables.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::PowerCut => "power cut",
@@ -80,11 +80,6 @@ impl Fault {
         }
     }
 
-    /// All names, for the table's holes.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        KINDS.iter().map(|(fault, _)| fault.name())
-    }
-
     /// Whether a chain of one can't mend it.
     fn is_damage(self) -> bool {
         matches!(self, Self::Flip | Self::BreakSector | Self::LostWrites)
@@ -93,7 +88,7 @@ impl Fault {
 
 /// A seed's faults.
 #[derive(Debug)]
-pub struct Faults {
+pub(crate) struct Faults {
     random: Random,
     kinds: Vec<(Fault, u64)>,
     /// Typical nanoseconds between two.
@@ -102,7 +97,7 @@ pub struct Faults {
 
 impl Faults {
     /// The faults of `seed`: three in ten seeds damage disks, one in twenty has no fault at all.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::stream(seed, "faults");
         let damages = random.per_mille(300);
         let is_calm = random.per_mille(50);
@@ -116,12 +111,12 @@ impl Faults {
     }
 
     /// What is switched on, for the trace.
-    pub fn profile(&self) -> Vec<Fault> {
+    pub(crate) fn profile(&self) -> Vec<Fault> {
         self.kinds.iter().map(|(fault, _)| *fault).collect()
     }
 
     /// The next one; `None` where none is switched on.
-    pub fn choose(&mut self) -> Option<Fault> {
+    pub(crate) fn choose(&mut self) -> Option<Fault> {
         let total: u64 = self.kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.random.below(total.max(1));
         for (fault, weight) in &self.kinds {
@@ -134,12 +129,12 @@ impl Faults {
     }
 
     /// Nanoseconds until the next one.
-    pub fn pause(&mut self) -> u64 {
+    pub(crate) fn pause(&mut self) -> u64 {
         self.random.latency(self.interval)
     }
 
     /// How long one lasts.
-    pub fn duration(&mut self, fault: Fault) -> u64 {
+    pub(crate) fn duration(&mut self, fault: Fault) -> u64 {
         let milliseconds = match fault {
             // Sessions live for three seconds.
             Fault::ClientCrash => self.random.between(1, 5_000),
@@ -153,7 +148,7 @@ impl Faults {
     }
 
     /// Bad weather.
-    pub fn weather(&mut self) -> Weather {
+    pub(crate) fn weather(&mut self) -> Weather {
         let latency = [20_000, 200_000, 2_000_000, 20_000_000];
         Weather {
             latency: *self.random.pick(&latency),
@@ -164,7 +159,7 @@ impl Faults {
     }
 
     /// Switches a disk's fault on.
-    pub fn apply(&mut self, fault: Fault, disk: &mut SimDisk) {
+    pub(crate) fn apply(&mut self, fault: Fault, disk: &mut SimDisk) {
         let random = &mut self.random;
         match fault {
             Fault::SlowDisk => disk.slowness = random.between(2, 200),

@@ -6,11 +6,11 @@ use wire::{Nanos, Status};
 use crate::content::{Content, Stamp};
 
 /// A path in the simulated volume, components joined by `/`, without a leading one. Empty: the root.
-pub type Path = String;
+pub(crate) type Path = String;
 
 /// A condition on the target, as in [`wire::meta::Precondition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// None.
     Any,
     /// Nothing is there.
@@ -23,7 +23,7 @@ pub enum Condition {
 
 /// What a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// The file becomes these bytes.
     Replace {
         /// Where.
@@ -109,7 +109,7 @@ pub enum Action {
 
 /// What a read saw of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// What it is.
     pub kind: InodeKind,
     /// A file's size.
@@ -122,7 +122,7 @@ pub struct Seen {
 
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// A mutation was executed, with this recorded outcome.
     Executed {
         /// Its place in the log.
@@ -162,7 +162,7 @@ pub enum Ending {
 
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its number; stamps its bytes.
     pub stamp: Stamp,
     /// Who.
@@ -179,7 +179,7 @@ pub struct Record {
 
 impl Action {
     /// A name, for tables.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Replace { condition: Condition::Any, .. } => "put",
             Self::Replace { .. } => "put-conditional",
@@ -198,12 +198,12 @@ impl Action {
     }
 
     /// Whether it changes something.
-    pub fn is_mutation(&self) -> bool {
+    pub(crate) fn is_mutation(&self) -> bool {
         !matches!(self, Self::Read { .. } | Self::List { .. })
     }
 
     /// The paths that it depends on or changes.
-    pub fn paths(&self) -> [Option<&Path>; 2] {
+    pub(crate) fn paths(&self) -> [Option<&Path>; 2] {
         match self {
             Self::Replace { path, .. }
             | Self::Write { path, .. }
@@ -219,7 +219,7 @@ impl Action {
     }
 
     /// Its condition, and on what.
-    pub fn condition(&self) -> Option<(&Path, Condition)> {
+    pub(crate) fn condition(&self) -> Option<(&Path, Condition)> {
         match self {
             Self::Replace { path, condition, .. }
             | Self::Write { path, condition, .. }
@@ -229,7 +229,7 @@ impl Action {
     }
 
     /// The bytes that it brings.
-    pub fn content(&self, stamp: Stamp) -> Content {
+    pub(crate) fn content(&self, stamp: Stamp) -> Content {
         match self {
             Self::Replace { length, .. } | Self::Write { length, .. } | Self::Append { length, .. } => {
                 Content::written(stamp, *length)
@@ -241,21 +241,20 @@ impl Action {
 
 impl Ending {
     /// A name, for tables.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Executed { status: Status::Ok, .. } => "ok",
-            Self::Executed { .. } => "failed",
+            Self::Executed { .. } | Self::Refused(_) => "failed",
             Self::NotExecuted => "not executed",
             Self::Unknown => "unknown",
             Self::Found { seen: Seen { bytes: None, .. }, .. } => "no bytes",
             Self::Found { .. } | Self::Listed { .. } => "ok",
-            Self::Refused(_) => "failed",
             Self::Nothing => "no answer",
         }
     }
 
     /// The index at which it took effect or was read, where it is known.
-    pub fn index(&self) -> Option<u64> {
+    pub(crate) fn index(&self) -> Option<u64> {
         match self {
             Self::Executed { index, .. } | Self::Found { index, .. } | Self::Listed { index, .. } => {
                 Some(*index)

@@ -1,23 +1,42 @@
-//! sim
-pub mod checker;
+//! The deterministic simulator: the shipped logic on one thread, in virtual time, from a seed.
+//!
+//! Two levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Node`] drives several [`client::core::Core`]s against a
+//! node made of [`shard::Shard`]s and a [`replica::Replica`] on its [`journal::log::Log`], over a simulated network, disks and clocks. The same seed gives
+//! the same trace, whose hash is compared by a test. What clients were told is checked against a plain map ([`checker`]); whatever the
+//! crates assert of themselves is checked after every event, since a panic is a failure too. `docs/simulator.md` says what goes wrong and what must be
+//! survived.
+//!
+//! Layout: `random`, `schedule`, `trace`, `memory`, `disk`, `network` (the simulated world's parts), `shard_unit`, `meta_unit`, `store_calls`,
+//! `node` (a node and its drivers), `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`
+//! (what must hold), `store_run` (the store alone), `level`, `seeds`, `planted`, `report` (running it).
+
+#![forbid(unsafe_code)]
+
+mod checker;
 mod client_process;
-pub mod content;
+mod content;
 mod disk;
 mod faults;
-pub mod history;
+mod history;
+mod level;
 mod memory;
 mod meta_unit;
-pub mod model;
+mod model;
 mod network;
 mod node;
-pub mod random;
-pub mod report;
+pub mod planted;
+mod random;
+mod report;
 mod schedule;
+pub mod seeds;
 mod shard_unit;
 mod store_calls;
-pub mod store_run;
+mod store_run;
 mod task;
 mod trace;
 mod unit;
 mod workload;
-pub mod world;
+mod world;
+
+pub use level::{Level, Runs, run_seeds};
+pub use report::{Failed, Tally};

@@ -7,12 +7,12 @@ use wire::{Memory, Slot};
 
 /// See the module.
 #[derive(Debug)]
-pub struct SimMemory {
+pub(crate) struct SimMemory {
     slots: Vec<Entry>,
     free: Vec<u32>,
     used_bytes: usize,
     limit_bytes: usize,
-    /// Allocations refused.
+    #[cfg(test)]
     refused: u64,
 }
 
@@ -32,12 +32,19 @@ const CAPACITY_MIN: usize = 4096;
 
 impl SimMemory {
     /// An arena that hands out `limit_bytes` at most.
-    pub fn new(limit_bytes: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), used_bytes: 0, limit_bytes, refused: 0 }
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            used_bytes: 0,
+            limit_bytes,
+            #[cfg(test)]
+            refused: 0,
+        }
     }
 
     /// Buffers that somebody still holds, with their count of references.
-    pub fn leaks(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn leaks(&self) -> Vec<(u32, u32)> {
         (0..)
             .zip(&self.slots)
             .filter(|(_, entry)| entry.references > 0)
@@ -46,7 +53,7 @@ impl SimMemory {
     }
 
     /// What was never given back, but for one buffer that a store's or log's device keeps for its superblock as long as it lives.
-    pub fn leaks_beside_superblock(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn leaks_beside_superblock(&self) -> Vec<(u32, u32)> {
         let mut leaks = self.leaks();
         if let Some(at) = leaks.iter().position(|(index, references)| {
             *references == 1 && self.slots[*index as usize].bytes.len() == SUPERBLOCKS_BYTES
@@ -57,12 +64,14 @@ impl SimMemory {
     }
 
     /// Bytes handed out.
-    pub fn used_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
 
     /// Allocations that did not fit.
-    pub fn refused(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
 
@@ -85,7 +94,10 @@ impl Memory for SimMemory {
     fn allocate(&mut self, bytes: usize) -> Option<Slot> {
         let capacity = bytes.next_power_of_two().max(CAPACITY_MIN);
         if self.used_bytes + capacity > self.limit_bytes {
-            self.refused += 1;
+            #[cfg(test)]
+            {
+                self.refused += 1;
+            }
             return None;
         }
         self.used_bytes += capacity;

@@ -35,7 +35,7 @@ struct Page {
 
 /// Time as the unit sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// The monotonic one.
     pub now: Nanos,
     /// The wall's.
@@ -44,7 +44,7 @@ pub struct Clock {
 
 /// See the module.
 #[derive(Debug)]
-pub struct MetaUnit {
+pub(crate) struct MetaUnit {
     log: Log,
     log_effects: LogEffects,
     phase: Phase,
@@ -67,7 +67,7 @@ pub struct MetaUnit {
 
 impl MetaUnit {
     /// A replica that begins to open its log.
-    pub fn start(
+    pub(crate) fn start(
         clock: Clock,
         settings: ReplicaConfig,
         log: Log,
@@ -99,25 +99,26 @@ impl MetaUnit {
     }
 
     /// The replica, once it serves.
-    pub fn replica(&self) -> Option<&Replica> {
+    pub(crate) fn replica(&self) -> Option<&Replica> {
         match &self.phase {
             Phase::Serving(replica) => Some(replica),
             _ => None,
         }
     }
 
-    /// The log, to be looked at.
-    pub fn log_state(&self) -> &Log {
-        &self.log
-    }
-
     /// A connection was taken.
-    pub fn on_open(&mut self, connection: Connection) {
+    pub(crate) fn on_open(&mut self, connection: Connection) {
         self.greeted.insert(connection, false);
     }
 
     /// A connection is gone: a client's, or one to a store.
-    pub fn on_close(&mut self, clock: Clock, connection: Connection, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_close(
+        &mut self,
+        clock: Clock,
+        connection: Connection,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
         if self.greeted.remove(&connection).is_some() {
             self.asked.retain(|(client, _), _| *client != connection.0);
             self.replica_event(clock, Event::ClientGone { client: connection.0 }, memory, out);
@@ -127,17 +128,17 @@ impl MetaUnit {
     }
 
     /// A connection to a store was asked for, and has a number.
-    pub fn on_called(&mut self, peer: usize, connection: Connection) {
+    pub(crate) fn on_called(&mut self, peer: usize, connection: Connection) {
         self.stores.on_called(peer, connection);
     }
 
     /// A connection to a store stands.
-    pub fn on_up(&mut self, connection: Connection, out: &mut Out) {
+    pub(crate) fn on_up(&mut self, connection: Connection, out: &mut Out) {
         self.stores.on_up(connection, out);
     }
 
     /// A frame's head arrived: a client's request, or a store's reply.
-    pub fn on_head(
+    pub(crate) fn on_head(
         &mut self,
         clock: Clock,
         connection: Connection,
@@ -203,7 +204,7 @@ impl MetaUnit {
     }
 
     /// A disk request ended.
-    pub fn on_io(
+    pub(crate) fn on_io(
         &mut self,
         clock: Clock,
         io: IoToken,
@@ -215,19 +216,19 @@ impl MetaUnit {
     }
 
     /// No further event is at hand.
-    pub fn on_turn(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_turn(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
         self.log(clock, LogEvent::Submit, memory, out);
     }
 
     /// A deadline has come.
-    pub fn on_tick(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_tick(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
         self.stores.proceed(clock.now, out);
         self.log(clock, LogEvent::Tick, memory, out);
         self.replica_event(clock, Event::Tick, memory, out);
     }
 
     /// The end, in order.
-    pub fn on_shutdown(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_shutdown(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
         self.closing = true;
         self.close_if_drained(clock, memory, out);
     }

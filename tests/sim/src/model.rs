@@ -11,7 +11,7 @@ use crate::history::{Action, Condition, Path};
 
 /// A file's version: the index of the entry that made it, or the operation whose index nobody was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Made {
+pub(crate) enum Made {
     /// By the entry of this index.
     At(u64),
     /// By this operation, at an unknown index.
@@ -20,7 +20,7 @@ pub enum Made {
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Node {
+pub(crate) enum Node {
     /// A directory.
     Directory,
     /// A file.
@@ -34,11 +34,11 @@ pub enum Node {
 
 /// The whole volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tree(BTreeMap<Path, Node>);
+pub(crate) struct Tree(BTreeMap<Path, Node>);
 
 /// What executing an operation yields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effect {
+pub(crate) struct Effect {
     /// The file's version, where one was made or is in the way.
     pub version: Option<Made>,
     /// An append's offset.
@@ -52,7 +52,7 @@ type Refused = (Status, Option<Made>);
 
 impl Node {
     /// What it is, as the system calls it.
-    pub fn kind(&self) -> InodeKind {
+    pub(crate) fn kind(&self) -> InodeKind {
         match self {
             Self::Directory => InodeKind::Directory,
             Self::File { .. } => InodeKind::File,
@@ -62,7 +62,7 @@ impl Node {
 
 impl Tree {
     /// What is at `path`, or why nothing can be.
-    pub fn look(&self, path: &str) -> Result<Option<&Node>, Status> {
+    pub(crate) fn look(&self, path: &str) -> Result<Option<&Node>, Status> {
         const ROOT: &Node = &Node::Directory;
         if path.is_empty() {
             return Ok(Some(ROOT));
@@ -78,7 +78,7 @@ impl Tree {
     }
 
     /// Names directly below a directory, in order of their bytes.
-    pub fn names(&self, path: &str) -> Vec<(String, InodeKind)> {
+    pub(crate) fn names(&self, path: &str) -> Vec<(String, InodeKind)> {
         let children = self.0.iter().filter_map(|(at, node)| {
             let name = below(path, at)?;
             (!name.contains('/')).then(|| (name.to_owned(), node.kind()))
@@ -87,12 +87,12 @@ impl Tree {
     }
 
     /// Every path with what it names.
-    pub fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
         self.0.iter()
     }
 
     /// Gives every file that `stamp` made its version.
-    pub fn bind(&mut self, stamp: Stamp, index: u64) {
+    pub(crate) fn bind(&mut self, stamp: Stamp, index: u64) {
         for node in self.0.values_mut() {
             if let Node::File { made, .. } = node
                 && *made == Made::By(stamp)
@@ -103,7 +103,7 @@ impl Tree {
     }
 
     /// Executes a mutation; an error leaves everything as it was.
-    pub fn execute(&mut self, action: &Action, stamp: Stamp, made: Made) -> Result<Effect, Refused> {
+    pub(crate) fn execute(&mut self, action: &Action, stamp: Stamp, made: Made) -> Result<Effect, Refused> {
         match action {
             Action::Replace { path, condition, .. } => {
                 self.check(path, *condition)?;
@@ -274,7 +274,7 @@ impl Tree {
 }
 
 /// What of `path` comes below `directory`.
-pub fn below<'a>(directory: &str, path: &'a str) -> Option<&'a str> {
+pub(crate) fn below<'a>(directory: &str, path: &'a str) -> Option<&'a str> {
     if directory.is_empty() {
         return (!path.is_empty()).then_some(path);
     }

@@ -16,11 +16,11 @@ use crate::schedule::Schedule;
 
 /// A connection's number; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Connection(pub u64);
+pub(crate) struct Connection(pub u64);
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
+pub(crate) enum Side {
     /// Who connected.
     Caller = 0,
     /// Who was connected to.
@@ -30,7 +30,7 @@ pub enum Side {
 impl Side {
     /// The other end.
     #[must_use]
-    pub fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::Caller => Self::Server,
             Self::Server => Self::Caller,
@@ -40,7 +40,7 @@ impl Side {
 
 /// Bytes of a slot that leave with a frame; the slot's reference belongs to the network until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payload {
+pub(crate) struct Payload {
     /// The buffer.
     pub slot: Slot,
     /// First byte.
@@ -51,7 +51,7 @@ pub struct Payload {
 
 /// What happens on the network.
 #[derive(Debug)]
-pub enum Traffic {
+pub(crate) enum Traffic {
     /// A call for a connection arrives at its server.
     Call(Connection),
     /// The caller hears that its call was taken.
@@ -72,7 +72,7 @@ pub enum Traffic {
 
 /// A process, or a part of one, that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sender {
+pub(crate) enum Sender {
     /// A client.
     Client(usize),
     /// A unit of a node.
@@ -86,7 +86,7 @@ pub enum Sender {
 
 /// A frame that is about to leave.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Where.
     pub connection: Connection,
     /// Who sends it.
@@ -103,7 +103,7 @@ pub struct Frame {
 
 /// How the network behaves at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Typical nanoseconds from one side to the other.
     pub latency: u64,
     /// Of a thousand frames, these many end their connection.
@@ -116,12 +116,12 @@ pub struct Weather {
 
 impl Weather {
     /// Nothing goes wrong.
-    pub const CALM: Self = Self { latency: 50_000, resets: 0, flips: 0, slow: 0 };
+    pub(crate) const CALM: Self = Self { latency: 50_000, resets: 0, flips: 0, slow: 0 };
 }
 
 /// What the network did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetworkCounters {
+pub(crate) struct NetworkCounters {
     /// Connections taken.
     pub connections: u64,
     /// Calls that nobody took.
@@ -156,7 +156,7 @@ struct Ends {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     connections: BTreeMap<Connection, Ends>,
     last: u64,
     random: Random,
@@ -175,7 +175,7 @@ const KIBIBYTE_TIME: u64 = 1_000;
 
 impl Network {
     /// A network without connections.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             connections: BTreeMap::new(),
             last: 0,
@@ -187,7 +187,7 @@ impl Network {
     }
 
     /// A call to `address`.
-    pub fn call<T: From<Traffic>>(
+    pub(crate) fn call<T: From<Traffic>>(
         &mut self,
         caller: usize,
         address: &Arc<str>,
@@ -212,7 +212,7 @@ impl Network {
     }
 
     /// The server takes a call.
-    pub fn take<T: From<Traffic>>(&mut self, connection: Connection, schedule: &mut Schedule<T>) {
+    pub(crate) fn take<T: From<Traffic>>(&mut self, connection: Connection, schedule: &mut Schedule<T>) {
         let at = self.arrival(connection, Side::Caller, 0, schedule.now());
         let Some(ends) = self.connections.get_mut(&connection) else { return };
         ends.open[Side::Server as usize] = true;
@@ -221,7 +221,7 @@ impl Network {
     }
 
     /// Nobody takes a call: the host says so, or is not there to say anything.
-    pub fn refuse<T: From<Traffic>>(
+    pub(crate) fn refuse<T: From<Traffic>>(
         &mut self,
         connection: Connection,
         is_silent: bool,
@@ -234,13 +234,13 @@ impl Network {
     }
 
     /// A process sends a frame; it leaves a little later.
-    pub fn send<T: From<Traffic>>(&mut self, frame: Frame, schedule: &mut Schedule<T>) {
+    pub(crate) fn send<T: From<Traffic>>(frame: Frame, schedule: &mut Schedule<T>) {
         // Frames of one side leave in order: one fixed delay, and the schedule keeps the order of equals.
         schedule.after(DEPARTURE, Traffic::Depart(frame).into());
     }
 
     /// A frame's bytes are on their way.
-    pub fn transmit<T: From<Traffic>>(
+    pub(crate) fn transmit<T: From<Traffic>>(
         &mut self,
         connection: Connection,
         from: Side,
@@ -277,7 +277,12 @@ impl Network {
     }
 
     /// One side closes: the other hears of it behind everything that was sent.
-    pub fn close<T: From<Traffic>>(&mut self, connection: Connection, by: Side, schedule: &mut Schedule<T>) {
+    pub(crate) fn close<T: From<Traffic>>(
+        &mut self,
+        connection: Connection,
+        by: Side,
+        schedule: &mut Schedule<T>,
+    ) {
         if let Some(ends) = self.connections.get_mut(&connection) {
             ends.open[by as usize] = false;
             schedule.after(DEPARTURE, Traffic::Hangup(connection, by).into());
@@ -285,7 +290,7 @@ impl Network {
     }
 
     /// A side's end has left.
-    pub fn hang_up<T: From<Traffic>>(
+    pub(crate) fn hang_up<T: From<Traffic>>(
         &mut self,
         connection: Connection,
         by: Side,
@@ -296,7 +301,12 @@ impl Network {
     }
 
     /// Both sides lose the connection from `at` on.
-    pub fn reset<T: From<Traffic>>(&mut self, connection: Connection, at: Nanos, schedule: &mut Schedule<T>) {
+    pub(crate) fn reset<T: From<Traffic>>(
+        &mut self,
+        connection: Connection,
+        at: Nanos,
+        schedule: &mut Schedule<T>,
+    ) {
         let Some(ends) = self.connections.get_mut(&connection) else { return };
         if std::mem::replace(&mut ends.is_reset, true) {
             return;
@@ -309,7 +319,7 @@ impl Network {
     }
 
     /// The servers of these addresses are gone. Their callers hear a reset, or nothing.
-    pub fn server_died<T: From<Traffic>>(
+    pub(crate) fn server_died<T: From<Traffic>>(
         &mut self,
         is_silent: bool,
         is_its: impl Fn(&str) -> bool,
@@ -332,7 +342,7 @@ impl Network {
     }
 
     /// The process of this caller is gone.
-    pub fn caller_died<T: From<Traffic>>(&mut self, caller: usize, schedule: &mut Schedule<T>) {
+    pub(crate) fn caller_died<T: From<Traffic>>(&mut self, caller: usize, schedule: &mut Schedule<T>) {
         let its: Vec<Connection> = self
             .connections
             .iter()
@@ -345,34 +355,34 @@ impl Network {
     }
 
     /// Nothing arrives before `until`.
-    pub fn partition(&mut self, until: Nanos) {
+    pub(crate) fn partition(&mut self, until: Nanos) {
         self.partition_until = self.partition_until.max(until);
     }
 
     /// Nothing goes wrong from now on; what is under way keeps its delay.
-    pub fn heal(&mut self, now: Nanos) {
+    pub(crate) fn heal(&mut self, now: Nanos) {
         self.weather = Weather::CALM;
         self.partition_until = self.partition_until.min(now);
         self.connections.values_mut().for_each(|ends| ends.slowness = 1);
     }
 
     /// Whether this side still takes part.
-    pub fn is_open(&self, connection: Connection, side: Side) -> bool {
+    pub(crate) fn is_open(&self, connection: Connection, side: Side) -> bool {
         self.connections.get(&connection).is_some_and(|ends| ends.open[side as usize])
     }
 
     /// Who connected.
-    pub fn caller(&self, connection: Connection) -> Option<usize> {
+    pub(crate) fn caller(&self, connection: Connection) -> Option<usize> {
         self.connections.get(&connection).map(|ends| ends.caller)
     }
 
     /// To what address.
-    pub fn address(&self, connection: Connection) -> Option<&Arc<str>> {
+    pub(crate) fn address(&self, connection: Connection) -> Option<&Arc<str>> {
         self.connections.get(&connection).map(|ends| &ends.address)
     }
 
     /// This side has heard that the connection is over; it is forgotten once both have.
-    pub fn mark_closed(&mut self, connection: Connection, side: Side) {
+    pub(crate) fn mark_closed(&mut self, connection: Connection, side: Side) {
         if let Some(ends) = self.connections.get_mut(&connection) {
             ends.open[side as usize] = false;
             if ends.open == [false; 2] {
@@ -382,12 +392,12 @@ impl Network {
     }
 
     /// Open connections, in order.
-    pub fn open(&self) -> Vec<Connection> {
+    pub(crate) fn open(&self) -> Vec<Connection> {
         self.connections.keys().copied().collect()
     }
 
     /// A frame arrived.
-    pub fn count_frame(&mut self, is_lost: bool) {
+    pub(crate) fn count_frame(&mut self, is_lost: bool) {
         if is_lost {
             self.counters.frames_lost += 1;
         } else {

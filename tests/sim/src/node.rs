@@ -24,7 +24,7 @@ use crate::world::Happening;
 
 /// Sizes and delays of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct NodeSettings {
+pub(crate) struct NodeSettings {
     /// Its shards.
     pub shards: usize,
     /// Segments of its stores.
@@ -41,7 +41,7 @@ pub struct NodeSettings {
 
 /// What can be at a unit's place.
 #[derive(Debug)]
-pub enum Logic {
+pub(crate) enum Logic {
     /// A shard.
     Shard(Box<ShardUnit>),
     /// The metadata replica.
@@ -50,7 +50,7 @@ pub enum Logic {
 
 /// Where a unit stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// Its process is gone.
     Down,
     /// It opens.
@@ -67,7 +67,7 @@ pub enum Condition {
 
 /// A unit with its disk and its arena.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     /// What runs there.
     pub logic: Option<Logic>,
     /// Its arena.
@@ -89,7 +89,7 @@ pub struct Host {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     number: usize,
     settings: NodeSettings,
     /// Its units: shards first, then the metadata replica.
@@ -108,7 +108,7 @@ pub struct Node {
 }
 
 /// What a node needs to act.
-pub struct Around<'a> {
+pub(crate) struct Around<'a> {
     /// Time.
     pub schedule: &'a mut Schedule<Happening>,
     /// Connections.
@@ -120,13 +120,13 @@ pub struct Around<'a> {
 }
 
 /// Callers from this number on are nodes' metadata replicas.
-pub const NODE_CALLERS: usize = 1_000;
+pub(crate) const NODE_CALLERS: usize = 1_000;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ARENA_BYTES: usize = 64 << 20;
 
 impl Node {
     /// A node with empty disks; [`start`](Self::start) formats them.
-    pub fn new(seed: u64, number: usize, settings: NodeSettings) -> Self {
+    pub(crate) fn new(seed: u64, number: usize, settings: NodeSettings) -> Self {
         let mut random = Random::stream(seed, &format!("node {number}"));
         let stores = (0..settings.shards)
             .map(|shard| (store_id(number, shard), shard_index(shard), address(number, shard)))
@@ -171,7 +171,7 @@ impl Node {
     }
 
     /// The process starts: formats empty disks, opens others.
-    pub fn start(&mut self, around: &mut Around<'_>) {
+    pub(crate) fn start(&mut self, around: &mut Around<'_>) {
         self.life += 1;
         self.is_dark = false;
         self.wall_offset += i64::try_from(self.random.below(4 * Nanos::SECOND)).expect("seconds")
@@ -271,7 +271,7 @@ impl Node {
     }
 
     /// The process dies, or its machine loses power.
-    pub fn die(&mut self, by_power: bool, around: &mut Around<'_>) {
+    pub(crate) fn die(&mut self, by_power: bool, around: &mut Around<'_>) {
         let number = self.number;
         around.trace.note(around.schedule.now(), format_args!("node {number} dies, by power {by_power}"));
         self.life += 1;
@@ -292,27 +292,27 @@ impl Node {
     }
 
     /// Whether its process runs.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.hosts.iter().all(|host| host.logic.is_some())
     }
 
     /// Whether every unit serves.
-    pub fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.hosts.iter().all(|host| host.condition == Condition::Serving)
     }
 
     /// Addresses that clients may be told.
-    pub fn endpoints(&self) -> Vec<Arc<str>> {
+    pub(crate) fn endpoints(&self) -> Vec<Arc<str>> {
         (0..self.hosts.len()).map(|unit| Arc::from(address(self.number, unit).as_str())).collect()
     }
 
     /// Which of its units has this address.
-    pub fn unit_at(&self, address_: &str) -> Option<usize> {
+    pub(crate) fn unit_at(&self, address_: &str) -> Option<usize> {
         (0..self.hosts.len()).find(|unit| address(self.number, *unit) == address_)
     }
 
     /// The metadata replica.
-    pub fn meta(&self) -> Option<&MetaUnit> {
+    pub(crate) fn meta(&self) -> Option<&MetaUnit> {
         match self.hosts.last()?.logic.as_ref()? {
             Logic::Meta(meta) => Some(meta),
             Logic::Shard(_) => None,
@@ -320,7 +320,7 @@ impl Node {
     }
 
     /// The shards.
-    pub fn shards(&self) -> impl Iterator<Item = &ShardUnit> {
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardUnit> {
         self.hosts.iter().filter_map(|host| match host.logic.as_ref()? {
             Logic::Shard(shard) => Some(&**shard),
             Logic::Meta(_) => None,
@@ -328,7 +328,7 @@ impl Node {
     }
 
     /// A connection is taken.
-    pub fn on_call(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
+    pub(crate) fn on_call(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
         let host = &mut self.hosts[unit];
         host.connections.insert(connection);
         match host.logic.as_mut().expect("the caller saw that it is up") {
@@ -339,7 +339,7 @@ impl Node {
     }
 
     /// A connection of the metadata replica's own stands.
-    pub fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
+    pub(crate) fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
         let unit = self.hosts.len() - 1;
         self.with(unit, around, |logic, _, _, out| {
             if let Logic::Meta(meta) = logic {
@@ -349,7 +349,7 @@ impl Node {
     }
 
     /// A connection is over: a client's to `unit`, or the metadata replica's own.
-    pub fn on_down(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
+    pub(crate) fn on_down(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
         self.hosts[unit].connections.remove(&connection);
         self.with(unit, around, |logic, clock, memory, out| match logic {
             Logic::Shard(shard) => shard.on_close(connection, memory),
@@ -358,7 +358,13 @@ impl Node {
     }
 
     /// A frame's head arrived.
-    pub fn on_head(&mut self, unit: usize, connection: Connection, head: &[u8], around: &mut Around<'_>) {
+    pub(crate) fn on_head(
+        &mut self,
+        unit: usize,
+        connection: Connection,
+        head: &[u8],
+        around: &mut Around<'_>,
+    ) {
         self.with(unit, around, |logic, clock, memory, out| match logic {
             Logic::Shard(shard) => shard.on_head(clock.now, connection, head, memory, out),
             Logic::Meta(meta) => meta.on_head(clock, connection, head, memory, out),
@@ -366,7 +372,13 @@ impl Node {
     }
 
     /// The payload of the head before arrived.
-    pub fn on_body(&mut self, unit: usize, connection: Connection, body: &[u8], around: &mut Around<'_>) {
+    pub(crate) fn on_body(
+        &mut self,
+        unit: usize,
+        connection: Connection,
+        body: &[u8],
+        around: &mut Around<'_>,
+    ) {
         self.with(unit, around, |logic, clock, memory, out| match logic {
             Logic::Shard(shard) => shard.on_body(clock.now, connection, body, memory, out),
             Logic::Meta(_) => panic!("a metadata port is sent no payload"),
@@ -374,7 +386,12 @@ impl Node {
     }
 
     /// A frame leaves; `None`: its process is gone.
-    pub fn on_depart(&mut self, unit: usize, frame: &Frame, around: &mut Around<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn on_depart(
+        &mut self,
+        unit: usize,
+        frame: &Frame,
+        around: &mut Around<'_>,
+    ) -> Option<Vec<u8>> {
         let host = &mut self.hosts[unit];
         if frame.life != self.life || host.logic.is_none() {
             return None;
@@ -390,7 +407,7 @@ impl Node {
     }
 
     /// One of a disk's requests ends.
-    pub fn on_disk(&mut self, unit: usize, around: &mut Around<'_>) {
+    pub(crate) fn on_disk(&mut self, unit: usize, around: &mut Around<'_>) {
         let host = &mut self.hosts[unit];
         let Some((io, outcome)) = host.disk.complete(&mut host.memory) else { return };
         let number = self.number;
@@ -405,7 +422,7 @@ impl Node {
     }
 
     /// No further event was at hand.
-    pub fn on_turn(&mut self, unit: usize, around: &mut Around<'_>) {
+    pub(crate) fn on_turn(&mut self, unit: usize, around: &mut Around<'_>) {
         self.with(unit, around, |logic, clock, memory, out| match logic {
             Logic::Shard(shard) => shard.on_turn(clock.now, memory, out),
             Logic::Meta(meta) => meta.on_turn(clock, memory, out),
@@ -414,7 +431,7 @@ impl Node {
     }
 
     /// A deadline has come.
-    pub fn on_tick(&mut self, unit: usize, at: Nanos, around: &mut Around<'_>) {
+    pub(crate) fn on_tick(&mut self, unit: usize, at: Nanos, around: &mut Around<'_>) {
         self.hosts[unit].armed.remove(&at);
         self.with(unit, around, |logic, clock, memory, out| match logic {
             Logic::Shard(shard) => shard.on_tick(clock.now, memory, out),
@@ -423,7 +440,7 @@ impl Node {
     }
 
     /// The node ends in order.
-    pub fn on_shutdown(&mut self, around: &mut Around<'_>) {
+    pub(crate) fn on_shutdown(&mut self, around: &mut Around<'_>) {
         for unit in 0..self.hosts.len() {
             self.with(unit, around, |logic, clock, memory, out| match logic {
                 Logic::Shard(shard) => shard.on_shutdown(clock.now, memory, out),
@@ -464,7 +481,7 @@ impl Node {
                 head: send.head,
                 payload: send.payload,
             };
-            around.network.send(frame, around.schedule);
+            Network::send(frame, around.schedule);
         }
         for connection in out.closes {
             host.connections.remove(&connection);

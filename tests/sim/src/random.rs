@@ -5,13 +5,13 @@
 
 /// A stream of random numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Random {
+pub(crate) struct Random {
     state: [u64; 4],
 }
 
 impl Random {
     /// The stream `name` of `seed`.
-    pub fn stream(seed: u64, name: &str) -> Self {
+    pub(crate) fn stream(seed: u64, name: &str) -> Self {
         let mut mix = seed ^ 0x9e37_79b9_7f4a_7c15;
         for byte in name.bytes() {
             mix = split_mix(&mut mix) ^ u64::from(byte);
@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         let result = self.state[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let shifted = self.state[1] << 17;
         self.state[2] ^= self.state[0];
@@ -33,33 +33,33 @@ impl Random {
     }
 
     /// A number below `bound`, which is not 0. The bias of a modulo is far below what a simulation notices.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "nothing is below 0");
         self.next() % bound
     }
 
     /// An index below `bound`.
-    pub fn index(&mut self, bound: usize) -> usize {
+    pub(crate) fn index(&mut self, bound: usize) -> usize {
         usize::try_from(self.below(bound as u64)).expect("below a usize")
     }
 
     /// A number in `low..=high`.
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
     /// Whether something of this probability, in parts of a thousand, happens.
-    pub fn per_mille(&mut self, probability: u64) -> bool {
+    pub(crate) fn per_mille(&mut self, probability: u64) -> bool {
         self.below(1000) < probability
     }
 
     /// One of them.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.index(from.len())]
     }
 
     /// A duration around `typical` with a long tail: most are shorter, one in a hundred is twenty times longer.
-    pub fn latency(&mut self, typical: u64) -> u64 {
+    pub(crate) fn latency(&mut self, typical: u64) -> u64 {
         let base = typical / 2 + self.below(typical + 1);
         if self.per_mille(10) { base + self.below(20 * typical + 1) } else { base }
     }

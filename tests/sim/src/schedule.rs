@@ -7,7 +7,7 @@ use wire::Nanos;
 
 /// What is going to happen.
 #[derive(Debug)]
-pub struct Schedule<T> {
+pub(crate) struct Schedule<T> {
     now: Nanos,
     next: u64,
     waiting: BinaryHeap<Reverse<Waiting<T>>>,
@@ -43,34 +43,34 @@ impl<T> Ord for Waiting<T> {
 
 impl<T> Schedule<T> {
     /// Nothing yet; the clock stands at `now`.
-    pub fn new(now: Nanos) -> Self {
+    pub(crate) fn new(now: Nanos) -> Self {
         Self { now, next: 0, waiting: BinaryHeap::new(), happened: 0 }
     }
 
     /// The virtual time.
-    pub fn now(&self) -> Nanos {
+    pub(crate) fn now(&self) -> Nanos {
         self.now
     }
 
     /// How much has happened.
-    pub fn happened(&self) -> u64 {
+    pub(crate) fn happened(&self) -> u64 {
         self.happened
     }
 
     /// `what` happens at `at`, or now if that is past.
-    pub fn at(&mut self, at: Nanos, what: T) {
+    pub(crate) fn at(&mut self, at: Nanos, what: T) {
         let number = self.next;
         self.next += 1;
         self.waiting.push(Reverse(Waiting { at: at.max(self.now), number, what }));
     }
 
     /// `what` happens `nanoseconds` from now.
-    pub fn after(&mut self, nanoseconds: u64, what: T) {
+    pub(crate) fn after(&mut self, nanoseconds: u64, what: T) {
         self.at(self.now.after(nanoseconds), what);
     }
 
     /// Moves the clock to what happens next, and gives it out.
-    pub fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         let Reverse(waiting) = self.waiting.pop()?;
         assert!(waiting.at >= self.now, "time does not go back");
         self.now = waiting.at;

@@ -15,7 +15,7 @@ use crate::unit::{Note, Out, Outgoing};
 
 /// See the module.
 #[derive(Debug)]
-pub struct ShardUnit {
+pub(crate) struct ShardUnit {
     shard: Shard,
     effects: Effects,
     /// Where the payload that comes next goes.
@@ -24,7 +24,7 @@ pub struct ShardUnit {
 
 impl ShardUnit {
     /// A shard that begins to open its store.
-    pub fn start(
+    pub(crate) fn start(
         now: Nanos,
         identity: Identity,
         store: Store,
@@ -44,22 +44,17 @@ impl ShardUnit {
     }
 
     /// The store, to be looked at.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.shard.store()
     }
 
-    /// Whether no put, get or call is under way.
-    pub fn is_idle(&self) -> bool {
-        self.shard.is_idle()
-    }
-
     /// A connection was taken.
-    pub fn on_open(&mut self, connection: Connection) {
+    pub(crate) fn on_open(&mut self, connection: Connection) {
         self.shard.on_open(Link(connection.0));
     }
 
     /// A connection is gone.
-    pub fn on_close(&mut self, connection: Connection, memory: &mut SimMemory) {
+    pub(crate) fn on_close(&mut self, connection: Connection, memory: &mut SimMemory) {
         if let Some(Placement::Into { slot, .. }) = self.arriving.remove(&connection) {
             memory.release(slot);
         }
@@ -67,7 +62,7 @@ impl ShardUnit {
     }
 
     /// A frame's head arrived.
-    pub fn on_head(
+    pub(crate) fn on_head(
         &mut self,
         now: Nanos,
         connection: Connection,
@@ -99,7 +94,7 @@ impl ShardUnit {
     }
 
     /// The payload of the head before arrived.
-    pub fn on_body(
+    pub(crate) fn on_body(
         &mut self,
         now: Nanos,
         connection: Connection,
@@ -118,7 +113,7 @@ impl ShardUnit {
     }
 
     /// Bytes of a payload have left.
-    pub fn on_sent(
+    pub(crate) fn on_sent(
         &mut self,
         now: Nanos,
         connection: Connection,
@@ -131,7 +126,7 @@ impl ShardUnit {
     }
 
     /// A disk request ended.
-    pub fn on_io(
+    pub(crate) fn on_io(
         &mut self,
         now: Nanos,
         io: IoToken,
@@ -144,19 +139,19 @@ impl ShardUnit {
     }
 
     /// No further event is at hand.
-    pub fn on_turn(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_turn(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_turn(now, memory, &mut self.effects);
         self.carry_out(memory, out);
     }
 
     /// A deadline has come.
-    pub fn on_tick(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_tick(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_tick(now, memory, &mut self.effects);
         self.carry_out(memory, out);
     }
 
     /// The end, in order.
-    pub fn on_shutdown(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+    pub(crate) fn on_shutdown(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_shutdown(now, memory, &mut self.effects);
         self.carry_out(memory, out);
     }
@@ -203,7 +198,7 @@ impl ShardUnit {
 }
 
 /// Gives a frame's slot back.
-pub fn take_payload(payload: Payload, memory: &mut SimMemory) -> Vec<u8> {
+pub(crate) fn take_payload(payload: Payload, memory: &mut SimMemory) -> Vec<u8> {
     let offset = payload.offset as usize;
     let bytes = memory.bytes(payload.slot)[offset..offset + payload.length as usize].to_vec();
     memory.release(payload.slot);

@@ -14,7 +14,7 @@ use crate::unit::{Out, Outgoing};
 
 /// What a store answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub(crate) enum Answered {
     /// All stores have deleted these chunks durably.
     Deleted {
         /// The first.
@@ -60,7 +60,7 @@ struct Delete {
 
 /// See the module.
 #[derive(Debug)]
-pub struct StoreCalls {
+pub(crate) struct StoreCalls {
     map: Arc<ClusterMap>,
     peers: Vec<Peer>,
     deletes: BTreeMap<u64, Delete>,
@@ -73,7 +73,7 @@ const RETRY: u64 = 100 * Nanos::MILLISECOND;
 
 impl StoreCalls {
     /// Nothing is asked yet.
-    pub fn new(map: Arc<ClusterMap>) -> Self {
+    pub(crate) fn new(map: Arc<ClusterMap>) -> Self {
         let peer = |store: &wire::map::Store| Peer {
             address: Arc::from(store.address.as_str()),
             is_called: false,
@@ -88,7 +88,7 @@ impl StoreCalls {
     }
 
     /// Deletes `count` chunks from `first` on, wherever they are.
-    pub fn delete(&mut self, now: Nanos, first: ChunkId, count: u32, orphans: bool, out: &mut Out) {
+    pub(crate) fn delete(&mut self, now: Nanos, first: ChunkId, count: u32, orphans: bool, out: &mut Out) {
         let mut by_store: BTreeMap<usize, Vec<ChunkId>> = BTreeMap::new();
         for step in 0..u64::from(count) {
             let id = ChunkId { session: first.session, ordinal: first.ordinal + step };
@@ -110,7 +110,7 @@ impl StoreCalls {
     }
 
     /// Asks a store for the ids after `after`.
-    pub fn inventory(&mut self, now: Nanos, source: u16, after: Option<ChunkId>, out: &mut Out) {
+    pub(crate) fn inventory(&mut self, now: Nanos, source: u16, after: Option<ChunkId>, out: &mut Out) {
         self.peers[usize::from(source)].waiting.push_back(Call::Inventory { source, after });
         self.proceed(now, out);
     }
@@ -121,12 +121,12 @@ impl StoreCalls {
     }
 
     /// A call that was asked for got its connection's number.
-    pub fn on_called(&mut self, peer: usize, connection: Connection) {
+    pub(crate) fn on_called(&mut self, peer: usize, connection: Connection) {
         self.peers[peer].connection = Some(connection);
     }
 
     /// A connection stands: greet.
-    pub fn on_up(&mut self, connection: Connection, out: &mut Out) {
+    pub(crate) fn on_up(&mut self, connection: Connection, out: &mut Out) {
         if self.peer_of(connection).is_none() {
             return;
         }
@@ -141,7 +141,7 @@ impl StoreCalls {
     }
 
     /// A connection is over: what was asked over it is the replica's to repeat.
-    pub fn on_down(&mut self, now: Nanos, connection: Connection) {
+    pub(crate) fn on_down(&mut self, now: Nanos, connection: Connection) {
         let Some(peer) = self.peer_of(connection) else { return };
         let peer = &mut self.peers[peer];
         (peer.connection, peer.is_called, peer.is_greeted) = (None, false, false);
@@ -159,7 +159,7 @@ impl StoreCalls {
     }
 
     /// A reply arrived.
-    pub fn on_head(
+    pub(crate) fn on_head(
         &mut self,
         now: Nanos,
         connection: Connection,
@@ -199,7 +199,7 @@ impl StoreCalls {
     }
 
     /// Connects where something waits, and sends where a connection is greeted.
-    pub fn proceed(&mut self, now: Nanos, out: &mut Out) {
+    pub(crate) fn proceed(&mut self, now: Nanos, out: &mut Out) {
         for index in 0..self.peers.len() {
             let peer = &mut self.peers[index];
             if peer.waiting.is_empty() {

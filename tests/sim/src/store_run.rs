@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use journal::fake_disk::Faults;
-use journal::{Expected, Format, Geometry, Identity, IoToken};
+use journal::{Expected, Format, Geometry, Identity};
 use store::{Effect, Effects, Event, GotChunk, Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count, root, verify_range};
 use wire::{ChunkId, ClusterId, Memory, Nanos, NodeId, SessionId, Slot, Status, StoreId};
@@ -95,13 +95,13 @@ const ARENA_BYTES: usize = 48 << 20;
 const STEPS: u64 = 4_000;
 
 /// Runs one seed.
-pub fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Failed> {
+pub(crate) fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
     let mut run = StoreRun::new(seed, printed);
     let result = run.everything();
     let hash = run.trace.hash();
     match result {
         Ok(()) => Ok((run.tally, hash)),
-        Err(why) => Err(Failed { level: "store", seed, why, tail: run.trace.tail() }),
+        Err(why) => Err(Box::new(Failed { level: "store", seed, why, tail: run.trace.tail() })),
     }
 }
 
@@ -178,7 +178,10 @@ impl StoreRun {
         }
         match self.random.below(1000) {
             0..=2 => return self.crash(self.random.clone().per_mille(700)),
-            3..=5 => return self.inject(),
+            3..=5 => {
+                self.inject();
+                return Ok(());
+            }
             6..=30 => {
                 self.now = self.now.after(self.random.below(100 * Nanos::MILLISECOND));
                 return self.handle(Event::Tick);
@@ -271,7 +274,6 @@ impl StoreRun {
                     Status::Ok if chunk.told == Told::Putting || chunk.told == Told::Perhaps => {
                         chunk.told = Told::Stored;
                     }
-                    Status::Ok => {}
                     Status::NoSpace | Status::Busy | Status::NotServing if chunk.told == Told::Putting => {
                         chunk.told = Told::Perhaps;
                     }
@@ -280,7 +282,7 @@ impl StoreRun {
                             chunk.told = Told::Perhaps;
                         }
                     }
-                    Status::NoSpace | Status::Busy | Status::NotServing => {}
+                    Status::Ok | Status::NoSpace | Status::Busy | Status::NotServing => {}
                     other => return Err(format!("a put of {id} was answered {other}")),
                 }
             }
@@ -367,16 +369,12 @@ impl StoreRun {
 
     fn complete(&mut self) -> Result<(), String> {
         self.now = self.now.after(self.random.below(200 * Nanos::MICROSECOND));
-        match self.disk.complete(&mut self.memory) {
-            Some((io, outcome)) => {
-                self.trace.note(self.now, format_args!("{io:?} {outcome:?}"));
-                self.handle(Event::IoDone { io, outcome })
-            }
-            None => {
-                self.now = self.now.after(Nanos::MILLISECOND);
-                self.handle(Event::Submit)
-            }
+        if let Some((io, outcome)) = self.disk.complete(&mut self.memory) {
+            self.trace.note(self.now, format_args!("{io:?} {outcome:?}"));
+            return self.handle(Event::IoDone { io, outcome });
         }
+        self.now = self.now.after(Nanos::MILLISECOND);
+        self.handle(Event::Submit)
     }
 
     fn until(&mut self, reached: impl Fn(&Self) -> bool, what: &str) -> Result<(), String> {
@@ -477,9 +475,9 @@ impl StoreRun {
         self.handle(Event::Inventory { token, after, limit })
     }
 
-    fn inject(&mut self) -> Result<(), String> {
+    fn inject(&mut self) {
         if self.profile == Profile::Cuts {
-            return Ok(());
+            return;
         }
         let on = self.random.per_mille(400);
         let rate = |random: &mut Random, most| if on { random.below(most) } else { 0 };
@@ -499,7 +497,6 @@ impl StoreRun {
             };
             self.trace.note(self.now, format_args!("damage at {at:?}"));
         }
-        Ok(())
     }
 
     fn crash(&mut self, by_power: bool) -> Result<(), String> {
@@ -602,6 +599,9 @@ impl StoreRun {
                 }
                 self.now = self.now.after(50 * Nanos::MILLISECOND);
                 self.handle(Event::Tick)?;
+                while self.disk.fake.pending() > 0 {
+                    self.complete()?;
+                }
             }
         }
         self.tally.count("store", "space came back");
@@ -651,6 +651,3 @@ fn outcome(status: Status) -> &'static str {
         _ => "other",
     }
 }
-
-/// The tag of the store's own reads starts where the device's end.
-const _: () = assert!(IoToken::OWNER_TAG_MIN > 0);

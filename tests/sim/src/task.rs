@@ -24,7 +24,7 @@ use crate::history::{Action, Condition, Ending, Record, Seen};
 
 /// Where everything happens.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Of the self-describing bytes.
     pub seed: u64,
     /// The volume.
@@ -37,7 +37,7 @@ pub struct Setting {
 
 /// What a task wants of the core.
 #[derive(Debug)]
-pub enum Wish {
+pub(crate) enum Wish {
     /// A call; the part is given back with its result.
     Call(Part, Call),
     /// An upload is over.
@@ -45,11 +45,11 @@ pub enum Wish {
 }
 
 /// Which of a task's calls.
-pub type Part = usize;
+pub(crate) type Part = usize;
 
 /// A task's answer to a call's result.
 #[derive(Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// It goes on.
     On,
     /// It has ended.
@@ -119,7 +119,7 @@ struct Reading {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// What is done; its ending is filled in at the end.
     pub record: Record,
     /// A write's extents are staged before its commit.
@@ -129,7 +129,7 @@ pub struct Task {
 
 impl Task {
     /// Begins an operation.
-    pub fn begin(setting: Setting, record: Record, stages: bool, wishes: &mut Vec<Wish>) -> Self {
+    pub(crate) fn begin(setting: Setting, record: Record, stages: bool, wishes: &mut Vec<Wish>) -> Self {
         let stage = match &record.action {
             Action::Replace { .. } | Action::Write { .. } | Action::Append { .. } => {
                 wishes.push(Wish::Call(0, Call::OpenUpload { group: GROUP }));
@@ -158,7 +158,7 @@ impl Task {
     }
 
     /// How it ends when nobody waits for it any more.
-    pub fn abandoned(&self, wishes: &mut Vec<Wish>) -> Ending {
+    pub(crate) fn abandoned(&self, wishes: &mut Vec<Wish>) -> Ending {
         match &self.stage {
             Stage::Putting { upload, .. } | Stage::Staging { upload, .. } => {
                 wishes.push(Wish::CloseUpload(*upload));
@@ -174,7 +174,7 @@ impl Task {
     }
 
     /// Takes a call's result.
-    pub fn on_done(
+    pub(crate) fn on_done(
         &mut self,
         setting: Setting,
         part: Part,
@@ -613,29 +613,29 @@ fn ending_of_second_look(reading: &Reading, result: Result<Done, Failure>) -> En
 
 /// Tickets of the tasks' calls.
 #[derive(Debug, Default)]
-pub struct Tickets {
+pub(crate) struct Tickets {
     last: u64,
     calls: BTreeMap<Ticket, (u64, Part)>,
 }
 
 impl Tickets {
     /// A ticket for a task's call.
-    pub fn issue(&mut self, task: u64, part: Part) -> Ticket {
+    pub(crate) fn issue(&mut self, task: u64, part: Part) -> Ticket {
         self.last += 1;
         self.calls.insert(Ticket(self.last), (task, part));
         Ticket(self.last)
     }
 
     /// Whose call it was; each ticket comes back once.
-    pub fn take(&mut self, ticket: Ticket) -> Option<(u64, Part)> {
+    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<(u64, Part)> {
         self.calls.remove(&ticket)
     }
 
     /// Takes back all tickets of a task.
-    pub fn revoke(&mut self, task: u64) -> Vec<Ticket> {
+    pub(crate) fn revoke(&mut self, task: u64) -> Vec<Ticket> {
         let its: Vec<Ticket> =
             self.calls.iter().filter(|(_, (of, _))| *of == task).map(|(ticket, _)| *ticket).collect();
-        its.iter().for_each(|ticket| drop(self.calls.remove(ticket)));
+        self.calls.retain(|_, (of, _)| *of != task);
         its
     }
 }

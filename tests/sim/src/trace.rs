@@ -7,9 +7,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: u64,
-    lines: u64,
     printed: bool,
     line: String,
     /// The last lines, for a failure's report.
@@ -21,16 +20,15 @@ const TAIL_LINES: usize = 60;
 
 impl Trace {
     /// A trace; `printed`: on standard error too.
-    pub fn new(printed: bool) -> Self {
+    pub(crate) fn new(printed: bool) -> Self {
         Self { printed, ..Self::default() }
     }
 
     /// Adds a line.
-    pub fn note(&mut self, now: Nanos, what: fmt::Arguments<'_>) {
+    pub(crate) fn note(&mut self, now: Nanos, what: fmt::Arguments<'_>) {
         self.line.clear();
         self.line.write_fmt(format_args!("{:>14} {what}", now.0 / 1000)).expect("a string takes everything");
         self.hash = xxh3_64_with_seed(self.line.as_bytes(), self.hash);
-        self.lines += 1;
         if self.printed {
             eprintln!("{}", self.line);
         }
@@ -45,17 +43,12 @@ impl Trace {
     }
 
     /// The hash over all lines.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// How many lines there are.
-    pub fn lines(&self) -> u64 {
-        self.lines
-    }
-
     /// The last lines.
-    pub fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         self.tail.iter().fold(String::new(), |text, line| text + line + "\n")
     }
 }

@@ -9,7 +9,7 @@ use crate::network::{Connection, Payload};
 
 /// A frame to be sent.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Where.
     pub connection: Connection,
     /// Prefix and message.
@@ -20,7 +20,7 @@ pub struct Outgoing {
 
 /// What a unit says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
+pub(crate) enum Note {
     /// It serves.
     Opened,
     /// It will never serve, and why.
@@ -37,7 +37,7 @@ pub enum Note {
 
 /// Collected while an event is handled; carried out by the node.
 #[derive(Debug, Default)]
-pub struct Out {
+pub(crate) struct Out {
     /// Frames, in order.
     pub sends: Vec<Outgoing>,
     /// Connections that end behind what was sent.
@@ -56,12 +56,12 @@ pub struct Out {
 
 impl Out {
     /// A tick is wanted at `at`, or earlier.
-    pub fn arm(&mut self, at: Nanos) {
+    pub(crate) fn arm(&mut self, at: Nanos) {
         self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
     }
 
     /// Takes requests over; their ranges of parts move with them.
-    pub fn take_io(&mut self, io: &IoEffects) {
+    pub(crate) fn take_io(&mut self, io: &IoEffects) {
         for request in &io.requests {
             match *request {
                 journal::IoRequest::Write { io: token, offset, parts, background, .. } => {

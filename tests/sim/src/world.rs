@@ -22,7 +22,7 @@ use crate::workload::{Order, Workload};
 
 /// Something that is going to happen.
 #[derive(Debug)]
-pub enum Happening {
+pub(crate) enum Happening {
     /// On the network.
     Traffic(Traffic),
     /// A disk's request ends.
@@ -122,7 +122,7 @@ enum Phase {
 
 /// See the module.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     seed: u64,
     schedule: Schedule<Happening>,
     network: Network,
@@ -154,13 +154,13 @@ const HAPPENINGS_MAX: u64 = 30_000_000;
 const CLIENTS_MAX: u64 = 4;
 
 /// Runs one seed.
-pub fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Failed> {
+pub(crate) fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
     let mut world = World::new(seed, printed);
     let result = world.everything();
     let hash = world.trace.hash();
     match result {
         Ok(()) => Ok((world.tally, hash)),
-        Err(why) => Err(Failed { level: "node", seed, why, tail: world.trace.tail() }),
+        Err(why) => Err(Box::new(Failed { level: "node", seed, why, tail: world.trace.tail() })),
     }
 }
 

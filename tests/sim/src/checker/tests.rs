@@ -3,9 +3,14 @@
 use wire::meta::RenameMode;
 
 use super::*;
-use crate::content::Content;
+use crate::content::{Content, Stamp};
 
 const SEED: u64 = 11;
+
+/// The stamp of an operation.
+fn stamp_of(place: usize) -> Stamp {
+    Stamp(place as u64 + 1)
+}
 
 /// Records one after the other in time, each of 10 ns.
 fn history(steps: Vec<(Action, Ending)>) -> Vec<Record> {

@@ -7,9 +7,10 @@ use wire::{Nanos, VolumeId};
 
 use super::{GARBAGE_LIMIT, Happening, Phase, QUIET_LIMIT, World};
 use crate::checker;
+use crate::client_process::ClientProcess;
 use crate::content::Stamp;
 use crate::history::{Action, Ending, Record, Seen};
-use crate::node::Condition;
+use crate::node::{Condition, Node};
 use crate::workload::{DIRECTORIES, FILES};
 
 impl World {
@@ -29,7 +30,7 @@ impl World {
             client.paused_until = Nanos(0);
         }
         self.until("recovery after the faults", QUIET_LIMIT, |world| {
-            world.nodes.iter().all(|node| node.is_serving()) || world.is_destroyed()
+            world.nodes.iter().all(Node::is_serving) || world.is_destroyed()
         })
     }
 
@@ -95,7 +96,7 @@ impl World {
     fn end_clients(&mut self) -> Result<(), String> {
         for number in 0..self.clients.len() {
             let life = self.clients[number].life;
-            self.with_client(number, life, |process, around| process.on_shutdown(around));
+            self.with_client(number, life, ClientProcess::on_shutdown);
         }
         let quiet = self.schedule.now().after(10 * Nanos::SECOND);
         self.schedule.at(quiet, Happening::Fault);

@@ -22,10 +22,10 @@ impl World {
         match happening {
             Happening::Traffic(traffic) => return Ok(self.on_traffic(traffic)),
             Happening::Disk { node, unit, life } => {
-                self.in_life(node, life, |node, around| node.on_disk(unit, around))
+                self.in_life(node, life, |node, around| node.on_disk(unit, around));
             }
             Happening::Turn { node, unit, life } => {
-                self.in_life(node, life, |node, around| node.on_turn(unit, around))
+                self.in_life(node, life, |node, around| node.on_turn(unit, around));
             }
             Happening::Tick { node, unit, life, at } => {
                 self.in_life(node, life, |node, around| node.on_tick(unit, at, around));

@@ -1,0 +1,72 @@
+//! Which seeds continuous integration runs: a fixed number that begins at a number of the tree itself, so that what ran is what it runs, and
+//! every tree runs others; and every seed that ever failed.
+
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::Level;
+
+/// Folders of the crates whose logic is simulated.
+const SIMULATED: &[&str] = &[
+    "client/src/core",
+    "engine/journal/src",
+    "engine/shard/src",
+    "engine/store/src",
+    "meta/namespace/src",
+    "meta/placement/src",
+    "meta/replica/src",
+    "tests/sim/src",
+    "wire/src",
+];
+
+/// Seeds that failed once, `level seed` a line.
+const RECORDED: &str = include_str!("../seeds.txt");
+
+/// Multiplies the number of seeds.
+pub const COUNT_VARIABLE: &str = "CATENA_SIM_SEEDS";
+
+/// The first seed of this tree: a hash of the simulated crates' sources, below 2^32 so that it can be typed.
+pub fn first() -> u64 {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files: Vec<PathBuf> = Vec::new();
+    for folder in SIMULATED {
+        collect(&root.join(folder), &mut files);
+    }
+    files.sort();
+    let hash =
+        files.iter().fold(0, |hash, file| xxh3_64_with_seed(&std::fs::read(file).unwrap_or_default(), hash));
+    hash >> 32
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// How many seeds of a level are run: a count, not a time, so that two machines run the same.
+pub fn count(level: Level) -> u64 {
+    let chosen = std::env::var(COUNT_VARIABLE).ok().and_then(|text| text.parse().ok());
+    chosen.unwrap_or(match level {
+        Level::Store => 100,
+        Level::Node => 150,
+    })
+}
+
+/// The recorded seeds of a level.
+pub fn recorded(level: Level) -> Vec<u64> {
+    let lines = RECORDED.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines
+        .filter(|line| !line.is_empty())
+        .filter_map(|line| {
+            let (name, seed) = line.split_once(' ').expect("a line is `level seed`");
+            (name == level.name()).then(|| seed.trim().parse().expect("a seed is a number"))
+        })
+        .collect()
+}

@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::transfer::destination::{Placement, Target, split_target};
-use crate::transfer::pool::{self, Feed, Mark};
+use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
 use crate::transfer::send;
@@ -47,7 +47,7 @@ pub(crate) struct Cp {
     #[arg(long, conflicts_with = "no_clobber")]
     if_absent: bool,
     /// Files copied at once
-    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
 }
 

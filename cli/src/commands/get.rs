@@ -21,7 +21,7 @@ use crate::remote_failure::failure;
 use crate::text::quote;
 use crate::transfer::destination::{Existing, Placement, Target, split_target};
 use crate::transfer::fetch::{self, Origin};
-use crate::transfer::pool::{self, Feed, Mark};
+use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
 use crate::transfer::send::Wishes;
@@ -62,7 +62,7 @@ pub(crate) struct Get {
     #[arg(short, long)]
     no_clobber: bool,
     /// Files fetched at once
-    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
 }
 

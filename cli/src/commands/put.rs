@@ -23,7 +23,7 @@ use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::text::{self, quote};
 use crate::transfer::destination::{Placement, Target, split_target};
-use crate::transfer::pool::{self, Feed, Mark};
+use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
 use crate::transfer::send::{self, Goal, Wishes};
@@ -74,7 +74,7 @@ pub(crate) struct PutOptions {
     #[arg(long, value_name = "N", conflicts_with_all = ["recursive", "no_clobber", "if_absent"])]
     if_version: Option<u64>,
     /// Files sent at once
-    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: u16,
 }
 

@@ -22,13 +22,12 @@ use crate::output::WhenClosed;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::text::{count, quote, size, time};
+use crate::transfer::pool::JOBS;
 use crate::transfer::progress::Progress;
 use crate::transfer::report::Report;
 use home::Home;
 use proof::Proof;
 
-/// Files stored at once.
-const JOBS: u16 = 8;
 /// What the disk's ceiling is measured with: enough that no cache of the device swallows it whole, little enough to take seconds.
 const CEILING_BYTES: u64 = 256 << 20;
 /// How long each measurement runs.

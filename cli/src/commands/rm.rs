@@ -13,7 +13,7 @@ use crate::remote::RemotePath;
 use crate::remote_failure::{failure, shown};
 use crate::tally::Tally;
 use crate::text::{self, size};
-use crate::transfer::pool;
+use crate::transfer::pool::{self, JOBS};
 use crate::walk::{Stage, Visit, Walk};
 
 /// Remove files, links and, with -r, directories with everything in them
@@ -44,7 +44,7 @@ pub(crate) struct Rm {
     #[arg(long, value_name = "N", conflicts_with = "recursive")]
     if_version: Option<u64>,
     /// Removals under way at once
-    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
 }
 

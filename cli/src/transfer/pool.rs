@@ -14,6 +14,8 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::failure::{Failure, Result};
 
+/// Files worked on at once unless told otherwise: small files wait for flushes, which many of them share.
+pub(crate) const JOBS: u16 = 16;
 /// Jobs sent ahead for each worker: one in work, one waiting, so that no worker idles while the main thread prints.
 const QUEUED_PER_WORKER: usize = 2;
 /// Jobs not done yet, those held back included.

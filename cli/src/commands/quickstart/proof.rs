@@ -15,12 +15,9 @@ use crate::local::{meta, sparse};
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::text::quote;
-use crate::transfer::pool;
+use crate::transfer::pool::{self, JOBS};
 use crate::transfer::progress::Progress;
 use crate::walk::{Stage, Visit};
-
-/// Files compared at once.
-const JOBS: usize = 8;
 
 /// What was compared.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +67,7 @@ pub(crate) fn prove(
         let shown = place.join(&visit.below).to_string();
         (visit.attributes.kind, compare(&volume, &visit, &path, &shown, since, progress))
     };
-    pool::run(JOBS, work, &mut on_result, |feed| {
+    pool::run(usize::from(JOBS), work, &mut on_result, |feed| {
         for visit in walk.by_ref() {
             let visit = visit?;
             // A directory is compared once, when it is left.

@@ -247,7 +247,7 @@ impl Ending {
             Self::Executed { .. } | Self::Refused(_) => "failed",
             Self::NotExecuted => "not executed",
             Self::Unknown => "unknown",
-            Self::Found { seen: Seen { bytes: None, .. }, .. } => "no bytes",
+            Self::Found { seen: Seen { kind: InodeKind::File, bytes: None, .. }, .. } => "no bytes",
             Self::Found { .. } | Self::Listed { .. } => "ok",
             Self::Nothing => "no answer",
         }

@@ -47,7 +47,8 @@ impl World {
         })?;
         self.verify(volume)?;
         self.end_clients()?;
-        self.until("garbage", GARBAGE_LIMIT, |world| world.has_no_garbage(volume))?;
+        self.until("garbage", GARBAGE_LIMIT, |world| world.garbage(volume).is_none())
+            .map_err(|error| format!("{error}: {}", self.garbage(volume).unwrap_or_default()))?;
         self.end_nodes()
     }
 
@@ -115,18 +116,26 @@ impl World {
         Ok(())
     }
 
-    /// I12: stores hold exactly what versions reference, and no deletion is on its way.
-    fn has_no_garbage(&self, volume: VolumeId) -> bool {
-        self.nodes.iter().all(|node| {
-            let Some(replica) = node.meta().and_then(|meta| meta.replica()) else { return false };
+    /// I12: stores hold exactly what versions reference, and no deletion is on its way. Says what is in the way.
+    fn garbage(&self, volume: VolumeId) -> Option<String> {
+        self.nodes.iter().find_map(|node| {
+            let Some(replica) = node.meta().and_then(|meta| meta.replica()) else {
+                return Some("no replica serves".to_owned());
+            };
             let namespace = &replica.state().namespace;
             let Ok(Answer::Usage(usage)) = namespace.query(&Query::Usage { volume }, Nanos::SECOND) else {
-                return false;
+                return Some("the volume is gone".to_owned());
             };
             let stored: u64 = node.shards().map(|shard| shard.store().metrics().chunks).sum();
             let has_damage = node.hosts.iter().any(|host| host.disk.is_damaged());
             let is_equal = stored == usage.chunks || (has_damage && stored <= usage.chunks);
-            is_equal && namespace.deleting_chunks() == 0
+            let deleting = namespace.deleting_chunks();
+            (!is_equal || deleting > 0).then(|| {
+                let metrics = replica.metrics();
+                let stores: Vec<_> = node.shards().map(|shard| shard.store().metrics()).collect();
+                let (chunks, reclaimable) = (usage.chunks, usage.reclaimable_bytes);
+                format!("{stored} stored, {chunks} referenced, {deleting} deleting, {reclaimable} reclaimable bytes; {metrics:?} {stores:?}")
+            })
         })
     }
 

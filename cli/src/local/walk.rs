@@ -10,8 +10,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::remote;
+use crate::text::quote;
+use crate::transfer::send::VANISHED;
 use crate::walk::Stage;
 
 /// Directories kept open.
@@ -136,6 +138,10 @@ impl Walk {
         let path = level.visit.path.join(&name);
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let shown = quote(path.as_os_str().as_bytes());
+                return Some(Err(Failure::new(Exit::NotFound, shown, VANISHED)));
+            }
             Err(error) => return Some(Err(Failure::path(&path, &error))),
         };
         let stage = if metadata.is_dir() { Stage::Enter } else { Stage::Leaf };

@@ -88,6 +88,7 @@ fn file(
             if origin.range.is_none()
                 && let Some(outcome) = settle(origin, entry, target, wishes)?
             {
+                progress.advance(entry.attributes.size);
                 return Ok(Some(outcome));
             }
             false
@@ -155,7 +156,10 @@ fn write(
         let (offset, length) = match &piece {
             Ok(Piece::Data { offset, bytes }) => (*offset, bytes.len() as u64),
             Ok(Piece::Hole { offset, length }) => (*offset, *length),
-            Err(Error::Replaced { .. }) => return Ok(None),
+            Err(Error::Replaced { .. }) => {
+                progress.retreat(end);
+                return Ok(None);
+            }
             Err(error) => return Err(failure(place, error)),
         };
         let position = offset - *start.get_or_insert(offset);

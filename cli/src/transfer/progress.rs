@@ -44,6 +44,11 @@ impl Progress {
         self.bar.inc(bytes);
     }
 
+    /// So many bytes have to be done again.
+    pub(crate) fn retreat(&self, bytes: u64) {
+        self.bar.set_position(self.bar.position().saturating_sub(bytes));
+    }
+
     /// What is being done.
     pub(crate) fn message(&self, text: String) {
         self.bar.set_message(text);

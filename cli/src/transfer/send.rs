@@ -27,6 +27,9 @@ const READ_BYTES: usize = 1 << 20;
 /// How often a file is read that changes while it is read.
 const TRIES_MAX: u32 = 3;
 
+/// A file that was there when its directory was read.
+pub(crate) const VANISHED: &str = "vanished before it could be read";
+
 /// What is wanted of a transfer, whichever way it goes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wishes {
@@ -91,7 +94,12 @@ pub(crate) fn file(
     progress: &Progress,
 ) -> Result<Outcome> {
     let local = |error: io::Error| Failure::path(source, &error);
-    let file = open(source, follow).map_err(local)?;
+    let file = open(source, follow).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Failure::new(Exit::NotFound, quote(source.as_os_str().as_bytes()), VANISHED)
+        }
+        _ => local(error),
+    })?;
     for _ in 0..TRIES_MAX {
         let metadata = file.metadata().map_err(local)?;
         if !metadata.is_file() {
@@ -103,6 +111,7 @@ pub(crate) fn file(
         }
         let xattrs = meta::xattrs(&file).map_err(local)?;
         if let Some(outcome) = settle(&file, &metadata, &xattrs, source, goal, wishes)? {
+            progress.advance(metadata.len());
             return Ok(outcome);
         }
         let attributes = meta::sent(&metadata, xattrs);
@@ -118,6 +127,7 @@ pub(crate) fn file(
         let is_complete = send_bytes(&file, metadata.len(), &mut upload, source, goal.place, progress)?;
         let after = Stamp::of(&file.metadata().map_err(local)?);
         if !is_complete || after != before {
+            progress.retreat(upload.position());
             upload.abort();
             continue;
         }

@@ -493,10 +493,10 @@ impl Node {
                 meta.on_called(peer, connection);
             }
         }
-        if let Some(at) = out.deadline
-            && host.armed.insert(at)
-        {
-            around.schedule.at(at, Happening::Tick { node, unit, life, at });
+        for at in out.deadlines {
+            if host.armed.insert(at) {
+                around.schedule.at(at, Happening::Tick { node, unit, life, at });
+            }
         }
         if !host.turn_is_due {
             host.turn_is_due = true;

@@ -47,7 +47,7 @@ pub(crate) struct Out {
     /// Disk requests.
     pub io: IoEffects,
     /// A tick is wanted at this time.
-    pub deadline: Option<Nanos>,
+    pub deadlines: Vec<Nanos>,
     /// News.
     pub notes: Vec<Note>,
     /// Entries and chunks that the unit counted, for the table.
@@ -55,9 +55,9 @@ pub(crate) struct Out {
 }
 
 impl Out {
-    /// A tick is wanted at `at`, or earlier.
+    /// A tick is wanted at `at`.
     pub(crate) fn arm(&mut self, at: Nanos) {
-        self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
+        self.deadlines.push(at);
     }
 
     /// Takes requests over; their ranges of parts move with them.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fault::crash::{Trial, VOLUME};
-use harness::{Dev, Scratch, count, wait_for};
+use harness::{Dev, Node, Scratch, count, deadline};
 
 /// Sessions of killed clients live for 30 s, then their chunks are found, deleted, and their segments cleaned.
 const SPACE_WITHIN: Duration = Duration::from_mins(3);
@@ -31,9 +31,15 @@ fn kills_lose_nothing_that_was_acknowledged() {
         .run(["rm", "-r", "--yes", &format!("/{VOLUME}/worker-2"), &format!("/{VOLUME}/worker-3")])
         .run()
         .ok();
-    wait_for("the space of removed files and dead writers", SPACE_WITHIN, || {
-        let live: u64 = trial.node.metrics("catena_node_chunk_count").iter().sum();
-        (live == 0).then_some(())
-    });
+    let chunks = |node: &Node| node.metrics("catena_node_chunk_count").iter().sum::<u64>();
+    if deadline::poll(SPACE_WITHIN, || (chunks(&trial.node) == 0).then_some(())).is_none() {
+        let (_, metrics) = trial.node.admin("/metrics").expect("the admin endpoint answers");
+        let lines: Vec<&str> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
+        panic!(
+            "{} chunks of removed files and dead writers stay:\n{}",
+            chunks(&trial.node),
+            lines.join("\n")
+        );
+    }
     assert!(trial.node.stop().success(), "an orderly end");
 }

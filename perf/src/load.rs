@@ -122,7 +122,7 @@ pub struct Load {
 /// Connecting takes no longer.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(20);
 /// A job takes no longer than its time and this: what was begun ends, and a slow machine reads its working set.
-const ENDING_TIME_MAX: Duration = Duration::from_secs(120);
+const ENDING_TIME_MAX: Duration = Duration::from_mins(2);
 const ARENA_BYTES: usize = 256 << 20;
 
 impl Load {

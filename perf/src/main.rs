@@ -132,7 +132,7 @@ impl Ratios {
 impl Counts {
     fn run(self) -> Outcome {
         let programs = Programs {
-            server: binary(None, "counting-server")?,
+            server: binary(None, server::COUNTING_SERVER)?,
             catena: binary(self.catena, "catena")?,
             directory: directory(self.dir)?,
         };

@@ -51,6 +51,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServerError
     move |source| ServerError::System { what, source }
 }
 
+/// Name of the server that counts its allocations.
+pub const COUNTING_SERVER: &str = "counting-server";
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -58,6 +61,8 @@ pub struct Server {
     stdin: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     log: PathBuf,
+    /// A counting server ends with its standard input, `catena server` by a signal.
+    counts: bool,
     /// Where clients find it.
     pub endpoint: SocketAddr,
     admin: SocketAddr,
@@ -113,7 +118,8 @@ impl Setup {
             let _ = child.wait();
             return Err(ServerError::Server { what: "didn't become ready".into(), log: tail(&log) });
         };
-        Ok(Server { child, stdin, output, log, endpoint, admin })
+        let counts = binary.file_stem().is_some_and(|name| name == COUNTING_SERVER);
+        Ok(Server { child, stdin, output, log, counts, endpoint, admin })
     }
 }
 
@@ -212,7 +218,9 @@ impl Server {
     /// Ends it in good order, and waits.
     pub fn stop(mut self) -> Result<(), ServerError> {
         drop(self.stdin.take());
-        signal(self.pid(), Signal::TERM);
+        if !self.counts {
+            signal(self.pid(), Signal::TERM);
+        }
         let status = self.child.wait().map_err(system("waiting for the server"))?;
         if status.success() { Ok(()) } else { Err(self.error(format!("ended with {status}"))) }
     }

@@ -3,9 +3,13 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use runtime::clock;
+use wire::Nanos;
 
 use super::{CountError, Figure, Programs, per};
-use crate::server::Setup;
+use crate::server::{Setup, pause};
 
 /// What a client may take, whatever the stream's length.
 const LIMIT_BYTES: u64 = 256 << 20;
@@ -81,12 +85,13 @@ fn get_stream(mut command: Command, length: u64) -> Result<u64, CountError> {
     let mut stdout = child.stdout.take().expect("it was asked for");
     let (mut piece, mut wanted) = (vec![0_u8; PIECE_BYTES], vec![0_u8; PIECE_BYTES]);
     let pieces = length / PIECE_BYTES as u64;
-    let mut peak = 0;
+    // Nothing is read before the command's window is full: then its peak doesn't depend on who is faster.
+    let mut peak = full_window(&child)?;
     for number in 0..pieces {
         fill(&mut wanted, number);
         if number + 1 == pieces {
             // The last piece is longer than a pipe: the command still runs.
-            peak = peak_bytes(&child)?;
+            peak = peak.max(peak_bytes(&child)?);
         }
         stdout.read_exact(&mut piece)?;
         expect(piece == wanted, "catena cat gave other bytes than were put")?;
@@ -94,6 +99,21 @@ fn get_stream(mut command: Command, length: u64) -> Result<u64, CountError> {
     drop(stdout);
     expect(child.wait()?.success(), "catena cat failed")?;
     Ok(peak)
+}
+
+/// The peak once it no longer grows although nobody reads.
+fn full_window(child: &Child) -> Result<u64, CountError> {
+    const STILL_FOR: u64 = Nanos::SECOND;
+    let mut last = (0, clock::now());
+    loop {
+        let (peak, now) = (peak_bytes(child)?, clock::now());
+        if peak > last.0 {
+            last = (peak, now);
+        } else if now.since(last.1) >= STILL_FOR {
+            return Ok(peak);
+        }
+        pause(Duration::from_millis(50));
+    }
 }
 
 /// Bytes that are different in each piece.

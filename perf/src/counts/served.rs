@@ -21,7 +21,7 @@ const GETS: u64 = 100_000;
 const TRACED_GETS: u64 = 20_000;
 /// Requests after which buffers and tables have grown.
 const WARM_GETS: u64 = 10_000;
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A server on core 0 and a client on core 1, as the ratios have them, with a small store.
 struct Stage {

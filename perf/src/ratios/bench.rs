@@ -112,7 +112,7 @@ impl Bench {
     }
 
     fn fill(&self, bytes: u32, count: u64) -> Result<(), BenchError> {
-        const LONG: Duration = Duration::from_secs(300);
+        const LONG: Duration = Duration::from_mins(5);
         let window = if bytes == SMALL { SMALL_WINDOW } else { LARGE_WINDOW };
         self.load.run(Job { what: What::Put { bytes }, window, operations: count, time: LONG })?;
         Ok(())
@@ -187,7 +187,7 @@ impl Bench {
             Row::GetLarge | Row::GetSmall => return Ok(()),
         };
         let what = What::Check { bytes, first: tally.chunks_before };
-        let time = Duration::from_secs(300);
+        let time = Duration::from_mins(5);
         self.load.run(Job { what, window, operations: tally.operations, time })?;
         Ok(())
     }

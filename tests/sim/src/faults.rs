@@ -52,7 +52,7 @@ const KINDS: &[(Fault, u64)] = &[
     (Fault::Partition, 2),
     (Fault::Reset, 3),
     (Fault::SlowDisk, 2),
-    (Fault::DiskErrors, 2),
+    (Fault::DiskErrors, 4),
     (Fault::FullDisk, 1),
     (Fault::Flip, 3),
     (Fault::BreakSector, 1),
@@ -166,8 +166,8 @@ impl Faults {
             Fault::DiskErrors => {
                 disk.fake.faults = DiskFaults {
                     read_errors: random.below(300),
-                    write_errors: random.below(200),
-                    flush_errors: random.below(200),
+                    write_errors: random.below(800),
+                    flush_errors: random.below(800),
                     allocate_errors: random.below(3_000),
                     ..DiskFaults::default()
                 };

@@ -580,7 +580,7 @@ impl StoreRun {
         if self.is_lossy() {
             return Ok(());
         }
-        let target = self.capacity / 4;
+        let target = (self.capacity - journal::DATA_START) / 5;
         let mut bytes = 0;
         let mut refused = 0;
         while bytes < target {

@@ -1,7 +1,5 @@
 //! The checkers are checked: every planted bug is caught by its recorded seed, which passes without it.
 
-#![expect(clippy::print_stdout, reason = "what caught each bug is worth reading")]
-
 use sim::planted;
 use wire::planted::Bug;
 

@@ -74,9 +74,11 @@ impl Setup {
         let data = self.directory.join("data");
         std::fs::create_dir_all(&data).map_err(system(data.display().to_string()))?;
         let cores = self.core.map_or(String::new(), |core| core.to_string());
+        // A TOML basic string escapes as Rust's does, for every path that is text.
+        let place = format!("{:?}", data.to_string_lossy());
         let config = format!(
-            "directory = {data:?}\nbase_port = 0\nshards = 1\ndedicated_cores = {}\ncores = [{cores}]\n\
-             [[disks]]\npath = {data:?}\ncapacity = \"{}B\"\n[store]\nprezero = \"{}B\"\n",
+            "directory = {place}\nbase_port = 0\nshards = 1\ndedicated_cores = {}\ncores = [{cores}]\n\
+             [[disks]]\npath = {place}\ncapacity = \"{}B\"\n[store]\nprezero = \"{}B\"\n",
             self.core.is_some(),
             self.capacity_bytes,
             self.prezero_bytes,

@@ -439,9 +439,9 @@ impl Client {
                 let is_create =
                     self.running.as_ref().is_some_and(|run| matches!(run.job.what, What::Create { .. }));
                 if is_create {
-                    self.commit(io, place, map)
+                    self.commit(io, place, map);
                 } else {
-                    self.finish(io, place)
+                    self.finish(io, place);
                 }
                 Payload::None
             }

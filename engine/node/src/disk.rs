@@ -4,6 +4,7 @@
 //! cut into writes from one buffer of zeros, one at a time, so that it never fills the disk's queue.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use journal::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
 use runtime::{FileId, Io, SlotRange, StoreFile};
@@ -13,6 +14,9 @@ use wire::{Memory, Slot};
 const ZERO_WRITE_BYTES: u32 = 1 << 20;
 /// Tag of the driver's own writes of zeros.
 const ZERO_TAG: u8 = u8::MAX;
+/// What growing leaves of a file system: room for the cluster map, the identity and whatever else shares the disk. A full disk must not keep
+/// a node from starting.
+const HEADROOM_BYTES: u64 = 64 << 20;
 const ENOSPC: i32 = 28;
 const EFBIG: i32 = 27;
 const EDQUOT: i32 = 122;
@@ -21,6 +25,9 @@ const EDQUOT: i32 = 122;
 #[derive(Debug)]
 pub(crate) struct Disk {
     file: FileId,
+    path: PathBuf,
+    /// Allocations refused for want of headroom: each travels as a flush and is answered when that ends.
+    refused: Vec<u64>,
     zeros: Option<Slot>,
     zeroing: VecDeque<Zeroing>,
     /// A write of zeros is in flight.
@@ -48,6 +55,8 @@ impl Disk {
     pub(crate) fn new(io: &mut Io, file: &StoreFile) -> Self {
         Self {
             file: io.register_file(file).expect("a descriptor to share"),
+            path: file.path().into(),
+            refused: Vec::new(),
             zeros: None,
             zeroing: VecDeque::new(),
             zeroing_now: false,
@@ -112,6 +121,13 @@ impl Disk {
             }
             IoRequest::Flush { io: token } => io.flush(self.file, runtime::IoToken(token.to_bits())),
             IoRequest::Allocate { io: token, offset, length } => {
+                if !self.has_room(length) {
+                    let begun = io.flush(self.file, runtime::IoToken(token.to_bits())).is_ok();
+                    if begun {
+                        self.refused.push(token.to_bits());
+                    }
+                    return begun;
+                }
                 io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
             }
             IoRequest::Zero { io: token, offset, length } => {
@@ -121,6 +137,11 @@ impl Disk {
             }
         };
         begun.is_ok()
+    }
+
+    /// Whether the file may grow by so many bytes and leave [`HEADROOM_BYTES`]. Where the file system doesn't say, the allocation itself will.
+    fn has_room(&self, length: u64) -> bool {
+        !runtime::file_system(&self.path).is_ok_and(|system| system.free_bytes < length + HEADROOM_BYTES)
     }
 
     /// Begins the next write of zeros, unless one is in flight or there is no room now; then the next completion comes back here.

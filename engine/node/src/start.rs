@@ -54,9 +54,9 @@ pub(crate) fn start_with(config: Config, accept_data_loss: bool) -> Result<Node,
 
     let map = update_addresses(&directory, &known, &shards, &metadata)?;
     for shard in &shards {
-        hand_over(&shard.what, shard.mail.send(ShardMail::Map(map.clone())).is_ok())?;
+        hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok())?;
     }
-    hand_over(&metadata.what, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
+    hand_over(&metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
     for shard in &shards {
         wait_ready(shard)?;
     }
@@ -115,11 +115,14 @@ fn update_addresses(
     for member in map.groups.iter_mut().flat_map(|group| &mut group.members) {
         member.address = metadata.address.to_string();
     }
-    if map != *known.as_map() {
+    let changed = map != *known.as_map();
+    if changed {
         map.number = MapNumber(map.number.0 + 1);
     }
     let bytes = map.encode();
-    directory.write_map(&bytes)?;
+    if changed {
+        directory.write_map(&bytes)?;
+    }
     let map = ClusterMap::new(map)
         .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
     Ok((Arc::new(map), Arc::from(bytes)))
@@ -228,8 +231,9 @@ pub(crate) fn wait_ready<M>(thread: &Thread<M>) -> Result<(), Error> {
     }
 }
 
-fn hand_over(what: &str, taken: bool) -> Result<(), Error> {
-    if taken { Ok(()) } else { Err(Error::Stopped { what: what.into() }) }
+/// A thread that takes no mail has ended already: what it reported says why.
+fn hand_over<M>(thread: &Thread<M>, taken: bool) -> Result<(), Error> {
+    if taken { Ok(()) } else { wait_ready(thread) }
 }
 
 /// Stops threads that were started for a moment, as formatting does.

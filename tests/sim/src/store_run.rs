@@ -38,6 +38,8 @@ enum Told {
 struct Chunk {
     length: u32,
     told: Told,
+    /// When its caller was told.
+    at: Nanos,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,8 @@ const CLUSTER: ClusterId = ClusterId([3; 16]);
 const STORE: StoreId = StoreId([4; 16]);
 const ARENA_BYTES: usize = 48 << 20;
 const STEPS: u64 = 4_000;
+/// An idle store makes its last acknowledgement decidable within 100 ms (R29); some of them are lost with their writes.
+const DECIDABLE: u64 = 300 * Nanos::MILLISECOND;
 
 /// Runs one seed.
 pub(crate) fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
@@ -272,7 +276,7 @@ impl StoreRun {
                 let chunk = self.chunks.get_mut(&id).expect("it was put");
                 match status {
                     Status::Ok if chunk.told == Told::Putting || chunk.told == Told::Perhaps => {
-                        chunk.told = Told::Stored;
+                        (chunk.told, chunk.at) = (Told::Stored, self.now);
                     }
                     Status::NoSpace | Status::Busy | Status::NotServing if chunk.told == Told::Putting => {
                         chunk.told = Told::Perhaps;
@@ -299,9 +303,12 @@ impl StoreRun {
             }
             Asked::Delete(id) => {
                 self.tally.count("delete", outcome(status));
+                let (is_lossy, now) = (self.is_lossy(), self.now);
                 let chunk = self.chunks.get_mut(&id).expect("it was put");
                 match status {
-                    Status::Ok => chunk.told = Told::Deleted,
+                    Status::Ok => (chunk.told, chunk.at) = (Told::Deleted, now),
+                    // Damaged segments are never cleaned, so that damage may use the reserve up.
+                    Status::NoSpace if is_lossy => {}
                     Status::NoSpace => {
                         return Err("a delete found no space: the reserve is for it".to_owned());
                     }
@@ -405,7 +412,7 @@ impl StoreRun {
         let id = ChunkId { session, ordinal: self.last_ordinal };
         let length = interesting_length(&mut self.random, 16 << 10).clamp(1, 32 << 10);
         let length = u32::try_from(length).expect("32 KiB");
-        self.chunks.insert(id, Chunk { length, told: Told::Putting });
+        self.chunks.insert(id, Chunk { length, told: Told::Putting, at: Nanos(0) });
         self.send_put(id, length, Asked::Put(id))
     }
 
@@ -508,10 +515,16 @@ impl StoreRun {
             self.tally.count("fault", "kill");
             self.disk.kill(&mut self.memory);
         }
+        let (is_lossy, now) = (self.is_lossy(), self.now);
         for chunk in self.chunks.values_mut() {
-            if chunk.told == Told::Putting {
-                chunk.told = Told::Perhaps;
-            }
+            // The last acknowledgement before a cut can't be told from a torn tail if its write was lost or damaged (R29).
+            let is_undecidable = is_lossy && now.since(chunk.at) < DECIDABLE;
+            chunk.told = match chunk.told {
+                Told::Putting => Told::Perhaps,
+                Told::Stored if is_undecidable => Told::Perhaps,
+                Told::Deleted if is_undecidable => Told::Deleting,
+                told => told,
+            };
         }
         self.reopen()
     }
@@ -587,7 +600,7 @@ impl StoreRun {
             self.last_ordinal += 1;
             let session = SessionId::new(wire::GroupId(0), 0, 1 + self.last_ordinal / 50).expect("small");
             let id = ChunkId { session, ordinal: self.last_ordinal };
-            self.chunks.insert(id, Chunk { length: 32 << 10, told: Told::Putting });
+            self.chunks.insert(id, Chunk { length: 32 << 10, told: Told::Putting, at: Nanos(0) });
             self.send_put(id, 32 << 10, Asked::Put(id))?;
             self.until(|run| run.asked.is_empty(), "a put")?;
             if self.chunks[&id].told == Told::Stored {
@@ -615,6 +628,10 @@ impl StoreRun {
         self.is_down = false;
         self.handle(Event::Shutdown)?;
         self.until(|run| run.is_down, "the shutdown")?;
+        // A read that scrubbing or cleaning had begun ends behind the end.
+        while self.disk.fake.pending() > 0 {
+            self.complete()?;
+        }
         let leaks = self.memory.leaks_beside_superblock();
         if !leaks.is_empty() {
             return Err(format!("slots leaked: {leaks:?}"));

@@ -421,7 +421,12 @@ fn take_bytes(
             trouble
         }
         Ok(other) => panic!("a get was answered with {other:?}"),
-        Err(Failure::Missing { .. } | Failure::Corrupt { .. }) => trouble.max(Trouble::Lost),
+        // A sector that can't be read is told as the store's failure.
+        Err(
+            Failure::Missing { .. }
+            | Failure::Corrupt { .. }
+            | Failure::Refused { status: Status::StoreFailed | Status::ChecksumMismatch, .. },
+        ) => trouble.max(Trouble::Lost),
         Err(_) => Trouble::Silent,
     };
     (reading, trouble)

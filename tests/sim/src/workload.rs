@@ -47,6 +47,8 @@ pub(crate) struct Workload {
     pub width: usize,
     /// Typical nanoseconds between operations.
     restlessness: u64,
+    /// It waits a minute for each answer.
+    pub(crate) is_patient: bool,
 }
 
 impl Workload {
@@ -67,6 +69,7 @@ impl Workload {
             records: Vec::new(),
             width,
             restlessness,
+            is_patient: false,
         }
     }
 
@@ -194,6 +197,9 @@ impl Workload {
     }
 
     fn patience(&mut self) -> u64 {
+        if self.is_patient {
+            return 60 * Nanos::SECOND;
+        }
         match self.random.below(10) {
             0 if self.random.per_mille(200) => self.random.between(1, 50) * Nanos::MILLISECOND,
             0..=3 => self.random.between(1, 3) * Nanos::SECOND,

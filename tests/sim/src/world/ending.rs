@@ -60,6 +60,7 @@ impl World {
     fn verify(&mut self, volume: VolumeId) -> Result<(), String> {
         let number = self.clients.len();
         self.add_client(number, volume);
+        self.clients[number].workload.is_patient = true;
         let mut actions: VecDeque<Action> = VecDeque::from([Action::List { path: String::new() }]);
         let whole = |path: &str| Action::Read { path: path.to_owned(), from: 0, to: u64::MAX };
         actions.extend(FILES.iter().chain(DIRECTORIES).map(|path| whole(path)));

@@ -14,9 +14,10 @@ use wire::{Memory, Slot};
 const ZERO_WRITE_BYTES: u32 = 1 << 20;
 /// Tag of the driver's own writes of zeros.
 const ZERO_TAG: u8 = u8::MAX;
-/// What growing leaves of a file system: room for the cluster map, the identity and whatever else shares the disk. A full disk must not keep
-/// a node from starting.
-const HEADROOM_BYTES: u64 = 64 << 20;
+/// What a chunk store leaves of a file system when it grows: room for the metadata log, so that deletes work on a full disk, and for what else shares it.
+pub(crate) const STORE_HEADROOM_BYTES: u64 = 128 << 20;
+/// What the metadata log leaves: room for the cluster map, so that a full disk doesn't keep a node from starting.
+pub(crate) const LOG_HEADROOM_BYTES: u64 = 16 << 20;
 const ENOSPC: i32 = 28;
 const EFBIG: i32 = 27;
 const EDQUOT: i32 = 122;
@@ -26,6 +27,7 @@ const EDQUOT: i32 = 122;
 pub(crate) struct Disk {
     file: FileId,
     path: PathBuf,
+    headroom_bytes: u64,
     /// Allocations refused for want of headroom: each travels as a flush and is answered when that ends.
     refused: Vec<u64>,
     zeros: Option<Slot>,
@@ -52,10 +54,11 @@ struct Waiting {
 
 impl Disk {
     /// Drives `file`, which the thread's uring learns of here. A file that can't be registered is a programmer error: there are few.
-    pub(crate) fn new(io: &mut Io, file: &StoreFile) -> Self {
+    pub(crate) fn new(io: &mut Io, file: &StoreFile, headroom_bytes: u64) -> Self {
         Self {
             file: io.register_file(file).expect("a descriptor to share"),
             path: file.path().into(),
+            headroom_bytes,
             refused: Vec::new(),
             zeros: None,
             zeroing: VecDeque::new(),
@@ -93,8 +96,15 @@ impl Disk {
         outcome: runtime::IoOutcome,
     ) -> Option<(IoToken, IoOutcome)> {
         let token = IoToken::from_bits(token.0);
-        let answer =
-            if token.tag() == ZERO_TAG { self.on_zeros(outcome) } else { Some((token, translate(outcome))) };
+        let refused = self.refused.iter().position(|refused| *refused == token.to_bits());
+        let answer = if let Some(place) = refused {
+            self.refused.swap_remove(place);
+            Some((token, IoOutcome::Failed(IoFailure::NoSpace)))
+        } else if token.tag() == ZERO_TAG {
+            self.on_zeros(outcome)
+        } else {
+            Some((token, translate(outcome)))
+        };
         while let Some(waiting) = self.waiting.pop_front() {
             if !self.begin(io, &waiting.request, &waiting.parts) {
                 self.waiting.push_front(waiting);
@@ -139,9 +149,9 @@ impl Disk {
         begun.is_ok()
     }
 
-    /// Whether the file may grow by so many bytes and leave [`HEADROOM_BYTES`]. Where the file system doesn't say, the allocation itself will.
+    /// Whether the file may grow by so many bytes and leave the headroom. Where the file system doesn't say, the allocation itself will.
     fn has_room(&self, length: u64) -> bool {
-        !runtime::file_system(&self.path).is_ok_and(|system| system.free_bytes < length + HEADROOM_BYTES)
+        !runtime::file_system(&self.path).is_ok_and(|system| system.free_bytes < length + self.headroom_bytes)
     }
 
     /// Begins the next write of zeros, unless one is in flight or there is no room now; then the next completion comes back here.

@@ -10,7 +10,7 @@ use journal::{Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, OpenError
 use runtime::{Io, StoreFile};
 use wire::{CommitIndex, Memory, Nanos, Slot, StoreId};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, LOG_HEADROOM_BYTES};
 use crate::meta_thread::MetaStart;
 
 /// Free log segments kept zeroed ahead of use: four.
@@ -110,7 +110,7 @@ impl MetaLog {
         };
         let mut this = Self {
             log,
-            disk: Disk::new(io, file),
+            disk: Disk::new(io, file, LOG_HEADROOM_BYTES),
             effects: LogEffects::default(),
             notes: VecDeque::new(),
             handed: false,

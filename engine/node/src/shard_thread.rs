@@ -13,7 +13,7 @@ use wire::message::ShardState;
 use wire::{Nanos, Prefix, ShardIndex};
 
 use crate::config::Config;
-use crate::disk::Disk;
+use crate::disk::{Disk, STORE_HEADROOM_BYTES};
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::progress::{Progress, Stage};
@@ -289,7 +289,7 @@ impl ShardStart {
             None => Store::open(self.store, expected),
         };
         let shard = Shard::new(self.identity, store);
-        let disk = Disk::new(io, file);
+        let disk = Disk::new(io, file, STORE_HEADROOM_BYTES);
         ShardThread::new(io, self.index, shard, disk, mail, progress)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Node`] drives several [`client::core::Core`]s against a
 //! node made of [`shard::Shard`]s and a [`replica::Replica`] on its [`journal::log::Log`], over a simulated network, disks and clocks. The same seed gives
-//! the same trace, whose hash is compared by a test. What clients were told is checked against a plain map ([`checker`]); whatever the
+//! the same trace, whose hash is compared by a test. What clients were told is checked against a plain map (`checker`); whatever the
 //! crates assert of themselves is checked after every event, since a panic is a failure too. `docs/simulator.md` says what goes wrong and what must be
 //! survived.
 //!

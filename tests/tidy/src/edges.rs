@@ -1,8 +1,8 @@
 //! The walls: which of our crates may name which, in one table.
 //!
 //! Lower crates stand first, and an edge goes upwards in the table only, so there is no circle to look for. A *pure* crate has
-//! no I/O, clock, thread or randomness because nothing it depends on has: it may name [`PURE_FOREIGN`] of others' crates and
-//! nothing else. Others' crates with one allowed home are in [`FOREIGN_HOMES`] (`deny.toml` says the same to `cargo deny`).
+//! no I/O, clock, thread or randomness because nothing it depends on has: it may name `PURE_FOREIGN` of others' crates and
+//! nothing else. Others' crates with one allowed home are in `FOREIGN_HOMES` (`deny.toml` says the same to `cargo deny`).
 
 use toml::{Table, Value};
 

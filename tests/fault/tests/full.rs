@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::{Content, Dev, LoopDisk, Node, skip, wait_for};
 
 /// `dev` keeps removed chunks for 10 s, a node that has just started for 65 s (readers may have pinned them); then they are deleted and their
-/// segments cleaned. A put waits meanwhile, as long as cleaning may still make room for it.
+/// segments cleaned. Longer than that should take: a put on a full store can go without an answer for over a minute, which is a defect to be mended.
 const SPACE_WITHIN: Duration = Duration::from_mins(4);
 /// Enough for the metadata log and some segments, far less than a store may grow to.
 const DISK_BYTES: u64 = 768 << 20;

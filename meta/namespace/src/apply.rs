@@ -178,6 +178,7 @@ impl Namespace {
             let missing = ApplyError::Inode(target.volume, target.inode);
             let inode = volume.inodes.remove(&target.inode).ok_or(missing)?;
             volume.count(&inode, Sign::Minus);
+            volume.ended_bytes += inode.stored_bytes();
             volume.old_inodes.insert((target.inode, moment.index), OldInode { inode, owns: true });
             volume.expire(moment.index, moment.time, Expired::Inode(target.inode));
             Ok(())
@@ -276,6 +277,7 @@ pub(crate) fn end_state(
         return Ok(()); // made or changed by this very entry: nobody can have seen it
     }
     volume.add_heap(inode.heap_bytes());
+    volume.ended_bytes += if owns { inode.stored_bytes() } else { 0 };
     volume.old_inodes.insert((target.inode, moment.index), OldInode { inode, owns });
     volume.expire(moment.index, moment.time, Expired::Inode(target.inode));
     Ok(())

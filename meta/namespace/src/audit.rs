@@ -201,7 +201,8 @@ impl Volume {
         usage.chunks = there.chunks;
         usage.reclaimable_bytes = there.reclaimable_bytes;
         usage.reclaimable_from = there.reclaimable_from;
-        if usage == *there { Ok(()) } else { Err(AuditError::Usage(id)) }
+        let ended = self.sum_ended_bytes() == self.ended_bytes;
+        if usage == *there && ended { Ok(()) } else { Err(AuditError::Usage(id)) }
     }
 
     fn audit_links(&self, id: VolumeId) -> Result<(), AuditError> {

@@ -194,8 +194,7 @@ impl Loader {
             }
             STAGED => {
                 let (key, extents) = <((SessionId, u64, u32), Arc<Extents>)>::decode(input)?;
-                let roots = u64::try_from(extents.roots.len()).map_err(|_| DecodeError::OutOfRange)?;
-                self.namespace.uploads.staged_roots += roots;
+                self.namespace.uploads.count_staged(key.0, &extents);
                 put(&mut self.namespace.uploads.staged, key, extents)
             }
             DELETING => {
@@ -235,7 +234,8 @@ impl Loader {
     }
 
     fn close_volume(&mut self) -> Result<(), DecodeError> {
-        let Some((id, volume)) = self.volume.take() else { return Ok(()) };
+        let Some((id, mut volume)) = self.volume.take() else { return Ok(()) };
+        volume.ended_bytes = volume.sum_ended_bytes();
         if !volume.summary.removed {
             put(&mut self.namespace.names, volume.name.clone(), id)?;
         }

@@ -338,6 +338,7 @@ fn splice_list(
             continue;
         }
         // The ended piece takes its reference with it into the past, until the horizon passes.
+        volume.ended_bytes += piece.length;
         volume.old_pieces.insert((list.id, offset, index), piece);
         volume.expire(index, moment.time, Expired::Piece(list.id, offset));
     }

@@ -55,6 +55,24 @@ pub(crate) struct Summary {
     pub(crate) start: u64,
     /// End of the last one.
     pub(crate) end: u64,
+    /// Stretches, at most: neighbouring runs may be one.
+    pub(crate) runs: u64,
+    /// Bytes of the longest chunk, at most.
+    pub(crate) chunk_bytes_max: u32,
+}
+
+impl Summary {
+    /// Both lists as one: `next` lies behind.
+    pub(crate) fn then(&self, next: &Self) -> Self {
+        Self {
+            chunks: self.chunks + next.chunks,
+            stored: self.stored + next.stored,
+            start: if self.chunks == 0 { next.start } else { self.start },
+            end: next.end,
+            runs: self.runs + next.runs,
+            chunk_bytes_max: self.chunk_bytes_max.max(next.chunk_bytes_max),
+        }
+    }
 }
 
 impl Roots {
@@ -269,6 +287,8 @@ pub(crate) fn check_extents(
         summary.end = run.file_offset.checked_add(run.length).ok_or(Status::TooLarge)?;
         summary.chunks += u64::from(run.count);
         summary.stored += run.length;
+        summary.runs += 1;
+        summary.chunk_bytes_max = summary.chunk_bytes_max.max(longest);
     }
     if u64::try_from(extents.roots.len()) != Ok(summary.chunks) {
         return Err(Status::BadRequest);

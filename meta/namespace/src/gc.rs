@@ -1,4 +1,5 @@
-//! What happens to the past: the horizon drops old rows (R16), chunks that nothing references wait out the reclaim delay (R25), reclaimed ones
+//! What happens to the past: the horizon drops old rows (R16), but no sooner than a reader is through with what he began, for he asks for a large
+//! file's extents page by page; chunks that nothing references wait out the reclaim delay (R25), counted from when the last reference ended; reclaimed ones
 //! wait for the stores' acknowledgement (R24), removed volumes are drained. Each step is bounded by its entry's limit, so that
 //! neither a huge file nor a huge volume stops the group.
 
@@ -72,11 +73,8 @@ fn plan_horizon(
     if volume.summary.removed {
         return; // `Drain` does it
     }
-    let retention = if rules.memory_short {
-        0
-    } else {
-        volume.summary.policy.retention_seconds.saturating_mul(wire::Nanos::SECOND)
-    };
+    // R25: a reader needs the rows as long as the chunks. Where memory runs out he loses them (R17), and is told that the file was replaced.
+    let retention = if rules.memory_short { 0 } else { volume.retention().max(rules.reclaim_delay) };
     let limit = usize::try_from(STEP_ROWS_MAX).expect("32 bits");
     let due = volume
         .expiring
@@ -113,7 +111,7 @@ impl Namespace {
                 let Some((&inode, row)) = volume.inodes.first() else { break };
                 let content = row.content.clone();
                 let heap = row.heap_bytes();
-                left = drop_content(volume, references, moment.time, &content, left)?;
+                left = drop_content(volume, references, moment.time, &content, left)?.left;
                 if left > 0 {
                     volume.inodes.remove(&inode);
                     volume.drop_heap(heap);
@@ -244,6 +242,8 @@ fn drop_expired(
         if key.0 > upto {
             break;
         }
+        // What the row holds was to be had until its retention ended, or until now if it is cut short.
+        let ended = later(row.at, volume.retention()).min(now);
         match row.what.clone() {
             Expired::Entry(directory, name) => {
                 volume.drop_heap(2 * name.heap_bytes());
@@ -255,7 +255,9 @@ fn drop_expired(
                     old.map(|old| (old.owns.then(|| old.inode.content.clone()), old.inode.heap_bytes()))
                 {
                     if let Some(content) = content {
-                        left = drop_content(volume, references, now, &content, left)?;
+                        let dropped = drop_content(volume, references, ended, &content, left)?;
+                        Sign::Minus.apply(&mut volume.ended_bytes, dropped.bytes);
+                        left = dropped.left;
                     }
                     if left == 0 {
                         break; // the rest of a large file is the next entry's
@@ -267,7 +269,8 @@ fn drop_expired(
             Expired::Piece(list, offset) => {
                 if let Some(piece) = volume.old_pieces.remove(&(list, offset, key.0)) {
                     volume.drop_heap(piece.heap_bytes());
-                    release(volume, references, now, piece.chunks())?;
+                    Sign::Minus.apply(&mut volume.ended_bytes, piece.length);
+                    release(volume, references, ended, piece.chunks())?;
                 }
             }
         }
@@ -277,33 +280,45 @@ fn drop_expired(
     Ok(left)
 }
 
-/// Gives up a content's references, piece by piece; returns how much of `limit` is left, 0 when the content isn't done.
+/// What a step has dropped of a content.
+struct Dropped {
+    /// How much of the limit is left; 0 when the content isn't done.
+    left: u32,
+    /// Bytes of the file.
+    bytes: u64,
+}
+
+/// Gives up a content's references, whose last ones ended at `at`, piece by piece.
 fn drop_content(
     volume: &mut Volume,
     references: &mut References,
-    now: Timestamp,
+    at: Timestamp,
     content: &Content,
     limit: u32,
-) -> Result<u32, ApplyError> {
-    let mut left = limit;
+) -> Result<Dropped, ApplyError> {
+    let mut dropped = Dropped { left: limit, bytes: 0 };
     match content {
-        Content::One(one) => release(volume, references, now, one.range())?,
+        Content::One(one) => {
+            release(volume, references, at, one.range())?;
+            dropped.bytes = u64::from(one.bytes);
+        }
         Content::Many(list) => {
             while let Some((&key, piece)) = volume.pieces.range(Bound::Included(&(list.id, 0))).next() {
                 if key.0 != list.id {
                     break;
                 }
-                if left == 0 {
-                    return Ok(0);
+                if dropped.left == 0 {
+                    return Ok(dropped);
                 }
+                dropped.left -= 1;
+                dropped.bytes += piece.length;
                 let (range, heap) = (piece.chunks(), piece.heap_bytes());
                 volume.pieces.remove(&key);
                 volume.drop_heap(heap);
-                release(volume, references, now, range)?;
-                left -= 1;
+                release(volume, references, at, range)?;
             }
         }
         _ => {}
     }
-    Ok(left)
+    Ok(dropped)
 }

@@ -50,5 +50,5 @@ pub use namespace::{ChunkState, Deleting, Namespace};
 pub use path::Failure;
 pub use query::{LIST_BYTES_MAX, PAGE_RUNS_MAX};
 pub use tree::{Rows, Tree};
-pub use uploads::{STAGED_ROOTS_MAX, UPLOAD_PARTS_MAX, USED_RANGES_MAX};
+pub use uploads::{SESSION_STAGED_ROOTS_MAX, STAGED_ROOTS_MAX, UPLOAD_PARTS_MAX, USED_RANGES_MAX};
 pub use volume::NOW;

@@ -37,6 +37,8 @@ struct Fuzz {
     model: Model,
     /// Models at past indices.
     past: Vec<(CommitIndex, Model)>,
+    /// And at the last ones, with their times: a reader who began then is still at it (R25).
+    recent: Vec<(Moment, Model)>,
     ordinal: u64,
     upload: u64,
     time: i64,
@@ -54,6 +56,7 @@ impl Fuzz {
             follower: Namespace::default(),
             model: Model::new(),
             past: Vec::new(),
+            recent: Vec::new(),
             ordinal: 0,
             upload: 0,
             time: 1_000_000,
@@ -334,7 +337,7 @@ impl Fuzz {
     }
 
     fn upkeep(&mut self, hold: bool) {
-        self.time += i64::try_from(self.random.below(200)).unwrap();
+        self.time += i64::try_from(self.random.below(if hold { 40 } else { 200 })).unwrap();
         let rules = UpkeepRules {
             now: Timestamp(self.time),
             reclaim_delay: RECLAIM_DELAY,
@@ -363,6 +366,15 @@ impl Fuzz {
             self.apply(moment, vec![Change::Deleted { first, count }]);
         }
         assert_eq!(self.namespace.deleting_chunks(), 0);
+    }
+
+    /// R25: what was to be read less than the delay ago is, row by row: without retention the rows went at once, and with them the extents that a reader hadn't asked for yet.
+    fn check_recent(&mut self) {
+        let now = self.time;
+        self.recent.retain(|(moment, _)| now - moment.time.0 < RECLAIM_DELAY.cast_signed());
+        for (moment, model) in &self.recent {
+            self.check_at(model, moment.index);
+        }
     }
 
     fn check(&self) {
@@ -538,8 +550,14 @@ pub(crate) fn the_tree_is_the_models() {
         let mut fuzz = Fuzz::new(seed, 0);
         for step in 0..600 {
             fuzz.step();
+            if step % 3 == 0 {
+                fuzz.recent.push((fuzz.namespace.moment(), fuzz.model.clone()));
+            }
             match step % 50 {
-                10 | 30 => fuzz.upkeep(true),
+                10 | 30 => {
+                    fuzz.upkeep(true);
+                    fuzz.check_recent();
+                }
                 20 => fuzz.check(),
                 40 => fuzz.check_checkpoint(),
                 _ => {}

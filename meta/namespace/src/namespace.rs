@@ -136,12 +136,6 @@ impl Namespace {
         next.is_some_and(|(key, _)| key.0 == session)
     }
 
-    /// When the volume's next doomed chunks may be reclaimed at the earliest, `delay` given in nanoseconds.
-    pub(crate) fn reclaimable_from(volume: &Volume, delay: u64) -> Timestamp {
-        let first = volume.doomed.first();
-        first.map_or(Timestamp(0), |(key, _)| later(key.0, delay))
-    }
-
     /// The volume, unless it doesn't exist or was removed.
     pub(crate) fn volume(&self, id: VolumeId) -> Option<&Volume> {
         self.volumes.get(&id).filter(|volume| !volume.summary.removed)

@@ -1,7 +1,7 @@
 //! Answering queries. All of them read at one index: the head's now, any kept one inside.
 
 use wire::limits::{LIST_ENTRIES_MAX, MESSAGE_ROOTS_MAX};
-use wire::meta::{Answer, Entry, ExtentPage, ListEntry, Place, Query, VolumeUsage};
+use wire::meta::{Answer, Entry, ExtentPage, ListEntry, Place, Query};
 use wire::{CommitIndex, InodeId, Layout, Status, Version, VolumeId};
 
 use crate::extents::append_to;
@@ -53,10 +53,7 @@ impl Namespace {
             Query::List { place, after, limit } => self.list(place, after, *limit, at),
             Query::Usage { volume } => {
                 let volume = self.existing(*volume)?;
-                Ok(Answer::Usage(VolumeUsage {
-                    reclaimable_from: Self::reclaimable_from(volume, reclaim_delay),
-                    ..volume.summary.usage
-                }))
+                Ok(Answer::Usage(volume.usage(reclaim_delay)))
             }
             Query::GroupStatus => Err(Failure::from(Status::Unsupported)),
         }

@@ -9,6 +9,7 @@ use wire::{
     ChunkId, CommitIndex, InodeId, MapNumber, SessionId, SliceIndex, Status, Timestamp, Version, VolumeId,
 };
 
+use crate::codec::Encode;
 use crate::{
     ChunkState, Context, Failure, Losses, Moment, Namespace, STEP_ROWS_MAX, UpkeepRules, plan_upkeep,
 };
@@ -166,6 +167,81 @@ fn directories_a_thousand_deep() {
     };
     bench.ok(&all);
     assert_eq!(bench.refused(&mkdir("d/d/d/none/x"), Status::NotFound).depth, 3);
+    bench.namespace.audit().unwrap();
+}
+
+/// Every directory of a `mkdir -p` got all xattrs of the request: 2,048 of them made a log entry of 128 MiB, which the log's limit stopped by a panic.
+#[test]
+fn parents_are_made_without_the_xattrs() {
+    let mut bench = Bench::new();
+    let attributes = NewAttributes {
+        xattrs: vec![Xattr { name: b"a".to_vec(), value: vec![7; XATTR_BYTES_MAX - 1] }],
+        mode: 0o711,
+        ..NewAttributes::default()
+    };
+    let path: Vec<u8> = b"d/".repeat(2048);
+    let make = Operation::MakeDirectory { place: place(&path), attributes, parents: true };
+    let index = CommitIndex(bench.namespace.index().0 + 1);
+    let moment = Moment { index, time: Timestamp(index.0.cast_signed()) };
+    let context = Context { moment, session: SESSION, memory_full: false, losses: &bench.losses };
+    let mut bytes = Vec::new();
+    bench.namespace.execute(&make, context).changes.iter().for_each(|change| change.encode(&mut bytes));
+    assert!(bytes.len() < 2 * XATTR_BYTES_MAX + (64 << 10), "{}", bytes.len());
+    bench.ok(&make);
+    let last = bench.lookup(place(&path)).unwrap();
+    let parent = bench.lookup(place("d/d")).unwrap();
+    assert_eq!((last.xattrs.len(), last.attributes.mode), (1, 0o711));
+    assert_eq!((parent.xattrs.len(), parent.attributes.mode), (0, 0o711));
+    bench.namespace.audit().unwrap();
+}
+
+/// A stage was checked against the largest chunk there is only: a volume of small chunks could get chunks of 4 MiB through it.
+#[test]
+fn staged_chunks_fit_the_volume() {
+    let mut bench = Bench::new();
+    let chunk_bytes = 8192;
+    let first = ChunkId { session: SESSION, ordinal: 0 };
+    let length = u64::from(chunk_bytes);
+    let run =
+        Run { file_offset: 0, length, first, count: 1, chunk_bytes, last_chunk_bytes: chunk_bytes, skip: 0 };
+    bench.ordinal = 1;
+    bench.ok(&Operation::Stage { upload: 4, extents: Extents { runs: vec![run], roots: vec![1] } });
+    let mut whole = commit("f", ContentChange::Replace { size: length }, Extents::default());
+    if let Operation::Commit(commit) = &mut whole {
+        commit.upload = 4;
+    }
+    bench.refused(&whole, Status::BadRequest);
+}
+
+/// Each stretch of a write may lie in the middle of a piece and leave a chunk in two of them: a write with many holes passed the limit.
+#[test]
+fn writes_with_holes_keep_the_limit() {
+    let mut bench = Bench::new();
+    let chunks = FILE_EXTENTS_MAX - 100;
+    for part in 0..chunks.div_ceil(8192) {
+        let count = u32::try_from((chunks - part * 8192).min(8192)).unwrap();
+        let extents = bench.extents(part * 8192 * 16, count);
+        bench.ok(&Operation::Stage { upload: 4, extents });
+    }
+    let mut large = commit("f", ContentChange::Replace { size: chunks * 16 }, Extents::default());
+    if let Operation::Commit(commit) = &mut large {
+        commit.upload = 4;
+    }
+    bench.ok(&large);
+    // One byte into each of so many chunks: three pieces of one, two of which hold the old chunk.
+    let mut holes = |count: u64| {
+        let mut whole = Extents::default();
+        for at in 0..count {
+            let mut one = bench.extents(at * 16 + 7, 1);
+            (one.runs[0].length, one.runs[0].last_chunk_bytes) = (1, 1);
+            whole.runs.extend(one.runs);
+            whole.roots.push(at);
+        }
+        bench.run(&commit("f", ContentChange::Write, whole)).status
+    };
+    assert_eq!(holes(51), Status::TooLarge);
+    assert_eq!(holes(50), Status::Ok);
+    assert_eq!(holes(1), Status::TooLarge);
     bench.namespace.audit().unwrap();
 }
 

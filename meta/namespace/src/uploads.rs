@@ -19,6 +19,9 @@ pub const USED_RANGES_MAX: usize = 1 << 22;
 pub const UPLOAD_PARTS_MAX: u32 = 4096;
 /// Roots that all sessions together have staged (512 MiB with their runs at worst): beyond it `NoSpace`.
 pub const STAGED_ROOTS_MAX: u64 = 1 << 23;
+/// Roots that one session has staged, those of uploads that it gave up included: a quarter, so that no client keeps the others from staging.
+/// Two of the largest files.
+pub const SESSION_STAGED_ROOTS_MAX: u64 = STAGED_ROOTS_MAX / 4;
 
 /// The table of uploads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,8 +30,9 @@ pub(crate) struct Uploads {
     pub(crate) used: Tree<(SessionId, u64), u64>,
     /// `(session, upload, part)` → extents in order.
     pub(crate) staged: Tree<(SessionId, u64, u32), Arc<Extents>>,
-    /// Roots of `staged`.
+    /// Roots of `staged`, and those of each session that has any.
     pub(crate) staged_roots: u64,
+    pub(crate) staged_of: Tree<SessionId, u64>,
 }
 
 impl Uploads {
@@ -90,6 +94,9 @@ impl Uploads {
                 summary.chunks += u64::from(run.count);
                 summary.stored += run.length;
                 summary.end = run.file_offset + run.length;
+                summary.runs += 1;
+                let longest = if run.count == 1 { run.last_chunk_bytes } else { run.chunk_bytes };
+                summary.chunk_bytes_max = summary.chunk_bytes_max.max(longest);
             }
         }
         (summary, parts)
@@ -120,10 +127,12 @@ impl Uploads {
         if before.chunks + next.chunks > FILE_EXTENTS_MAX || parts >= UPLOAD_PARTS_MAX {
             return Err(Status::TooLarge);
         }
-        if self.staged_roots + next.chunks > STAGED_ROOTS_MAX {
+        let own = self.staged_of.get(&session).copied().unwrap_or(0);
+        if self.staged_roots + next.chunks > STAGED_ROOTS_MAX || own + next.chunks > SESSION_STAGED_ROOTS_MAX
+        {
             return Err(Status::NoSpace);
         }
-        Ok(Summary { end: next.end, chunks: before.chunks + next.chunks, ..before })
+        Ok(before.then(next))
     }
 
     /// Keeps extents behind those of the upload that are there.
@@ -135,9 +144,29 @@ impl Uploads {
     ) -> Result<(), ApplyError> {
         self.mark_used(session, &extents)?;
         let (_, parts) = self.staged(session, upload);
-        self.staged_roots += u64::try_from(extents.roots.len()).expect("64 bits");
+        self.count_staged(session, &extents);
         self.staged.insert((session, upload, parts), Arc::new(extents));
         Ok(())
+    }
+
+    /// Counts staged extents in.
+    pub(crate) fn count_staged(&mut self, session: SessionId, extents: &Extents) {
+        let roots = u64::try_from(extents.roots.len()).expect("64 bits");
+        self.staged_roots += roots;
+        let own = self.staged_of.get(&session).copied().unwrap_or(0);
+        self.staged_of.insert(session, own + roots);
+    }
+
+    /// Counts extents out that aren't staged any more.
+    fn count_unstaged(&mut self, session: SessionId, extents: &Extents) {
+        let roots = u64::try_from(extents.roots.len()).expect("64 bits");
+        self.staged_roots -= roots;
+        let own = self.staged_of.get(&session).copied().unwrap_or(0);
+        if own > roots {
+            self.staged_of.insert(session, own - roots);
+        } else {
+            self.staged_of.remove(&session);
+        }
     }
 
     /// Takes an upload's extents out.
@@ -146,7 +175,7 @@ impl Uploads {
         let mut whole: Option<Extents> = None;
         for key in keys {
             let part = self.staged.remove(&key)?;
-            self.staged_roots -= u64::try_from(part.roots.len()).expect("64 bits");
+            self.count_unstaged(session, &part);
             let whole = whole.get_or_insert_default();
             whole.runs.extend_from_slice(&part.runs);
             whole.roots.extend_from_slice(&part.roots);
@@ -169,7 +198,7 @@ impl Uploads {
             }
             let key = *key;
             let part = self.staged.remove(&key).expect("it was just found");
-            self.staged_roots -= u64::try_from(part.roots.len()).expect("64 bits");
+            self.count_unstaged(session, &part);
         }
     }
 
@@ -249,13 +278,34 @@ mod tests {
         }
         uploads.stage(session, 8, part((20, 1))).unwrap();
         assert_eq!(uploads.staged(session, 7).0.chunks, 6);
-        let summary = Summary { chunks: 1, stored: 10, start: 50, end: 60 };
+        let summary = Summary { chunks: 1, stored: 10, start: 50, end: 60, ..Summary::default() };
         assert_eq!(uploads.check_stage(session, 7, &summary), Err(Status::BadRequest));
         let whole = uploads.take(session, 7).unwrap();
         assert_eq!(whole.roots, [0, 1, 2, 3, 4, 9]);
         assert_eq!(uploads.staged_roots, 1);
         assert_eq!(uploads.take(session, 7), None);
         uploads.end_session(session);
-        assert_eq!((uploads.staged_roots, uploads.staged.len()), (0, 0));
+        assert_eq!((uploads.staged_roots, uploads.staged.len(), uploads.staged_of.len()), (0, 0, 0));
+    }
+
+    /// A client that staged and gave up, again and again, left no room for anybody else's stage.
+    #[test]
+    fn a_session_stages_no_more_than_its_part() {
+        let mut uploads = Uploads::default();
+        let part = |session, upload: u64| {
+            let mut part = extents(&[(upload * 8192, 8192)]);
+            part.runs[0].first.session = session;
+            part
+        };
+        let next = Summary { chunks: 8192, stored: 1, start: 0, end: 1, ..Summary::default() };
+        let (greedy, other) = (SessionId(1), SessionId(2));
+        for upload in 1..=SESSION_STAGED_ROOTS_MAX / 8192 {
+            uploads.check_stage(greedy, upload, &next).unwrap();
+            uploads.stage(greedy, upload, part(greedy, upload)).unwrap();
+        }
+        assert_eq!(uploads.check_stage(greedy, 9999, &next), Err(Status::NoSpace));
+        assert!(uploads.check_stage(other, 1, &next).is_ok());
+        uploads.take(greedy, 1).unwrap();
+        assert!(uploads.check_stage(greedy, 9999, &next).is_ok());
     }
 }

@@ -100,6 +100,8 @@ pub(crate) struct Volume {
     pub(crate) old_pieces: Tree<(CommitIndex, u64, CommitIndex), Piece>,
     pub(crate) expiring: Tree<(CommitIndex, u32), Expiring>,
     pub(crate) doomed: Tree<(Timestamp, ChunkId), u32>,
+    /// Bytes of extents that ended rows hold. Isn't stored: it follows from them.
+    pub(crate) ended_bytes: u64,
 }
 
 impl Volume {
@@ -128,6 +130,7 @@ impl Volume {
             old_pieces: Tree::default(),
             expiring: Tree::default(),
             doomed: Tree::default(),
+            ended_bytes: 0,
         }
     }
 
@@ -237,6 +240,37 @@ impl Volume {
             .take_while(|(offset, _)| *offset < end)
             .map(|(offset, piece)| (offset, piece.clone()))
             .collect()
+    }
+
+    /// How long ended rows are kept by the volume's policy, in nanoseconds.
+    pub(crate) fn retention(&self) -> u64 {
+        self.summary.policy.retention_seconds.saturating_mul(wire::Nanos::SECOND)
+    }
+
+    /// `ended_bytes`, counted anew.
+    pub(crate) fn sum_ended_bytes(&self) -> u64 {
+        let owned =
+            self.old_inodes.iter().filter(|(_, old)| old.owns).map(|(_, old)| match &old.inode.content {
+                Content::One(one) => u64::from(one.bytes),
+                Content::Many(list) => {
+                    let pieces = self.pieces.range(Bound::Included(&(list.id, 0)));
+                    pieces.take_while(|(key, _)| key.0 == list.id).map(|(_, piece)| piece.length).sum()
+                }
+                _ => 0,
+            });
+        owned.sum::<u64>() + self.old_pieces.iter().map(|(_, piece)| piece.length).sum::<u64>()
+    }
+
+    /// The usage to be shown. Without retention what ended rows hold can be had as soon as readers are through with it (R25), unless a copy holds it too.
+    pub(crate) fn usage(&self, reclaim_delay: u64) -> VolumeUsage {
+        let mut usage = self.summary.usage;
+        let ended = if self.retention() == 0 { self.ended_bytes } else { 0 };
+        usage.reclaimable_bytes += ended;
+        let first_doomed = self.doomed.first().map(|(key, _)| key.0);
+        let first_ended = self.expiring.first().filter(|_| ended > 0).map(|(_, row)| row.at);
+        let first = first_doomed.into_iter().chain(first_ended).min();
+        usage.reclaimable_from = first.map_or(Timestamp(0), |at| crate::namespace::later(at, reclaim_delay));
+        usage
     }
 
     /// An old row waits for the horizon.

@@ -96,7 +96,8 @@ impl Execution<'_> {
             return Ok(own);
         }
         let (staged, parts) = self.namespace.uploads.staged(session, upload);
-        if parts == 0 {
+        // A stage doesn't say of which volume it will be.
+        if parts == 0 || staged.chunk_bytes_max > chunk_bytes {
             return Err(Status::BadRequest.into());
         }
         if own.chunks == 0 {
@@ -105,12 +106,7 @@ impl Execution<'_> {
         if own.start < staged.end {
             return Err(Status::BadRequest.into());
         }
-        let whole = Summary {
-            chunks: staged.chunks + own.chunks,
-            stored: staged.stored + own.stored,
-            start: staged.start,
-            end: own.end,
-        };
+        let whole = staged.then(&own);
         if whole.chunks > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(whole) }
     }
 
@@ -261,8 +257,8 @@ fn check_chunks(
     shift: u64,
 ) -> Result<(), Failure> {
     let there = present.map_or(0, |(_, inode)| inode.chunks());
-    // What is cut leaves at most one piece more than there was; only near the limit is it worth counting what goes.
-    if there + written.chunks < FILE_EXTENTS_MAX {
+    // Each run may lie in the middle of a piece and leave one more than there was; only near the limit is it worth counting what goes.
+    if there + written.chunks + written.runs <= FILE_EXTENTS_MAX {
         return Ok(());
     }
     let gone = match present.map(|(_, inode)| &inode.content) {
@@ -278,6 +274,7 @@ fn check_chunks(
     };
     // A list with holes may keep some of it: then the limit is found when it is applied, so refuse what isn't sure to fit.
     let contiguous = written.end - written.start == written.stored;
-    let after = there + written.chunks - if contiguous { gone } else { 0 };
-    if after + 1 > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(()) }
+    let after =
+        if contiguous { there + written.chunks - gone + 1 } else { there + written.chunks + written.runs };
+    if after > FILE_EXTENTS_MAX { Err(Status::TooLarge.into()) } else { Ok(()) }
 }

@@ -46,10 +46,15 @@ impl Execution<'_> {
             .split(|byte| *byte == b'/')
             .filter(|component| !matches!(*component, b"" | b"."))
             .collect();
+        // As `mkdir -p` has it, what the caller says of the directory doesn't hold for those above it. Their xattrs would
+        // multiply, too: a short path has thousands of components, and an entry has a limit.
+        let plain = NewAttributes { xattrs: Vec::new(), ..attributes.clone() };
+        let count = components.len();
+        let of = |number: usize| if number + 1 == count { attributes } else { &plain };
         let mut directory = place.directory;
         let mut plan = Plan::default();
-        let mut left = components.iter();
-        for component in left.by_ref() {
+        let mut left = (0..).zip(&components);
+        for (number, component) in left.by_ref() {
             let next = Place { volume: place.volume, directory, path: component.to_vec() };
             let found = self.find(&next, true)?;
             if let Some((id, inode)) = found.inode {
@@ -65,14 +70,14 @@ impl Execution<'_> {
                 return Err(found.failure(Status::NotFound));
             }
             plan.inode = found.volume.summary.next_inode;
-            push_directory(&mut plan, place, directory, name, attributes, self.now());
+            push_directory(&mut plan, place, directory, name, of(number), self.now());
             break;
         }
-        for component in left {
+        for (number, component) in left {
             let directory = plan.inode;
             plan.inode = InodeId(directory.0 + 1);
             let name = Name::new(component)?;
-            push_directory(&mut plan, place, directory, name, attributes, self.now());
+            push_directory(&mut plan, place, directory, name, of(number), self.now());
         }
         Ok(plan)
     }

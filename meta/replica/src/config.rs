@@ -33,6 +33,8 @@ pub struct ReplicaConfig {
     pub upkeep_interval: u64,
     /// A deletion that isn't acknowledged is sent again after so many nanoseconds (R24).
     pub delete_resend: u64,
+    /// Bytes of one entry, at most: what the log under the replica takes.
+    pub entry_bytes_max: usize,
 }
 
 impl Default for ReplicaConfig {
@@ -52,10 +54,13 @@ impl Default for ReplicaConfig {
             orphan_interval: 600 * Nanos::SECOND,
             upkeep_interval: Nanos::SECOND,
             delete_resend: 5 * Nanos::SECOND,
+            entry_bytes_max: ENTRY_BYTES_MAX,
         }
     }
 }
 
+/// Bytes of an entry: a message and what goes with it. A mutation that would need more is refused.
+pub const ENTRY_BYTES_MAX: usize = wire::limits::MESSAGE_BYTES_MAX + (64 << 10);
 /// Results that wait for an acknowledgement, of all sessions (R17).
 pub const GROUP_RESULTS_MAX: usize = 1_000_000;
 /// Answers that wait for the log.
@@ -64,8 +69,6 @@ pub const WAITING_MAX: usize = 16_384;
 pub const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Bytes of entries that aren't durable yet.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
-/// Pins of one session.
-pub const SESSION_PINS_MAX: usize = 64;
 /// Pins of all sessions.
 pub const GROUP_PINS_MAX: usize = 65_536;
 /// Chunks whose deletion is on its way at once.

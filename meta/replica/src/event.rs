@@ -30,6 +30,8 @@ pub enum Event<'a> {
     CheckpointFailed,
     /// A checkpoint is wanted now, whatever the log's length.
     BeginCheckpoint,
+    /// The log has no space for entries, or has some again. Without it what would make an entry is refused, and upkeep rests; checkpoints go on.
+    LogFull(bool),
     /// A page of a store's inventory, in order of ids.
     ShardInventory {
         /// The store.

@@ -1,16 +1,16 @@
 //! Mutations: each takes effect at most once (I7).
 
 use namespace::{Context, Moment};
-use wire::meta::Mutation;
+use wire::meta::{Mutation, Outcome};
 use wire::planted::{Bug, planted};
-use wire::{CommitIndex, Sequence, Status};
+use wire::{CommitIndex, InodeId, Sequence, Status, Version, VolumeId};
 
 use wire::limits::SESSION_RESULTS_MAX;
 
 use crate::config::GROUP_RESULTS_MAX;
 use crate::event::{Body, Effects};
-use crate::record::Record;
-use crate::replica::{Asker, Now, Replica};
+use crate::record::{Entry, Record};
+use crate::replica::{Asker, Now, Replica, refuse_full};
 
 impl Replica {
     pub(crate) fn mutate(&mut self, now: Now, asker: Asker, mutation: Mutation, effects: &mut Effects) {
@@ -39,6 +39,9 @@ impl Replica {
         if kept >= SESSION_RESULTS_MAX || self.state.results.len() >= GROUP_RESULTS_MAX {
             return self.refuse_busy(asker, effects); // R17
         }
+        if self.log_full {
+            return refuse_full(asker, effects);
+        }
         let index = CommitIndex(self.state.namespace.index().0 + 1);
         let context = Context {
             moment: Moment { index, time: self.next_time(now) },
@@ -47,12 +50,34 @@ impl Replica {
             losses: &self.losses,
         };
         let executed = self.state.namespace.execute(&operation, context);
-        let outcome = executed.outcome;
         self.metrics.mutations += 1;
-        let changes = executed.changes;
-        let record = Record::Mutation { session, sequence, acked_upto, outcome, changes };
-        let logged = self.log(now, record, effects); // R14: a failure too
+        let mut outcome = executed.outcome;
+        let record = |outcome, changes| Record::Mutation { session, sequence, acked_upto, outcome, changes };
+        let mut entry = Entry { time: context.moment.time, record: record(outcome, executed.changes) };
+        let start = effects.bytes.len();
+        entry.encode(&mut effects.bytes);
+        if effects.bytes.len() - start > self.config.entry_bytes_max {
+            // The log couldn't take it: a failure, found before anything is applied.
+            effects.bytes.truncate(start);
+            outcome = too_large(index);
+            entry.record = record(outcome, Vec::new());
+            entry.encode(&mut effects.bytes);
+        }
+        let logged = self.append(entry, start, effects); // R14: a failure too
         assert!(logged == index, "the outcome names its own entry");
         self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
+    }
+}
+
+fn too_large(index: CommitIndex) -> Outcome {
+    Outcome {
+        status: Status::TooLarge,
+        depth: 0,
+        index,
+        inode: InodeId(0),
+        version: Version(0),
+        volume: VolumeId(0),
+        offset: 0,
+        size: 0,
     }
 }

@@ -26,6 +26,11 @@ impl Pins {
         self.rows.len()
     }
 
+    /// Pins of one session.
+    pub(crate) fn len_of(&self, session: SessionId) -> usize {
+        self.rows.keys().filter(|(owner, _)| *owner == session).count()
+    }
+
     /// The session's pins are these and no others.
     pub(crate) fn set(&mut self, session: SessionId, pins: &[Pin], now: Nanos, since: Timestamp) {
         self.rows.retain(|(owner, pin), _| *owner != session || pins.contains(pin));

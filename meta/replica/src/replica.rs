@@ -40,6 +40,8 @@ pub struct Replica {
     pub(crate) upkeep: Upkeep,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) losses: Losses,
+    /// The log has no space: nothing new is executed until it has.
+    pub(crate) log_full: bool,
     pub(crate) metrics: Metrics,
     armed: Option<Nanos>,
 }
@@ -136,6 +138,7 @@ impl Replica {
             deletes: Deletes::default(),
             checkpointer,
             losses: Losses::default(),
+            log_full: false,
             metrics: Metrics::default(),
             armed: None,
         }
@@ -159,6 +162,7 @@ impl Replica {
                 self.on_inventory(now.nanos, source, ids, end, effects);
             }
             Event::ShardDeleted { first, count } => self.deletes.on_deleted(first, count),
+            Event::LogFull(full) => self.log_full = full,
             Event::Tick => self.on_tick(now, effects),
             Event::ClientGone { client } => self.on_client_gone(client),
         }
@@ -183,10 +187,10 @@ impl Replica {
             let refusal = Body::Refusal(Refusal::default());
             return effects.reply(asker.client, asker.correlation, Status::DeadlineExceeded, refusal);
         }
-        let full = self.waiting.len() >= WAITING_MAX
-            || self.waiting_bytes >= WAITING_BYTES_MAX
-            || self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX;
-        if full {
+        if self.is_full() {
+            if let RequestBody::KeepAlive { session, .. } = request.body {
+                self.heard.touch(session, now.nanos); // it was heard, whatever it is told (R22)
+            }
             return self.refuse_busy(asker, effects); // I13
         }
         match request.body {
@@ -198,6 +202,13 @@ impl Replica {
             RequestBody::Mutate(mutation) => self.mutate(now, asker, mutation, effects),
             RequestBody::Query(query) => self.query(asker, &query, effects),
         }
+    }
+
+    /// Whether no request is taken: too much waits for the log.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+            || self.waiting_bytes >= WAITING_BYTES_MAX
+            || self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX
     }
 
     /// Evaluates at the highest index received, and answers when that is committed (R13, I8).
@@ -220,9 +231,15 @@ impl Replica {
     /// Logs a record: applies it to the head's state, and hands its bytes to the driver.
     pub(crate) fn log(&mut self, now: Now, record: Record, effects: &mut Effects) -> CommitIndex {
         let entry = Entry { time: self.next_time(now), record };
-        let index = CommitIndex(self.state.namespace.index().0 + 1);
         let start = effects.bytes.len();
         entry.encode(&mut effects.bytes);
+        self.append(entry, start, effects)
+    }
+
+    /// Logs an entry whose bytes are those of `effects` from `start` on.
+    pub(crate) fn append(&mut self, entry: Entry, start: usize, effects: &mut Effects) -> CommitIndex {
+        let index = CommitIndex(self.state.namespace.index().0 + 1);
+        assert!(effects.bytes.len() - start <= self.config.entry_bytes_max, "the log takes no more");
         let bytes = u64::try_from(effects.bytes.len() - start).expect("64 bits");
         effects.list.push(Effect::Append { index, bytes: effects.range_since(start) });
         self.state.apply(index, entry).expect("the head planned it on this very state"); // R15: the same path as at replay
@@ -354,6 +371,12 @@ impl Replica {
         assert!(self.waiting.front().is_none_or(|first| first.index > self.committed));
         assert!(self.heard.len() == self.state.sessions.len());
     }
+}
+
+/// The log has no space: not executed, and nothing of it is remembered, so it leaves at once as `Busy` does. The caller may try again under
+/// the same number once there is space.
+pub(crate) fn refuse_full(asker: Asker, effects: &mut Effects) {
+    effects.reply(asker.client, asker.correlation, Status::NoSpace, Body::Refusal(Refusal::default()));
 }
 
 pub(crate) fn count(len: usize) -> u64 {

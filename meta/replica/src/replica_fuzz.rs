@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use namespace::ChunkState;
 use wire::meta::{
-    Change, Commit, CopyRange, Extents, Mutation, Operation, Outcome, Place, Precondition, RemoveKind, Run,
-    VolumePolicy,
+    Answer, Change, Commit, CopyRange, Extents, Mutation, Operation, Outcome, Place, Precondition, Query,
+    RemoveKind, Run, VolumePolicy,
 };
 use wire::{
     ChunkId, CommitIndex, InodeId, MapNumber, Nanos, Sequence, SessionId, Status, Timestamp, Version,
@@ -420,9 +420,20 @@ impl World {
         if self.random.below(8) > 0 {
             return;
         }
-        for id in &self.stored {
-            if self.replica.state().namespace.chunk_state(*id) == ChunkState::Referenced {
-                self.named_at.insert(*id, self.now);
+        // By what can be looked up now: ended versions keep their chunks in the table for as long as the delay.
+        for file in 0..6 {
+            let lookup = Query::Lookup {
+                place: place(&format!("/f{file}")),
+                follow: false,
+                xattrs: false,
+                roots: 8192,
+            };
+            let Ok(Answer::Entry(entry)) = self.replica.state().namespace.query(&lookup, 0) else { continue };
+            assert!(entry.page.end);
+            for run in &entry.page.extents.runs {
+                for ordinal in run.first.ordinal..run.first.ordinal + u64::from(run.count) {
+                    self.named_at.insert(ChunkId { session: run.first.session, ordinal }, self.now);
+                }
             }
         }
     }

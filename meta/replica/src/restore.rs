@@ -30,6 +30,11 @@ pub enum RestoreError {
     /// An entry that doesn't fit the state.
     #[error("log entry {0}: {1}")]
     State(CommitIndex, StateError),
+    /// The cluster map is older than the log, a backup perhaps: under its generation the ids of sessions would repeat (R20).
+    #[error(
+        "the cluster map has generation {0} of this group, and the log was written under generation {1}: it is an older map, restored from a backup?"
+    )]
+    Generation(u16, u16),
     /// Entries before the checkpoint's end, or pages after an entry.
     #[error("pages and entries are mixed")]
     Mixed,
@@ -143,6 +148,9 @@ impl Restore {
     /// The replica, all of whose entries are durable.
     pub fn start(self, config: ReplicaConfig, now: Nanos) -> Result<Replica, RestoreError> {
         self.checkpoint()?;
+        if config.generation < self.state.generation {
+            return Err(RestoreError::Generation(config.generation, self.state.generation));
+        }
         let checkpointer = Checkpointer::new(self.checkpoint, self.log_bytes);
         Ok(Replica::with(config, self.state, checkpointer, now))
     }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use wire::limits::GROUP_SESSIONS_MAX;
+use wire::limits::{GROUP_SESSIONS_MAX, SESSION_PINS_MAX};
 use wire::meta::{Pin, SessionGrant};
 use wire::{Nanos, SessionId, Status};
 
-use crate::config::{GROUP_PINS_MAX, SESSION_PINS_MAX};
+use crate::config::GROUP_PINS_MAX;
 use crate::event::{Body, Effects};
 use crate::record::Record;
-use crate::replica::{Asker, Now, Replica};
+use crate::replica::{Asker, Now, Replica, refuse_full};
 use crate::state::State;
 
 /// When each open session was last heard of.
@@ -30,6 +30,13 @@ impl Heard {
         }
     }
 
+    /// Nobody could be heard for so long, up to now: that time doesn't count (R22).
+    pub(crate) fn excuse(&mut self, pause: u64, now: Nanos) {
+        for at in self.at.values_mut() {
+            *at = at.after(pause).min(now);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.at.len()
     }
@@ -45,6 +52,9 @@ impl Replica {
     pub(crate) fn open_session(&mut self, now: Now, asker: Asker, effects: &mut Effects) {
         if self.state.sessions.len() >= GROUP_SESSIONS_MAX {
             return self.refuse_busy(asker, effects); // R17
+        }
+        if self.log_full {
+            return refuse_full(asker, effects);
         }
         let counter = self.state.next_counter;
         let Some(session) = SessionId::new(self.config.group, self.config.generation, counter) else {
@@ -76,7 +86,8 @@ impl Replica {
         if pins.len() > SESSION_PINS_MAX {
             return self.refuse(asker, Status::TooLarge, effects);
         }
-        if self.pins.len() + pins.len() > GROUP_PINS_MAX {
+        let others = self.pins.len() - self.pins.len_of(session);
+        if others + pins.len() > GROUP_PINS_MAX {
             return self.refuse_busy(asker, effects);
         }
         let since = self.next_time(now);
@@ -93,6 +104,9 @@ impl Replica {
         effects: &mut Effects,
     ) {
         if self.state.is_open(session) {
+            if self.log_full {
+                return refuse_full(asker, effects);
+            }
             self.end_session(now, session, false, effects);
         }
         self.answer(asker, Status::Ok, Body::Empty, self.state.namespace.index(), effects);

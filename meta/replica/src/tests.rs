@@ -57,7 +57,10 @@ impl Bench {
         self.replica.handle(self.now, wall, event, &mut effects);
         for effect in &effects.list {
             match effect {
-                Effect::Append { bytes, .. } => self.log.push(effects.slice(bytes).to_vec()),
+                Effect::Append { bytes, .. } => {
+                    assert!(bytes.len() <= crate::ENTRY_BYTES_MAX);
+                    self.log.push(effects.slice(bytes).to_vec());
+                }
                 Effect::Reply { correlation, status, body, .. } => {
                     let body = effects.bodies[usize::try_from(*body).unwrap()].clone();
                     self.replies.push((*correlation, *status, body));
@@ -207,12 +210,15 @@ fn sessions_expire_by_the_log() {
     let silent = bench.session();
     let lively = bench.session();
     let entries = bench.log.len();
-    bench.now = Nanos(20 * Nanos::SECOND);
+    pass_time(&mut bench, 20 * Nanos::SECOND);
     bench.ask(3, RequestBody::KeepAlive { session: lively, pins: Vec::new() });
     assert_eq!(bench.reply().1, Status::Ok);
+    pass_time(&mut bench, 29 * Nanos::SECOND);
     assert_eq!(bench.log.len(), entries);
-    bench.now = Nanos(31 * Nanos::SECOND);
-    bench.handle(Event::Tick);
+    while bench.now < Nanos(31 * Nanos::SECOND) {
+        bench.now = bench.now.after(Nanos::SECOND / 10);
+        bench.handle(Event::Tick);
+    }
     assert_eq!(bench.log.len(), entries + 1);
     bench.ask(4, RequestBody::KeepAlive { session: silent, pins: Vec::new() });
     assert!(bench.replies.is_empty(), "the verdict rests on an entry that isn't durable");
@@ -243,6 +249,103 @@ fn a_generation_closes_all_sessions() {
     assert_eq!((new.generation(), new.counter()), (3, 0));
     assert!(bench.replica.state().is_closed(old) && !bench.replica.state().is_open(old));
     assert!(bench.replica.state().is_open(new));
+}
+
+/// R20: under a generation below the log's the ids of sessions would repeat, and every `OpenSession` ended in a panic: refused at the start.
+#[test]
+fn an_older_maps_generation_is_refused() {
+    let mut restore = Restore::new();
+    let config = ReplicaConfig { generation: 3, ..config() };
+    let mut bench = Bench::of(Replica::new(config, Nanos(1)));
+    bench.session();
+    for (index, entry) in (1..).zip(&bench.log) {
+        restore.entry(CommitIndex(index), entry).unwrap();
+    }
+    let older = ReplicaConfig { generation: 2, ..config };
+    assert_eq!(restore.start(older, Nanos(1)).map(drop), Err(RestoreError::Generation(2, 3)));
+}
+
+/// R22: a process that was stopped for longer than the TTL expired every session in its first turn, before it read the keepalives that had come.
+#[test]
+fn a_pause_expires_nobody() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    pass_time(&mut bench, 5 * Nanos::SECOND);
+    bench.now = bench.now.after(100 * Nanos::SECOND);
+    let resumed = bench.now.0;
+    pass_time(&mut bench, resumed + 20 * Nanos::SECOND);
+    assert!(bench.replica.state().is_open(session));
+    pass_time(&mut bench, resumed + 31 * Nanos::SECOND);
+    assert!(!bench.replica.state().is_open(session), "time runs again");
+}
+
+/// R22: a head with too much waiting for its log refuses keepalives, so sessions don't age meanwhile: a disk that stalled for the TTL closed them all.
+#[test]
+fn a_stalled_log_expires_nobody() {
+    let mut bench = Bench::new();
+    let (heard, silent) = (bench.session(), bench.session());
+    bench.ask(3, mutation(heard, 1, 0, create_volume("a")));
+    for _ in 1..crate::WAITING_MAX {
+        bench.ask(4, RequestBody::Query(Query::Volume { name: "a".into() }));
+    }
+    for second in 1..60 {
+        bench.now = Nanos(second * Nanos::SECOND);
+        bench.handle(Event::Tick);
+        bench.ask(5, RequestBody::KeepAlive { session: heard, pins: Vec::new() });
+        assert_eq!(bench.reply().1, Status::Busy);
+    }
+    assert!(bench.replica.state().is_open(heard) && bench.replica.state().is_open(silent));
+    bench.flush();
+    pass_time(&mut bench, 80 * Nanos::SECOND);
+    assert!(bench.replica.state().is_open(heard) && bench.replica.state().is_open(silent));
+    pass_time(&mut bench, 95 * Nanos::SECOND);
+    assert!(!bench.replica.state().is_open(heard) && !bench.replica.state().is_open(silent));
+}
+
+/// What needs an entry is refused while the log has no space, unremembered, so that the same number goes through later; what needs none goes on.
+#[test]
+fn a_full_log_says_no_space() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.handle(Event::LogFull(true));
+    let entries = bench.log.len();
+    bench.ask(2, mutation(session, 1, 0, create_volume("a")));
+    assert_eq!(bench.reply(), (2, Status::NoSpace, Body::Refusal(wire::meta::Refusal::default())));
+    bench.ask(3, RequestBody::OpenSession);
+    assert_eq!(bench.reply().1, Status::NoSpace);
+    bench.ask(3, RequestBody::CloseSession { session });
+    assert_eq!(bench.reply().1, Status::NoSpace);
+    bench.ask(4, RequestBody::KeepAlive { session, pins: Vec::new() });
+    assert_eq!(bench.reply().1, Status::Ok);
+    bench.ask(5, RequestBody::Query(Query::GroupStatus));
+    assert_eq!(bench.reply().1, Status::Ok);
+    pass_time(&mut bench, 100 * Nanos::SECOND);
+    assert_eq!(bench.log.len(), entries, "nothing is logged, no expiry either");
+    bench.handle(Event::LogFull(false));
+    assert_eq!(bench.mutate(session, 1, create_volume("a")).status, Status::Ok);
+}
+
+/// The limit of an entry holds whatever is asked: the log's assertion ended the whole node. A refusal is a result like any other (R14).
+#[test]
+fn an_entry_has_a_limit() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    let xattrs = vec![wire::meta::Xattr { name: b"x".to_vec(), value: vec![7; 65_000] }];
+    let make = |path: Vec<u8>| Operation::MakeDirectory {
+        place: Place { volume: VolumeId(1), directory: InodeId::ROOT, path },
+        attributes: NewAttributes { xattrs: xattrs.clone(), ..NewAttributes::default() },
+        parents: true,
+    };
+    assert_eq!(bench.mutate(session, 2, make(b"p/".repeat(2048))).status, Status::Ok);
+    bench.replica.config.entry_bytes_max = 60_000;
+    let before = bench.replica.state().namespace.inode_count();
+    let refused = bench.mutate(session, 3, make(b"q".to_vec()));
+    assert_eq!((refused.status, refused.index), (Status::TooLarge, bench.replica.committed()));
+    assert_eq!(bench.replica.state().namespace.inode_count(), before);
+    bench.ask(7, mutation(session, 3, 0, make(b"q".to_vec())));
+    assert_eq!(bench.reply().1, Status::TooLarge);
+    assert!(bench.restored(bench.log.len()).state() == bench.replica.state());
 }
 
 /// R15: pages while the head goes on are the state at the checkpoint's index, and with the log after it the state now.
@@ -299,19 +402,24 @@ fn a_checkpoint_is_one_index() {
 }
 
 fn commit_one(session: SessionId, path: &str, ordinal: u64) -> Operation {
+    many_chunks(session, path, ordinal, 1)
+}
+
+fn many_chunks(session: SessionId, path: &str, ordinal: u64, count: u32) -> Operation {
+    let size = 100 * u64::from(count);
     let run = wire::meta::Run {
         file_offset: 0,
-        length: 100,
+        length: size,
         first: ChunkId { session, ordinal },
-        count: 1,
+        count,
         chunk_bytes: 100,
         last_chunk_bytes: 100,
         skip: 0,
     };
     Operation::Commit(wire::meta::Commit {
         place: Place { volume: VolumeId(1), directory: InodeId::ROOT, path: path.into() },
-        change: wire::meta::Change::Replace { size: 100 },
-        extents: wire::meta::Extents { runs: vec![run], roots: vec![ordinal] },
+        change: wire::meta::Change::Replace { size },
+        extents: wire::meta::Extents { runs: vec![run], roots: (0..u64::from(count)).collect() },
         upload: 0,
         attributes: None,
         precondition: wire::meta::Precondition::Any,
@@ -398,6 +506,120 @@ fn pins_and_youth_hold_chunks() {
     assert!(young.deletes.is_empty(), "one TTL and half the delay");
     pass_time(&mut young, 30 * Nanos::SECOND);
     assert!(!young.deletes.is_empty());
+}
+
+/// R25: a reader asks for a large file's extents page by page. The version that was replaced under him went with the next round of upkeep, and the rest of its
+/// extents with it, although every chunk was there.
+#[test]
+fn a_replaced_version_is_readable_for_the_delay() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    let large = many_chunks(session, "f", 10, 600);
+    let made = bench.mutate(session, 2, large);
+    bench.mutate(session, 3, commit_one(session, "f", 1));
+    let replaced = bench.now.0;
+    let second_page = |bench: &mut Bench| {
+        let query = Query::ReadExtents {
+            volume: VolumeId(1),
+            inode: made.inode,
+            version: made.version,
+            layout: wire::Layout(0),
+            offset: 256 * 100,
+            roots: 8192,
+        };
+        bench.ask(9, RequestBody::Query(query));
+        bench.reply()
+    };
+    let usage = |bench: &mut Bench| {
+        bench.ask(9, RequestBody::Query(Query::Usage { volume: VolumeId(1) }));
+        let (_, _, Body::Answer(Answer::Usage(usage))) = bench.reply() else { panic!() };
+        (usage.reclaimable_bytes, usage.reclaimable_from.0)
+    };
+    // config(): the delay is two seconds.
+    pass_time(&mut bench, replaced + 19 * Nanos::SECOND / 10);
+    let (_, status, body) = second_page(&mut bench);
+    assert_eq!(status, Status::Ok);
+    let Body::Answer(Answer::Extents(page)) = body else { panic!("{body:?}") };
+    assert_eq!((page.extents.roots.len(), page.end), (600 - 256, true));
+    let (bytes, from) = usage(&mut bench);
+    assert_eq!(bytes, 600 * 100, "what can be had is shown before it can");
+    assert!(
+        from > 1_000_000 + replaced.cast_signed()
+            && from < 1_000_100 + (replaced + 2 * Nanos::SECOND).cast_signed()
+    );
+    assert!(bench.deletes.is_empty());
+    pass_time(&mut bench, replaced + 4 * Nanos::SECOND);
+    assert_eq!(second_page(&mut bench).1, Status::VersionConflict);
+    assert_eq!(bench.deletes.iter().map(|delete| delete.1).sum::<u32>(), 600, "one delay, not two");
+    assert_eq!(usage(&mut bench), (0, 0));
+}
+
+/// A client's limit of pins was four times the head's: with 65 long reads every keepalive was refused, and all its pins lapsed (R25).
+#[test]
+fn a_session_has_the_pins_that_a_message_has() {
+    let mut bench = Bench::new();
+    let limit = u64::try_from(wire::limits::SESSION_PINS_MAX).unwrap();
+    let pins: Vec<_> = (1..=limit)
+        .map(|inode| wire::meta::Pin {
+            volume: VolumeId(1),
+            inode: InodeId(inode),
+            version: wire::Version(1),
+        })
+        .collect();
+    // Its own pins of before don't count against a session when the group's limit is near.
+    let sessions = crate::GROUP_PINS_MAX / pins.len();
+    let all: Vec<_> = (0..sessions).map(|_| bench.session()).collect();
+    for session in all.iter().chain([&all[0]]) {
+        bench.ask(3, RequestBody::KeepAlive { session: *session, pins: pins.clone() });
+        assert_eq!(bench.reply().1, Status::Ok);
+    }
+    let session = bench.session();
+    bench.ask(3, RequestBody::KeepAlive { session, pins });
+    assert_eq!(bench.reply().1, Status::Busy);
+}
+
+/// I12: rounds began with the first volume each time, so that volumes behind the first few hundred never had their turn while those churned.
+#[test]
+fn every_volume_has_its_turn() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let volumes = u64::try_from(crate::UPKEEP_ENTRIES_MAX).unwrap() + 40;
+    let mut sequence = 0;
+    let mut mutate = |bench: &mut Bench, operation| {
+        sequence += 1;
+        bench.ask(2, mutation(session, sequence, sequence - 1, operation));
+        bench.flush();
+        assert_eq!(bench.reply().1, Status::Ok);
+    };
+    for volume in 1..=volumes {
+        mutate(&mut bench, create_volume(&format!("v{volume}")));
+        for ordinal in [2 * volume, 2 * volume + 1] {
+            let mut commit = commit_one(session, "f", ordinal);
+            if let Operation::Commit(commit) = &mut commit {
+                commit.place.volume = VolumeId(volume);
+            }
+            mutate(&mut bench, commit);
+        }
+    }
+    let before = bench.log.len();
+    bench.now = bench.now.after(3 * Nanos::SECOND);
+    // Two rounds: in the second the first volumes have chunks to reclaim.
+    for _ in 0..2 {
+        bench.handle(Event::Tick);
+        bench.flush();
+        bench.now = bench.now.after(Nanos::SECOND / 10);
+    }
+    let mut turned = std::collections::BTreeSet::new();
+    for entry in &bench.log[before..] {
+        let crate::Record::Upkeep { changes } = crate::Entry::decode(entry).unwrap().record else { continue };
+        for change in changes {
+            if let namespace::Change::Horizon { volume, .. } = change {
+                turned.insert(volume);
+            }
+        }
+    }
+    assert_eq!(turned.len(), usize::try_from(volumes).unwrap());
 }
 
 /// R2, R22, R24: only ids of closed sessions of this group that no table knows.

@@ -1,7 +1,7 @@
 //! What a head does by itself: expiry, horizon, reclaim, drain, deletions, the orphan pass. All of it through log entries (R16).
 
-use namespace::{UpkeepRules, plan_upkeep};
-use wire::Nanos;
+use namespace::{Change, UpkeepRules, plan_upkeep};
+use wire::{Nanos, VolumeId};
 
 use crate::config::UPKEEP_ENTRIES_MAX;
 use crate::event::Effects;
@@ -17,17 +17,26 @@ pub(crate) struct Upkeep {
     pub(crate) next: Nanos,
     /// Until then nothing is dropped or reclaimed (R25).
     young_until: Nanos,
+    /// When the last round was.
+    last: Nanos,
+    /// The volume that had the last turn: the next round begins behind it.
+    served: VolumeId,
 }
 
 impl Upkeep {
     pub(crate) fn new(now: Nanos, young_until: Nanos) -> Self {
-        Self { next: now, young_until }
+        Self { next: now, young_until, last: now, served: VolumeId(0) }
     }
 }
 
 impl Replica {
     pub(crate) fn on_tick(&mut self, now: Now, effects: &mut Effects) {
         if now.nanos < self.upkeep.next {
+            return;
+        }
+        self.excuse_pause(now);
+        if self.log_full {
+            self.upkeep.next = now.nanos.after(self.config.upkeep_interval);
             return;
         }
         let mut entries = self.expire_sessions(now, effects);
@@ -43,6 +52,19 @@ impl Replica {
         let interval =
             if busy { BUSY_INTERVAL.min(self.config.upkeep_interval) } else { self.config.upkeep_interval };
         self.upkeep.next = now.nanos.after(interval);
+    }
+
+    /// R22: time runs only while a head accepts keepalives. The process may have been stopped, the machine paused, the log's disk stalled: clients who were
+    /// silent because nobody listened have their time still.
+    fn excuse_pause(&mut self, now: Now) {
+        let since = now.nanos.since(self.upkeep.last);
+        self.upkeep.last = now.nanos;
+        let due = self.config.upkeep_interval;
+        if self.is_full() {
+            self.heard.excuse(since, now.nanos);
+        } else if since > 2 * due {
+            self.heard.excuse(since - due, now.nanos);
+        }
     }
 
     /// Sessions of which nothing was heard for their TTL end (R22).
@@ -66,11 +88,24 @@ impl Replica {
         };
         let mut plan = Vec::new();
         plan_upkeep(&self.state.namespace, &rules, |volume| held.get(&volume).copied(), &mut plan);
+        // Where there is more to do than one round does, each volume has its turn (I12).
+        let behind = plan.iter().position(|change| volume_of(change) > self.upkeep.served);
+        plan.rotate_left(behind.unwrap_or(0));
         plan.truncate(UPKEEP_ENTRIES_MAX);
         let entries = plan.len();
+        self.upkeep.served = plan.last().map_or(VolumeId(0), volume_of);
         for change in plan {
             self.log(now, Record::Upkeep { changes: vec![change] }, effects);
         }
         entries
+    }
+}
+
+fn volume_of(change: &Change) -> VolumeId {
+    match change {
+        Change::Horizon { volume, .. } | Change::Reclaim { volume, .. } | Change::Drain { volume, .. } => {
+            *volume
+        }
+        _ => unreachable!("upkeep of volumes plans these three"),
     }
 }

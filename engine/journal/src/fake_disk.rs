@@ -69,6 +69,24 @@ pub struct DiskCounters {
     pub flushes: u64,
     /// Lost or misdirected writes, and failures, that were made.
     pub faults: u64,
+    /// Of them: failed reads.
+    pub failed_reads: u64,
+    /// Failed writes.
+    pub failed_writes: u64,
+    /// Failed flushes.
+    pub failed_flushes: u64,
+    /// Allocations that found no room.
+    pub failed_allocations: u64,
+    /// Writes that were answered and dropped.
+    pub lost_writes: u64,
+    /// Writes that went to another place.
+    pub misdirected_writes: u64,
+    /// Sectors that crashes dropped.
+    pub dropped_sectors: u64,
+    /// Crashes that kept one of two sectors written since the last flush.
+    pub torn_crashes: u64,
+    /// Crashes that kept a sector and dropped one written before it.
+    pub reordered_crashes: u64,
 }
 
 type Sector = [u8; BLOCK_BYTES];
@@ -209,9 +227,10 @@ impl FakeDisk {
         }
     }
 
-    fn strikes(&mut self, of_10_000: u64) -> bool {
+    fn strikes(&mut self, of_10_000: u64, counter: fn(&mut DiskCounters) -> &mut u64) -> bool {
         let strikes = of_10_000 > 0 && self.random.below(10_000) < of_10_000;
         self.counters.faults += u64::from(strikes);
+        *counter(&mut self.counters) += u64::from(strikes);
         strikes
     }
 
@@ -226,7 +245,9 @@ impl FakeDisk {
         assert!(offset.is_multiple_of(BLOCK) && u64::from(length).is_multiple_of(BLOCK), "aligned");
         self.counters.read_bytes += u64::from(length);
         let sectors = offset / BLOCK..(offset + u64::from(length)) / BLOCK;
-        if self.strikes(self.faults.read_errors) || self.bad.range(sectors.clone()).next().is_some() {
+        if self.strikes(self.faults.read_errors, |of| &mut of.failed_reads)
+            || self.bad.range(sectors.clone()).next().is_some()
+        {
             return IoOutcome::Failed(IoFailure::Device);
         }
         let to = &mut memory.bytes_mut(slot)[slot_offset as usize..slot_offset as usize + length as usize];
@@ -249,16 +270,16 @@ impl FakeDisk {
         assert!(offset + data.len() as u64 <= self.length, "a write behind the end of the file");
         self.counters.writes += 1;
         self.counters.write_bytes += data.len() as u64;
-        if self.strikes(self.faults.write_errors) {
+        if self.strikes(self.faults.write_errors, |of| &mut of.failed_writes) {
             // Nobody knows how much of it went through.
             let half = data.len() / 2 / BLOCK_BYTES * BLOCK_BYTES;
             self.store(offset, &data[..half]);
             return IoOutcome::Failed(IoFailure::Device);
         }
-        if self.strikes(self.faults.lost_writes) {
+        if self.strikes(self.faults.lost_writes, |of| &mut of.lost_writes) {
             return IoOutcome::Done;
         }
-        let offset = if self.strikes(self.faults.misdirected_writes) {
+        let offset = if self.strikes(self.faults.misdirected_writes, |of| &mut of.misdirected_writes) {
             let room = (self.length - data.len() as u64) / BLOCK + 1;
             self.random.below(room) * BLOCK
         } else {
@@ -277,7 +298,7 @@ impl FakeDisk {
 
     fn flush(&mut self) -> IoOutcome {
         self.counters.flushes += 1;
-        if self.strikes(self.faults.flush_errors) {
+        if self.strikes(self.faults.flush_errors, |of| &mut of.failed_flushes) {
             return IoOutcome::Failed(IoFailure::Device);
         }
         for (sector, bytes) in self.volatile.drain(..) {
@@ -287,7 +308,9 @@ impl FakeDisk {
     }
 
     fn allocate(&mut self, length: u64) -> IoOutcome {
-        if length > self.capacity || self.strikes(self.faults.allocate_errors) {
+        let refuses = self.strikes(self.faults.allocate_errors, |of| &mut of.failed_allocations);
+        if refuses || length > self.capacity {
+            self.counters.failed_allocations += u64::from(!refuses);
             return IoOutcome::Failed(IoFailure::NoSpace);
         }
         self.length = self.length.max(length);
@@ -303,11 +326,19 @@ impl FakeDisk {
             }
         }
         let keep_percent = [0, 10, 50, 90, 100][usize::try_from(self.random.below(5)).expect("below 5")];
+        let (mut kept, mut dropped, mut reordered) = (0, 0, false);
         for (sector, bytes) in std::mem::take(&mut self.volatile) {
             if self.random.chance(keep_percent) {
                 self.durable.insert(sector, bytes);
+                kept += 1;
+                reordered |= dropped > 0;
+            } else {
+                dropped += 1;
             }
         }
+        self.counters.dropped_sectors += dropped;
+        self.counters.torn_crashes += u64::from(kept > 0 && dropped > 0);
+        self.counters.reordered_crashes += u64::from(reordered);
     }
 
     /// The process is killed: what was answered is kept, what was in flight may be.

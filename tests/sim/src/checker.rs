@@ -13,15 +13,16 @@
 //!
 //! A mutation that certainly was not executed is never executed in any world: if it took effect nevertheless, a later read finds no world.
 
+mod relation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use wire::meta::InodeKind;
 use wire::{Nanos, Status};
 
 use crate::content::difference;
-use crate::history::{Action, Condition, Ending, Record, Seen};
-use crate::model::{Made, Node, Tree, below};
+use crate::history::{Action, Ending, Record, Row, Seen, xattr_value};
+use crate::model::{Kind, Made, Node, Tree};
 
 /// What the clients saw can't have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,10 +261,13 @@ impl Walk<'_> {
     fn is_absent(&self, tree: &Tree, place: usize) -> bool {
         let record = &self.records[place];
         let Ending::Refused(status) = record.ending else { unreachable!("an absence is a refusal") };
-        match (&record.action, tree.look(record.action.paths()[0].map_or("", |path| path))) {
+        let path = record.action.paths()[0].map_or("", |path| path);
+        match (&record.action, tree.look(path, record.action.follows())) {
             (_, Ok(None)) => status == Status::NotFound,
             (_, Err(why)) => status == why,
-            (Action::List { .. }, Ok(Some(Node::File { .. }))) => status == Status::NotDirectory,
+            (Action::List { .. }, Ok(Some((_, node)))) if node.kind != Kind::Directory => {
+                status == Status::NotDirectory
+            }
             _ => false,
         }
     }
@@ -305,7 +309,7 @@ impl Walk<'_> {
     /// Adds the worlds that one more open mutation leads to, of those that have to do with this step.
     fn successors(&self, tree: &Tree, open: &Open, place: usize, queue: &mut Vec<(Tree, Open)>) {
         let ending = self.records[place].ending.index();
-        for candidate in self.related(place, &open.mutations) {
+        for candidate in relation::related(self.records, place, &open.mutations, tree) {
             if ending.is_some_and(|index| index <= self.floors[candidate]) {
                 continue;
             }
@@ -320,25 +324,6 @@ impl Walk<'_> {
                 queue.push((next, open));
             }
         }
-    }
-
-    /// Open mutations that touch what this step touches, or what those touch.
-    fn related(&self, place: usize, open: &BTreeSet<usize>) -> Vec<usize> {
-        let mut touched: Vec<&Action> = vec![&self.records[place].action];
-        let mut rest: Vec<usize> = open.iter().copied().collect();
-        let mut found = Vec::new();
-        while let Some(action) = touched.pop() {
-            rest.retain(|&candidate| {
-                let other = &self.records[candidate].action;
-                let related = touch(action, other);
-                if related {
-                    found.push(candidate);
-                    touched.push(other);
-                }
-                !related
-            });
-        }
-        found
     }
 
     fn fits(&self, tree: &mut Tree, place: usize) -> bool {
@@ -364,10 +349,7 @@ impl Walk<'_> {
                 }
             }
             Ending::Found { index, seen } => self.agrees(tree, record, *index, seen),
-            Ending::Listed { names, .. } => {
-                let path = record.action.paths()[0].map_or("", |path| path);
-                matches!(tree.look(path), Ok(Some(Node::Directory))) && tree.names(path) == *names
-            }
+            Ending::Listed { rows, end, .. } => lists(tree, &record.action, rows, *end),
             Ending::NotExecuted | Ending::Unknown | Ending::Refused(_) | Ending::Nothing => {
                 unreachable!("only endings with an index are steps")
             }
@@ -376,27 +358,29 @@ impl Walk<'_> {
 
     fn agrees(&self, tree: &mut Tree, record: &Record, index: u64, seen: &Seen) -> bool {
         let path = record.action.paths()[0].map_or("", |path| path);
-        match tree.look(path) {
-            Ok(Some(Node::Directory)) => seen.kind == InodeKind::Directory,
-            Ok(Some(Node::File { content, made })) => {
-                let (content, made) = (Rc::clone(content), *made);
-                let same = seen.kind == InodeKind::File && seen.size == content.len();
+        let Ok(Some((at, node))) = tree.look(path, record.action.follows()) else { return false };
+        if seen.kind != node.kind() || seen.size != tree.size(&at, &node) || !same_attributes(&node, seen) {
+            return false;
+        }
+        match &node.kind {
+            Kind::Directory => true,
+            Kind::Link(target) => *target == seen.target,
+            Kind::File { content, made } => {
                 let bytes_agree = seen.bytes.as_ref().is_none_or(|(from, bytes)| {
                     let to = from.saturating_add(bytes.len() as u64);
                     to <= content.len() && difference(self.seed, &content.range(*from, to), bytes).is_none()
                 });
-                same && bytes_agree && self.same_version(tree, made, seen.version, index)
+                bytes_agree && self.same_version(tree, *made, seen.version, index)
             }
-            Ok(None) | Err(_) => false,
         }
     }
 
     /// Where a condition on a version held, the file had that version: its maker's index is known now.
     fn learn_from_condition(&self, tree: &mut Tree, action: &Action, index: u64) {
-        if let Some((path, Condition::Version(version))) = action.condition()
-            && let Ok(Some(Node::File { made, .. })) = tree.look(path)
+        if let Some((path, follow, version)) = action.demanded()
+            && let Ok(Some((_, node))) = tree.look(path, follow)
+            && let Kind::File { made, .. } = node.kind
         {
-            let made = *made;
             self.same_version(tree, made, version, index);
         }
     }
@@ -425,7 +409,8 @@ impl Walk<'_> {
             text.extend(["\n  the map before it, in one world:", &render(tree)]);
             if let (Ending::Found { seen: Seen { bytes: Some((from, bytes)), .. }, .. }, Some(path)) =
                 (&record.ending, record.action.paths()[0])
-                && let Ok(Some(Node::File { content, .. })) = tree.look(path)
+                && let Ok(Some((_, node))) = tree.look(path, record.action.follows())
+                && let Kind::File { content, .. } = &node.kind
             {
                 let expected = content.range(*from, *from + bytes.len() as u64);
                 if let Some(difference) = difference(self.seed, &expected, bytes) {
@@ -437,10 +422,23 @@ impl Walk<'_> {
     }
 }
 
-/// Whether two operations have a path in common, or one has a path below the other's.
-fn touch(one: &Action, other: &Action) -> bool {
-    let near = |a: &str, b: &str| a == b || below(a, b).is_some() || below(b, a).is_some();
-    one.paths().into_iter().flatten().any(|a| other.paths().into_iter().flatten().any(|b| near(a, b)))
+/// Whether a listing's page is the directory's at this moment.
+fn lists(tree: &Tree, action: &Action, rows: &[Row], end: bool) -> bool {
+    let Action::List { path, after, limit } = action else { unreachable!("only listings list") };
+    let Ok(Some((at, node))) = tree.look(path, true) else { return false };
+    let mut expected = tree.rows(&at, after);
+    let is_end = expected.len() <= *limit as usize;
+    expected.truncate(*limit as usize);
+    node.kind == Kind::Directory && end == is_end && expected == rows
+}
+
+/// The group's own times are not known here; what a client set is.
+fn same_attributes(node: &Node, seen: &Seen) -> bool {
+    let is_directory = node.kind == Kind::Directory;
+    let xattrs = node.xattrs.iter().map(|(name, stamp)| (name.as_bytes().to_vec(), xattr_value(*stamp)));
+    node.mode == seen.mode
+        && (is_directory || node.modified.is_none_or(|modified| modified == seen.modified))
+        && xattrs.eq(seen.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())))
 }
 
 /// One operation, for a person.
@@ -449,8 +447,12 @@ pub(crate) fn describe(record: &Record) -> String {
         Ending::Found { index, seen } => {
             let bytes = seen.bytes.as_ref().map(|(from, bytes)| (*from, bytes.len()));
             format!(
-                "{:?} of {} bytes, version {}, at {index}, read {bytes:?}",
-                seen.kind, seen.size, seen.version
+                "{:?} of {} bytes, version {}, mode {:o}, {} xattrs, at {index}, read {bytes:?}",
+                seen.kind,
+                seen.size,
+                seen.version,
+                seen.mode,
+                seen.xattrs.len()
             )
         }
         other => format!("{other:?}"),
@@ -467,11 +469,13 @@ pub(crate) fn describe(record: &Record) -> String {
 fn render(tree: &Tree) -> String {
     let mut by_path: BTreeMap<&str, String> = BTreeMap::new();
     for (path, node) in tree.iter() {
-        let text = match node {
-            Node::Directory => "directory".to_owned(),
-            Node::File { content, made } => format!("{} bytes, {made:?}", content.len()),
+        let text = match &node.kind {
+            Kind::Directory => "directory".to_owned(),
+            Kind::File { content, made } => format!("{} bytes, {made:?}", content.len()),
+            Kind::Link(target) => format!("link to {target}"),
         };
-        by_path.insert(path, text);
+        let attributes = format!(", mode {:o}, {:?}, xattrs {:?}", node.mode, node.modified, node.xattrs);
+        by_path.insert(path, text + &attributes);
     }
     by_path.iter().fold(String::new(), |text, (path, what)| format!("{text}\n    /{path}: {what}"))
 }

@@ -82,7 +82,9 @@ impl ClientProcess {
                 self.handle(Event::Call { ticket, call, patience }, around)
             }
             Order::CloseUpload(upload) => self.handle(Event::CloseUpload(upload), around),
+            Order::CloseRead(read) => self.handle(Event::CloseRead(read), around),
             Order::Cancel(ticket) => self.handle(Event::Cancel { ticket }, around),
+            Order::Wake(..) => unreachable!("the world's to carry out"),
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use journal::fake_disk::{DiskCounters, FakeDisk, Faults};
+use journal::fake_disk::{FakeDisk, Faults};
 use journal::{IoEffects, IoOutcome, IoRequest, IoToken};
 use wire::{Memory, Nanos};
 
 use crate::random::Random;
+use crate::report::Tally;
 
 /// What was done to a disk, beyond what every disk does to what was not flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,9 +149,28 @@ impl SimDisk {
         self.loses || self.injected.flips + self.injected.broken > 0
     }
 
-    /// What it was asked.
-    pub(crate) fn counters(&self) -> DiskCounters {
-        self.fake.counters
+    /// Adds what was done to it, and what came of that.
+    pub(crate) fn tally(&self, tally: &mut Tally) {
+        let (injected, of) = (self.injected(), self.fake.counters);
+        for (column, count) in [
+            ("bits flipped", injected.flips),
+            ("sectors broken", injected.broken),
+            ("reads failed", of.failed_reads),
+            ("writes failed", of.failed_writes),
+            ("flushes failed", of.failed_flushes),
+            ("allocations refused", of.failed_allocations),
+            ("writes lost", of.lost_writes),
+            ("writes misdirected", of.misdirected_writes),
+            ("power cuts", injected.cuts),
+            ("kills", injected.kills),
+            ("sectors dropped", of.dropped_sectors),
+            ("torn cuts", of.torn_crashes),
+            ("reordered cuts", of.reordered_crashes),
+            ("writes", of.writes),
+            ("flushes", of.flushes),
+        ] {
+            tally.add("disk", column, count);
+        }
     }
 
     /// From now on everything works.

@@ -56,7 +56,7 @@ const KINDS: &[(Fault, u64)] = &[
     (Fault::FullDisk, 1),
     (Fault::Flip, 3),
     (Fault::BreakSector, 1),
-    (Fault::LostWrites, 1),
+    (Fault::LostWrites, 2),
 ];
 
 impl Fault {
@@ -153,7 +153,7 @@ impl Faults {
         Weather {
             latency: *self.random.pick(&latency),
             resets: self.random.below(30),
-            flips: self.random.below(30),
+            flips: self.random.below(120),
             slow: self.random.below(300),
         }
     }
@@ -173,7 +173,7 @@ impl Faults {
                 };
             }
             Fault::FullDisk => disk.fill(),
-            Fault::LostWrites => disk.lose(random.below(200), random.below(200)),
+            Fault::LostWrites => disk.lose(random.below(2_000), random.below(2_000)),
             _ => unreachable!("not a disk's fault"),
         }
     }

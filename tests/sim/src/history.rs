@@ -1,6 +1,8 @@
 //! What the clients did and saw: the only input of the checker, which knows nothing of the system's inside.
 
-use wire::meta::{InodeKind, RenameMode};
+use std::collections::BTreeMap;
+
+use wire::meta::{InodeKind, RenameMode, XattrMode};
 use wire::{Nanos, Status};
 
 use crate::content::{Content, Stamp};
@@ -21,7 +23,32 @@ pub(crate) enum Condition {
     Version(u64),
 }
 
-/// What a client asked for.
+/// Attributes that come with a file's new bytes, in one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dress {
+    /// Permission bits.
+    pub mode: u32,
+    /// `None`: the group's time, which the checker doesn't know.
+    pub modified: Option<i64>,
+    /// An extended attribute [`XATTRS`]`[0]`, whose value is the operation's stamp.
+    pub xattr: bool,
+}
+
+/// Which bytes a copy takes, and where it puts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// First byte of the source.
+    pub from: u64,
+    /// How many.
+    pub length: u64,
+    /// First byte in the target.
+    pub to: u64,
+}
+
+/// Names of extended attributes.
+pub(crate) const XATTRS: &[&str] = &["user.a", "user.b"];
+
+/// What a client asked for. Links on the way are followed; *follow* says whether one at the path itself is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// The file becomes these bytes.
@@ -32,6 +59,8 @@ pub(crate) enum Action {
         length: u64,
         /// On what is there.
         condition: Condition,
+        /// Attributes that come with them.
+        dress: Option<Dress>,
     },
     /// Bytes over what is there.
     Write {
@@ -57,11 +86,24 @@ pub(crate) enum Action {
         path: Path,
         /// Its new size.
         size: u64,
+        /// On what is there.
+        condition: Condition,
     },
     /// Makes a directory.
     MakeDirectory {
         /// Where.
         path: Path,
+        /// Missing parents are made too, and one that is there already will do.
+        parents: bool,
+    },
+    /// Makes a symbolic link.
+    MakeLink {
+        /// Where.
+        path: Path,
+        /// What it says.
+        target: Path,
+        /// A file or link that is there is replaced.
+        replace: bool,
     },
     /// Removes a file.
     RemoveFile {
@@ -84,26 +126,69 @@ pub(crate) enum Action {
         /// What happens to what is there.
         mode: RenameMode,
     },
-    /// The target becomes a copy of the source.
+    /// The target becomes a copy of the source, or gets some of its bytes.
     Copy {
         /// Source.
         from: Path,
         /// Target.
         to: Path,
+        /// `None`: all of it.
+        part: Option<Part>,
+        /// The source must have this version.
+        version: Option<u64>,
+    },
+    /// Changes attributes.
+    SetAttributes {
+        /// Of what.
+        path: Path,
+        /// See above.
+        follow: bool,
+        /// Permission bits.
+        mode: Option<u32>,
+        /// Last change of content.
+        modified: Option<i64>,
+    },
+    /// Sets an extended attribute to the operation's stamp.
+    SetXattr {
+        /// Of what.
+        path: Path,
+        /// See above.
+        follow: bool,
+        /// Its name.
+        name: &'static str,
+        /// What is expected.
+        mode: XattrMode,
+    },
+    /// Removes an extended attribute.
+    RemoveXattr {
+        /// Of what.
+        path: Path,
+        /// See above.
+        follow: bool,
+        /// Its name.
+        name: &'static str,
     },
     /// Looks at a path, and reads a range of a file.
     Read {
         /// Which.
         path: Path,
+        /// See above.
+        follow: bool,
         /// First byte.
         from: u64,
         /// Byte behind the last; `u64::MAX`: the end.
         to: u64,
+        /// Nanoseconds between two chunks of a reader that takes its time and pins its version (R25); 0: as fast as it can.
+        pace: u64,
     },
-    /// Lists a directory.
+    /// Lists a page of a directory. One whose end isn't reached is followed by a page of its own record.
     List {
         /// Which.
         path: Path,
+        /// Names after this one.
+        after: String,
+        /// At most so many.
+        limit: u32,
     },
 }
 
@@ -112,12 +197,31 @@ pub(crate) enum Action {
 pub(crate) struct Seen {
     /// What it is.
     pub kind: InodeKind,
-    /// A file's size.
+    /// A file's size, a link's length, a directory's entries.
     pub size: u64,
     /// A file's version.
     pub version: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change of content.
+    pub modified: i64,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What a link says.
+    pub target: Path,
     /// The bytes read, and the range that they are of. `None`: the bytes could not be had.
     pub bytes: Option<(u64, Vec<u8>)>,
+}
+
+/// A line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// The name.
+    pub name: String,
+    /// What it names.
+    pub kind: InodeKind,
+    /// A file's size, a link's length, a directory's entries.
+    pub size: u64,
 }
 
 /// How an operation ended.
@@ -151,8 +255,10 @@ pub(crate) enum Ending {
     Listed {
         /// Read at this index.
         index: u64,
-        /// Names and kinds, in order.
-        names: Vec<(String, InodeKind)>,
+        /// What is there, in order.
+        rows: Vec<Row>,
+        /// Nothing follows.
+        end: bool,
     },
     /// A read that was answered with this status.
     Refused(Status),
@@ -175,6 +281,8 @@ pub(crate) struct Record {
     pub ended: Nanos,
     /// How.
     pub ending: Ending,
+    /// A long read whose version was gone or replaced when it ended.
+    pub outlived: bool,
 }
 
 impl Action {
@@ -186,11 +294,19 @@ impl Action {
             Self::Write { .. } => "overwrite",
             Self::Append { .. } => "append",
             Self::Truncate { .. } => "truncate",
-            Self::MakeDirectory { .. } => "mkdir",
+            Self::MakeDirectory { parents: false, .. } => "mkdir",
+            Self::MakeDirectory { .. } => "mkdir-parents",
+            Self::MakeLink { .. } => "link",
             Self::RemoveFile { .. } => "remove",
             Self::RemoveDirectory { .. } => "rmdir",
+            Self::Rename { mode: RenameMode::Exchange, .. } => "exchange",
             Self::Rename { .. } => "rename",
-            Self::Copy { .. } => "copy",
+            Self::Copy { part: None, .. } => "copy",
+            Self::Copy { .. } => "copy-range",
+            Self::SetAttributes { .. } => "set-attributes",
+            Self::SetXattr { .. } => "set-xattr",
+            Self::RemoveXattr { .. } => "remove-xattr",
+            Self::Read { pace: 1.., .. } => "get-long",
             Self::Read { from: 0, to: u64::MAX, .. } => "get",
             Self::Read { .. } => "get-range",
             Self::List { .. } => "list",
@@ -209,23 +325,40 @@ impl Action {
             | Self::Write { path, .. }
             | Self::Append { path, .. }
             | Self::Truncate { path, .. }
-            | Self::MakeDirectory { path }
+            | Self::MakeDirectory { path, .. }
+            | Self::MakeLink { path, .. }
             | Self::RemoveFile { path, .. }
             | Self::RemoveDirectory { path }
+            | Self::SetAttributes { path, .. }
+            | Self::SetXattr { path, .. }
+            | Self::RemoveXattr { path, .. }
             | Self::Read { path, .. }
-            | Self::List { path } => [Some(path), None],
-            Self::Rename { from, to, .. } | Self::Copy { from, to } => [Some(from), Some(to)],
+            | Self::List { path, .. } => [Some(path), None],
+            Self::Rename { from, to, .. } | Self::Copy { from, to, .. } => [Some(from), Some(to)],
         }
     }
 
-    /// Its condition, and on what.
-    pub(crate) fn condition(&self) -> Option<(&Path, Condition)> {
-        match self {
-            Self::Replace { path, condition, .. }
-            | Self::Write { path, condition, .. }
-            | Self::RemoveFile { path, condition } => Some((path, *condition)),
+    /// The version that it demands: of what, and whether a link there is followed.
+    pub(crate) fn demanded(&self) -> Option<(&Path, bool, u64)> {
+        let (path, follow, condition) = match self {
+            Self::Replace { path, condition, .. } | Self::RemoveFile { path, condition } => {
+                (path, false, condition)
+            }
+            Self::Write { path, condition, .. } | Self::Truncate { path, condition, .. } => {
+                (path, true, condition)
+            }
+            Self::Copy { from, version, .. } => return version.map(|version| (from, true, version)),
+            _ => return None,
+        };
+        match condition {
+            Condition::Version(version) => Some((path, follow, *version)),
             _ => None,
         }
+    }
+
+    /// Whether a link at the path itself is followed by a read.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self, Self::Read { follow: true, .. } | Self::List { .. })
     }
 
     /// The bytes that it brings.
@@ -239,12 +372,16 @@ impl Action {
     }
 }
 
+/// The value of an extended attribute that this operation set.
+pub(crate) fn xattr_value(stamp: Stamp) -> Vec<u8> {
+    stamp.0.to_le_bytes().repeat(1 + usize::try_from(stamp.0 % 5).expect("below 5"))
+}
+
 impl Ending {
     /// A name, for tables.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Executed { status: Status::Ok, .. } => "ok",
-            Self::Executed { .. } | Self::Refused(_) => "failed",
+            Self::Executed { status, .. } | Self::Refused(status) => status_name(*status),
             Self::NotExecuted => "not executed",
             Self::Unknown => "unknown",
             Self::Found { seen: Seen { kind: InodeKind::File, bytes: None, .. }, .. } => "no bytes",
@@ -261,5 +398,23 @@ impl Ending {
             }
             _ => None,
         }
+    }
+}
+
+/// A status, for tables.
+pub(crate) fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::NotFound => "not found",
+        Status::AlreadyExists => "exists",
+        Status::VersionConflict => "conflict",
+        Status::NotDirectory => "not a directory",
+        Status::IsDirectory => "is a directory",
+        Status::NotEmpty => "not empty",
+        Status::Cycle => "cycle",
+        Status::TooManyLinks => "too many links",
+        Status::BadRequest => "bad request",
+        Status::NoSpace => "no space",
+        _ => "other",
     }
 }

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::coverage::{self, Table};
 use crate::report::{Failed, Tally};
+use crate::scope::Case;
 use crate::{store_run, world};
 
 /// How much of the system is simulated.
@@ -45,28 +47,33 @@ impl Level {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 
-    /// Runs one seed: its counts and the hash of its trace. A panic of the simulated code is a failure like any other.
-    pub fn run(self, seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
-        let run = match self {
-            Self::Store => store_run::run,
-            Self::Node => world::run,
-        };
-        let caught = catch_unwind(AssertUnwindSafe(|| run(seed, printed)));
-        caught.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            let why = format!("panic: {}", text.unwrap_or_default());
-            Err(Box::new(Failed { level: self.name(), seed, why, tail: String::new() }))
-        })
+    /// Runs one case: its counts and the hash of its trace.
+    pub fn run(self, case: &Case) -> Result<(Tally, u64), Box<Failed>> {
+        match self {
+            Self::Store => store_run::run(case),
+            Self::Node => world::run(case),
+        }
     }
 
-    /// Counts that must not be zero over the seeds that continuous integration runs: what stands here and is never reached would be a
-    /// test that can't fail.
-    pub fn expected(self) -> &'static [(&'static str, &'static str)] {
+    /// What its seeds reach.
+    fn tables(self) -> &'static [Table] {
         match self {
-            Self::Store => STORE_EXPECTED,
-            Self::Node => NODE_EXPECTED,
+            Self::Store => &[coverage::STORE],
+            Self::Node => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
         }
+    }
+
+    /// The tables of what was reached, for a person.
+    pub fn render(self, tally: &Tally) -> String {
+        let render = |table: &Table| {
+            if table.has_columns() { table.render(tally) } else { coverage::render_lines(table, tally) }
+        };
+        self.tables().iter().map(render).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Zeros that nothing explains, and counts that can't be.
+    pub fn gaps(self, tally: &Tally) -> Vec<String> {
+        self.tables().iter().flat_map(|table| table.gaps(tally)).collect()
     }
 }
 
@@ -76,13 +83,22 @@ pub fn run_seeds(level: Level, range: Range<u64>) -> Runs {
     let mut runs = Runs::default();
     for seed in range {
         runs.count += 1;
-        match level.run(seed, false) {
+        match level.run(&Case::new(seed)) {
             Ok((tally, _)) => runs.tally.merge(&tally),
             Err(failed) => runs.failed.push(*failed),
         }
     }
     runs.cpu_seconds = cpu_seconds() - before;
     runs
+}
+
+/// Runs the simulated code: its panic is a failure like any other, and leaves the trace to be told.
+pub(crate) fn guarded(run: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    })
 }
 
 /// Processor time of this process so far; 0 where the system doesn't tell.
@@ -95,84 +111,3 @@ fn cpu_seconds() -> f64 {
     let seconds = ticks as f64 / 100.0;
     seconds
 }
-
-const STORE_EXPECTED: &[(&str, &str)] = &[
-    ("conflicting put", "exists already"),
-    ("delete", "ok"),
-    ("fault", "kill"),
-    ("fault", "power cut"),
-    ("get", "not found"),
-    ("get", "ok"),
-    ("inventory", "ok"),
-    ("put", "no space"),
-    ("put", "ok"),
-    ("store", "damage reported"),
-    ("store", "fenced"),
-    ("store", "opened"),
-    ("store", "shut down"),
-    ("store", "space came back"),
-    ("store", "verified at the end"),
-];
-
-const NODE_EXPECTED: &[(&str, &str)] = &[
-    ("append", "failed"),
-    ("append", "ok"),
-    ("checker", "checked"),
-    ("checker", "unknown"),
-    ("client", "cancelled"),
-    ("copy", "failed"),
-    ("copy", "ok"),
-    ("disk", "bits flipped"),
-    ("disk", "requests failed, lost or misdirected"),
-    ("fault", "client crash"),
-    ("fault", "client pause"),
-    ("fault", "disk errors"),
-    ("fault", "flipped bit"),
-    ("fault", "full disk"),
-    ("fault", "kill"),
-    ("fault", "lost writes"),
-    ("fault", "node pause"),
-    ("fault", "partition"),
-    ("fault", "power cut"),
-    ("fault", "reset"),
-    ("fault", "slow disk"),
-    ("fault", "weather"),
-    ("gc", "orphans deleted"),
-    ("gc", "reclaimed"),
-    ("get", "failed"),
-    ("get", "no answer"),
-    ("get", "ok"),
-    ("get-range", "ok"),
-    ("list", "failed"),
-    ("list", "ok"),
-    ("log", "checkpoint"),
-    ("log", "fenced"),
-    ("log", "opened"),
-    ("mkdir", "failed"),
-    ("mkdir", "ok"),
-    ("network", "flips"),
-    ("network", "frames lost"),
-    ("network", "half open"),
-    ("network", "held back"),
-    ("network", "refused"),
-    ("network", "slow"),
-    ("overwrite", "failed"),
-    ("overwrite", "ok"),
-    ("put", "failed"),
-    ("put", "not executed"),
-    ("put", "ok"),
-    ("put", "unknown"),
-    ("put-conditional", "failed"),
-    ("put-conditional", "ok"),
-    ("remove", "failed"),
-    ("remove", "ok"),
-    ("rename", "failed"),
-    ("rename", "ok"),
-    ("rmdir", "failed"),
-    ("rmdir", "ok"),
-    ("seed", "verified"),
-    ("store", "fenced"),
-    ("store", "opened"),
-    ("truncate", "failed"),
-    ("truncate", "ok"),
-];

@@ -15,6 +15,7 @@
 mod checker;
 mod client_process;
 mod content;
+mod coverage;
 mod disk;
 mod faults;
 mod history;
@@ -26,10 +27,13 @@ mod network;
 mod node;
 pub mod planted;
 mod random;
+mod repeats;
 mod report;
 mod schedule;
+mod scope;
 pub mod seeds;
 mod shard_unit;
+pub mod shrink;
 mod store_calls;
 mod store_run;
 mod task;
@@ -40,3 +44,4 @@ mod world;
 
 pub use level::{Level, Runs, run_seeds};
 pub use report::{Failed, Tally};
+pub use scope::{Case, Numbers};

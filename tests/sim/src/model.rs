@@ -1,13 +1,23 @@
 //! The model: a plain map of paths. What the system must look like to whoever executes the operations one after the other.
+//!
+//! Keys are real paths: no component of one is a link. `resolve.rs` walks links, `names.rs` executes what makes, moves and removes names;
+//! contents and attributes are here. Written from the contract in `wire::meta`, not from the implementation.
+
+mod names;
+mod resolve;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use wire::Status;
-use wire::meta::{InodeKind, RenameMode};
+use wire::meta::{InodeKind, XattrMode};
 
 use crate::content::{Content, Stamp};
-use crate::history::{Action, Condition, Path};
+use crate::history::{Action, Condition, Dress, Part, Path, Row, XATTRS};
+use resolve::Spot;
+pub(crate) use resolve::{below, join_target};
 
 /// A file's version: the index of the entry that made it, or the operation whose index nobody was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +30,7 @@ pub(crate) enum Made {
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Node {
+pub(crate) enum Kind {
     /// A directory.
     Directory,
     /// A file.
@@ -30,11 +40,26 @@ pub(crate) enum Node {
         /// Its version.
         made: Made,
     },
+    /// A symbolic link, and what it says.
+    Link(Path),
+}
+
+/// What a path names, with its attributes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change of content; `None`: the group's time.
+    pub modified: Option<i64>,
+    /// Extended attributes; the values are these operations' stamps.
+    pub xattrs: BTreeMap<&'static str, Stamp>,
 }
 
 /// The whole volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Tree(BTreeMap<Path, Node>);
+pub(crate) struct Tree(BTreeMap<Path, Rc<Node>>);
 
 /// What executing an operation yields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,53 +74,71 @@ pub(crate) struct Effect {
 
 /// A failure, and the version that is in the way where that is the reason.
 type Refused = (Status, Option<Made>);
+type Executed = Result<Effect, Refused>;
+
+/// Mode of a file whose maker says nothing.
+const FILE_MODE: u32 = 0o644;
+/// Mode of directories and links as the workload makes them.
+pub(crate) const NAME_MODE: u32 = 0o755;
 
 impl Node {
+    fn new(kind: Kind, mode: u32) -> Self {
+        Self { kind, mode, modified: None, xattrs: BTreeMap::new() }
+    }
+
     /// What it is, as the system calls it.
     pub(crate) fn kind(&self) -> InodeKind {
-        match self {
-            Self::Directory => InodeKind::Directory,
-            Self::File { .. } => InodeKind::File,
+        match self.kind {
+            Kind::Directory => InodeKind::Directory,
+            Kind::File { .. } => InodeKind::File,
+            Kind::Link(_) => InodeKind::Symlink,
+        }
+    }
+
+    /// A file's version.
+    fn version(&self) -> Option<Made> {
+        match self.kind {
+            Kind::File { made, .. } => Some(made),
+            _ => None,
         }
     }
 }
 
 impl Tree {
-    /// What is at `path`, or why nothing can be.
-    pub(crate) fn look(&self, path: &str) -> Result<Option<&Node>, Status> {
-        const ROOT: &Node = &Node::Directory;
-        if path.is_empty() {
-            return Ok(Some(ROOT));
-        }
-        for (at, _) in path.match_indices('/') {
-            match self.0.get(&path[..at]) {
-                None => return Err(Status::NotFound),
-                Some(Node::File { .. }) => return Err(Status::NotDirectory),
-                Some(Node::Directory) => {}
-            }
-        }
-        Ok(self.0.get(path))
+    /// Every path with what it names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
+        self.0.iter().map(|(path, node)| (path, &**node))
     }
 
-    /// Names directly below a directory, in order of their bytes.
-    pub(crate) fn names(&self, path: &str) -> Vec<(String, InodeKind)> {
+    /// Lines of a directory's listing after `after`, in order of names' bytes; the directory is a real path.
+    pub(crate) fn rows(&self, directory: &str, after: &str) -> Vec<Row> {
         let children = self.0.iter().filter_map(|(at, node)| {
-            let name = below(path, at)?;
-            (!name.contains('/')).then(|| (name.to_owned(), node.kind()))
+            let name = below(directory, at)?;
+            let is_row = !name.contains('/') && (after.is_empty() || name.as_bytes() > after.as_bytes());
+            is_row.then(|| Row { name: name.to_owned(), kind: node.kind(), size: self.size(at, node) })
         });
         children.collect()
     }
 
-    /// Every path with what it names.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
-        self.0.iter()
+    /// A file's size, a link's length, a directory's entries.
+    pub(crate) fn size(&self, path: &str, node: &Node) -> u64 {
+        match &node.kind {
+            Kind::Directory => self.children(path) as u64,
+            Kind::File { content, .. } => content.len(),
+            Kind::Link(target) => target.len() as u64,
+        }
+    }
+
+    fn children(&self, directory: &str) -> usize {
+        let names = self.0.keys().filter_map(|at| below(directory, at));
+        names.filter(|name| !name.contains('/')).count()
     }
 
     /// Gives every file that `stamp` made its version.
     pub(crate) fn bind(&mut self, stamp: Stamp, index: u64) {
         for node in self.0.values_mut() {
-            if let Node::File { made, .. } = node
-                && *made == Made::By(stamp)
+            if node.version() == Some(Made::By(stamp))
+                && let Kind::File { made, .. } = &mut Rc::make_mut(node).kind
             {
                 *made = Made::At(index);
             }
@@ -103,222 +146,182 @@ impl Tree {
     }
 
     /// Executes a mutation; an error leaves everything as it was.
-    pub(crate) fn execute(&mut self, action: &Action, stamp: Stamp, made: Made) -> Result<Effect, Refused> {
+    pub(crate) fn execute(&mut self, action: &Action, stamp: Stamp, made: Made) -> Executed {
         match action {
-            Action::Replace { path, condition, .. } => {
-                self.check(path, *condition)?;
-                self.file_or_absent(path)?;
-                Ok(self.put(path, action.content(stamp), made))
+            Action::Replace { path, condition, dress, .. } => {
+                self.replace(path, *condition, *dress, action.content(stamp), (stamp, made))
             }
             Action::Write { path, offset, condition, .. } => {
-                self.check(path, *condition)?;
-                let old = self.file_or_absent(path)?;
+                let (spot, old) = self.file_or_absent(path, *condition)?;
                 let content = old.overwritten(*offset, &action.content(stamp));
-                Ok(self.put(path, content, made))
+                Ok(Effect { offset: Some(*offset), ..self.write(&spot, content, made) })
             }
             Action::Append { path, .. } => {
-                let old = self.file_or_absent(path)?;
+                let (spot, old) = self.file_or_absent(path, Condition::Any)?;
                 let content = old.overwritten(old.len(), &action.content(stamp));
-                let effect = self.put(path, content, made);
-                Ok(Effect { offset: Some(old.len()), ..effect })
+                Ok(Effect { offset: Some(old.len()), ..self.write(&spot, content, made) })
             }
-            Action::Truncate { path, size } => {
-                let Node::File { content, .. } = self.existing(path)? else {
-                    return Err(bare(Status::IsDirectory));
-                };
-                let content = content.resized(*size);
-                Ok(self.put(path, content, made))
+            Action::Truncate { path, size, condition } => {
+                let spot = self.resolve(path, true).map_err(bare)?;
+                self.check(&spot, *condition)?;
+                let content = self.bytes_of(self.present(&spot)?)?.resized(*size);
+                Ok(self.write(&spot, content, made))
             }
-            Action::MakeDirectory { path } => {
-                if self.look(path).map_err(bare)?.is_some() {
-                    return Err(bare(Status::AlreadyExists));
+            Action::Copy { from, to, part, version } => self.copy(from, to, (*part, *version), made),
+            Action::SetAttributes { path, follow, mode, modified } => self.change(path, *follow, |node| {
+                node.mode = mode.unwrap_or(node.mode);
+                node.modified = modified.or(node.modified);
+                Ok(())
+            }),
+            Action::SetXattr { path, follow, name, mode } => self.change(path, *follow, |node| {
+                match (mode, node.xattrs.contains_key(name)) {
+                    (XattrMode::Create, true) => return Err(bare(Status::AlreadyExists)),
+                    (XattrMode::Replace, false) => return Err(bare(Status::NotFound)),
+                    _ => {}
                 }
-                self.0.insert(path.clone(), Node::Directory);
-                Ok(Effect::default())
-            }
-            Action::RemoveFile { path, condition } => {
-                self.check(path, *condition)?;
-                if *self.existing(path)? == Node::Directory {
-                    return Err(bare(Status::IsDirectory));
-                }
-                self.0.remove(path);
-                Ok(Effect::default())
-            }
-            Action::RemoveDirectory { path } => self.remove_directory(path),
-            Action::Rename { from, to, mode } => self.rename(from, to, *mode),
-            Action::Copy { from, to } => {
-                let Node::File { content, made: version } = self.existing(from)? else {
-                    return Err(bare(Status::IsDirectory));
-                };
-                let (content, version) = ((**content).clone(), *version);
-                self.file_or_absent(to)?;
-                if from == to {
-                    let size = Some(content.len());
-                    return Ok(Effect { version: Some(version), offset: None, size });
-                }
-                Ok(self.put(to, content, made))
-            }
+                node.xattrs.insert(name, stamp);
+                Ok(())
+            }),
+            Action::RemoveXattr { path, follow, name } => self.change(path, *follow, |node| {
+                node.xattrs.remove(name).map(|_| ()).ok_or(bare(Status::NotFound))
+            }),
+            Action::MakeDirectory { .. }
+            | Action::MakeLink { .. }
+            | Action::RemoveFile { .. }
+            | Action::RemoveDirectory { .. }
+            | Action::Rename { .. } => self.execute_name(action),
             Action::Read { .. } | Action::List { .. } => unreachable!("reads are not executed"),
         }
     }
 
-    fn existing(&self, path: &str) -> Result<&Node, Refused> {
-        self.look(path).map_err(bare)?.ok_or(bare(Status::NotFound))
+    fn present(&self, spot: &Spot) -> Result<&Node, Refused> {
+        self.at(spot).ok_or(bare(Status::NotFound))
     }
 
-    /// The bytes of the file at `path`; none where nothing is there yet.
-    fn file_or_absent(&self, path: &str) -> Result<Content, Refused> {
-        match self.look(path).map_err(bare)? {
-            None => Ok(Content::default()),
-            Some(Node::File { content, .. }) => Ok((**content).clone()),
-            Some(Node::Directory) => Err(bare(Status::IsDirectory)),
+    /// The bytes of a file; nothing else has any.
+    #[expect(clippy::unused_self, reason = "reads as the other steps do")]
+    fn bytes_of<'a>(&self, node: &'a Node) -> Result<&'a Content, Refused> {
+        match &node.kind {
+            Kind::File { content, .. } => Ok(content),
+            Kind::Directory => Err(bare(Status::IsDirectory)),
+            Kind::Link(_) => Err(bare(Status::BadRequest)),
         }
     }
 
-    fn check(&self, path: &str, condition: Condition) -> Result<(), Refused> {
-        let found = self.look(path).map_err(bare)?;
-        match (condition, found) {
+    /// A place to write to, links followed: its bytes, none where nothing is there yet.
+    fn file_or_absent(&self, path: &str, condition: Condition) -> Result<(Spot, Content), Refused> {
+        let spot = self.resolve(path, true).map_err(bare)?;
+        self.check(&spot, condition)?;
+        let content = self.at(&spot).map(|node| self.bytes_of(node).cloned()).transpose()?;
+        Ok((spot, content.unwrap_or_default()))
+    }
+
+    fn check(&self, spot: &Spot, condition: Condition) -> Result<(), Refused> {
+        match (condition, self.at(spot)) {
             (Condition::Any, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => Ok(()),
             (Condition::Absent, Some(_)) => Err(bare(Status::AlreadyExists)),
             (Condition::Present | Condition::Version(_), None) => Err(bare(Status::NotFound)),
-            (Condition::Version(wanted), Some(Node::File { made, .. })) => {
-                if *made == Made::At(wanted) {
-                    Ok(())
-                } else {
-                    Err((Status::VersionConflict, Some(*made)))
-                }
-            }
-            (Condition::Version(_), Some(Node::Directory)) => {
-                Err((Status::VersionConflict, Some(Made::At(0))))
-            }
+            (Condition::Version(wanted), Some(node)) => match node.version() {
+                Some(made) if made == Made::At(wanted) => Ok(()),
+                there => Err((Status::VersionConflict, there.or(Some(Made::At(0))))),
+            },
         }
     }
 
-    fn put(&mut self, path: &str, content: Content, made: Made) -> Effect {
+    fn replace(
+        &mut self,
+        path: &str,
+        condition: Condition,
+        dress: Option<Dress>,
+        content: Content,
+        (stamp, made): (Stamp, Made),
+    ) -> Executed {
+        let spot = self.resolve(path, false).map_err(bare)?;
+        self.check(&spot, condition)?;
+        let old = self.at(&spot);
+        if old.is_some_and(|node| node.kind == Kind::Directory) {
+            return Err(bare(Status::IsDirectory));
+        }
         let size = Some(content.len());
-        self.0.insert(path.to_owned(), Node::File { content: Rc::new(content), made });
+        let kind = Kind::File { content: Rc::new(content), made };
+        // A link is replaced by a file of its own; a file keeps what isn't said anew.
+        let mut node = match old {
+            Some(old) if old.version().is_some() => Node { kind, modified: None, ..old.clone() },
+            _ => Node::new(kind, FILE_MODE),
+        };
+        if let Some(dress) = dress {
+            (node.mode, node.modified) = (dress.mode, dress.modified);
+            node.xattrs = dress.xattr.then_some((XATTRS[0], stamp)).into_iter().collect();
+        }
+        self.0.insert(spot.at, Rc::new(node));
+        Ok(Effect { version: Some(made), offset: None, size })
+    }
+
+    /// New bytes of the file at a spot, which keeps its attributes.
+    fn write(&mut self, spot: &Spot, content: Content, made: Made) -> Effect {
+        let size = Some(content.len());
+        let kind = Kind::File { content: Rc::new(content), made };
+        let node = match self.at(spot) {
+            Some(old) => Node { kind, modified: None, ..old.clone() },
+            None => Node::new(kind, FILE_MODE),
+        };
+        self.0.insert(spot.at.clone(), Rc::new(node));
         Effect { version: Some(made), offset: None, size }
     }
 
-    fn is_empty_directory(&self, path: &str) -> bool {
-        self.names(path).is_empty()
-    }
-
-    fn remove_directory(&mut self, path: &str) -> Result<Effect, Refused> {
-        if *self.existing(path)? != Node::Directory {
-            return Err(bare(Status::NotDirectory));
+    fn copy(
+        &mut self,
+        from: &str,
+        to: &str,
+        (part, version): (Option<Part>, Option<u64>),
+        made: Made,
+    ) -> Executed {
+        let source_spot = self.resolve(from, true).map_err(bare)?;
+        let source = self.present(&source_spot)?.clone();
+        let bytes = self.bytes_of(&source)?.clone();
+        let there = source.version().expect("it has bytes");
+        if version.is_some_and(|wanted| there != Made::At(wanted)) {
+            return Err((Status::VersionConflict, Some(there)));
         }
-        if !self.is_empty_directory(path) {
-            return Err(bare(Status::NotEmpty));
-        }
-        self.0.remove(path);
-        Ok(Effect::default())
-    }
-
-    fn rename(&mut self, from: &str, to: &str, mode: RenameMode) -> Result<Effect, Refused> {
-        let source = self.existing(from)?.clone();
-        let target = self.look(to).map_err(bare)?.cloned();
-        if from == to {
-            let exists = Err(bare(Status::AlreadyExists));
-            return if mode == RenameMode::NoReplace { exists } else { Ok(Effect::default()) };
-        }
-        if below(from, to).is_some() {
-            return Err(bare(Status::Cycle));
-        }
-        if mode == RenameMode::NoReplace && target.is_some() {
-            return Err(bare(Status::AlreadyExists));
-        }
-        let onto_ancestor = below(to, from).is_some();
-        match (mode, &source, &target) {
-            (RenameMode::Exchange, _, None) => return Err(bare(Status::NotFound)),
-            (RenameMode::Exchange, _, Some(_)) => {
-                if onto_ancestor {
-                    return Err(bare(Status::Cycle));
-                }
-                let from_tree = self.take(from);
-                let to_tree = self.take(to);
-                self.attach(to, from_tree);
-                self.attach(from, to_tree);
-                return Ok(Effect::default());
+        let (spot, old) = self.file_or_absent(to, Condition::Any)?;
+        let Some(part) = part else {
+            let size = Some(bytes.len());
+            if spot.at == source_spot.at {
+                return Ok(Effect { version: Some(there), offset: None, size });
             }
-            (_, Node::Directory, Some(Node::File { .. })) => return Err(bare(Status::NotDirectory)),
-            (_, Node::File { .. }, Some(Node::Directory)) => return Err(bare(Status::IsDirectory)),
-            (_, Node::Directory, Some(Node::Directory)) if !self.is_empty_directory(to) => {
-                return Err(bare(Status::NotEmpty));
-            }
-            _ => {}
+            // Its attributes come along.
+            let kind = Kind::File { content: Rc::new(bytes), made };
+            self.0.insert(spot.at, Rc::new(Node { kind, ..source }));
+            return Ok(Effect { version: Some(made), offset: None, size });
+        };
+        let first = part.from.min(bytes.len());
+        let length = part.length.min(bytes.len() - first);
+        if length == 0 && self.at(&spot).is_some() {
+            let version = self.at(&spot).and_then(Node::version);
+            return Ok(Effect { version, offset: Some(part.to), size: Some(old.len()) });
         }
-        let moved = self.take(from);
-        self.0.remove(to);
-        self.attach(to, moved);
-        Ok(Effect::default())
+        let copied = bytes.range(first, first + length);
+        let content = if length == 0 { old } else { old.overwritten(part.to, &copied) };
+        Ok(Effect { offset: Some(part.to), ..self.write(&spot, content, made) })
     }
 
-    /// Takes out a path with everything below it; keys are relative to it.
-    fn take(&mut self, path: &str) -> Vec<(String, Node)> {
-        let keys: Vec<String> =
-            self.0.keys().filter(|at| *at == path || below(path, at).is_some()).cloned().collect();
-        keys.into_iter()
-            .map(|key| {
-                let node = self.0.remove(&key).expect("listed above");
-                (key[path.len()..].to_owned(), node)
-            })
-            .collect()
-    }
-
-    fn attach(&mut self, path: &str, nodes: Vec<(String, Node)>) {
-        for (rest, node) in nodes {
-            self.0.insert(format!("{path}{rest}"), node);
+    fn change(
+        &mut self,
+        path: &str,
+        follow: bool,
+        change: impl FnOnce(&mut Node) -> Result<(), Refused>,
+    ) -> Executed {
+        let spot = self.resolve(path, follow).map_err(bare)?;
+        let mut node = self.present(&spot)?.clone();
+        change(&mut node)?;
+        let version = Some(node.version().unwrap_or(Made::At(0)));
+        if !spot.at.is_empty() {
+            self.0.insert(spot.at, Rc::new(node));
         }
+        Ok(Effect { version, offset: None, size: None })
     }
-}
-
-/// What of `path` comes below `directory`.
-pub(crate) fn below<'a>(directory: &str, path: &'a str) -> Option<&'a str> {
-    if directory.is_empty() {
-        return (!path.is_empty()).then_some(path);
-    }
-    path.strip_prefix(directory)?.strip_prefix('/')
 }
 
 fn bare(status: Status) -> Refused {
     (status, None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(tree: &mut Tree, path: &str, stamp: u64) -> Result<Effect, Refused> {
-        let action = Action::Replace { path: path.into(), length: 3, condition: Condition::Any };
-        tree.execute(&action, Stamp(stamp), Made::At(stamp))
-    }
-
-    fn rename(tree: &mut Tree, from: &str, to: &str, mode: RenameMode) -> Result<Effect, Refused> {
-        let action = Action::Rename { from: from.into(), to: to.into(), mode };
-        tree.execute(&action, Stamp(99), Made::At(99))
-    }
-
-    #[test]
-    fn renames_are_as_posix_says() {
-        let mut tree = Tree::default();
-        for path in ["a", "a/b", "c"] {
-            tree.execute(&Action::MakeDirectory { path: path.into() }, Stamp(1), Made::At(1)).expect("new");
-        }
-        put(&mut tree, "a/b/f", 2).expect("new");
-        put(&mut tree, "g", 3).expect("new");
-        let replace = RenameMode::Replace;
-        assert_eq!(rename(&mut tree, "a", "a/b/x", replace), Err(bare(Status::Cycle)));
-        assert_eq!(rename(&mut tree, "c", "a", replace), Err(bare(Status::NotEmpty)));
-        assert_eq!(rename(&mut tree, "c", "g", replace), Err(bare(Status::NotDirectory)));
-        assert_eq!(rename(&mut tree, "g", "c", replace), Err(bare(Status::IsDirectory)));
-        assert_eq!(rename(&mut tree, "g", "a/b/f", RenameMode::NoReplace), Err(bare(Status::AlreadyExists)));
-        rename(&mut tree, "a/b", "c", replace).expect("onto an empty directory");
-        assert_eq!(tree.names("c"), [("f".to_owned(), InodeKind::File)]);
-        assert_eq!(tree.names("a"), []);
-        rename(&mut tree, "c", "g", RenameMode::Exchange).expect("both are there");
-        assert_eq!(tree.names("g"), [("f".to_owned(), InodeKind::File)]);
-        assert_eq!(tree.look("g/f").expect("a path").map(Node::kind), Some(InodeKind::File));
-        assert_eq!(tree.look("c/f"), Err(Status::NotDirectory));
-    }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wire::planted::Bug;
 
-use crate::Level;
+use crate::{Case, Level};
 
 /// `bug level seed` a line: a catching seed for each bug.
 const RECORDED: &str = include_str!("../planted.txt");
@@ -12,6 +12,18 @@ const RECORDED: &str = include_str!("../planted.txt");
 /// Whether this build has the bugs.
 pub fn is_built_in() -> bool {
     cfg!(planted)
+}
+
+/// Switches a bug on for the whole process.
+pub fn switch_on(name: &str) -> Result<(), String> {
+    let bug = Bug::ALL.iter().copied().find(|bug| format!("{bug:?}") == name);
+    let bug = bug.ok_or_else(|| format!("no planted bug is called {name}; there are {:?}", Bug::ALL))?;
+    if !is_built_in() {
+        return Err(format!("this build has no {bug:?}: RUSTFLAGS='--cfg planted'"));
+    }
+    #[cfg(planted)]
+    wire::planted::choose(Some(bug));
+    Ok(())
 }
 
 /// The recorded catching seeds.
@@ -34,7 +46,7 @@ pub fn recorded() -> Vec<(Bug, Level, u64)> {
 #[cfg(planted)]
 pub fn run_with(bug: Option<Bug>, level: Level, seed: u64) -> Option<String> {
     wire::planted::choose(bug);
-    let result = level.run(seed, false);
+    let result = level.run(&Case::new(seed));
     wire::planted::choose(None);
     result.err().map(|failed| failed.why.lines().next().unwrap_or_default().to_owned())
 }
@@ -43,7 +55,7 @@ pub fn run_with(bug: Option<Bug>, level: Level, seed: u64) -> Option<String> {
 #[cfg(not(planted))]
 pub fn run_with(bug: Option<Bug>, level: Level, seed: u64) -> Option<String> {
     assert!(bug.is_none(), "this build has no planted bugs");
-    level.run(seed, false).err().map(|failed| failed.why)
+    level.run(&Case::new(seed)).err().map(|failed| failed.why)
 }
 
 /// The first seed of the range that catches the bug and passes without it.

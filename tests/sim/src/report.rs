@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::scope::Case;
+use crate::seeds::TREE_VARIABLE;
+
 /// Counts by row and column.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -15,24 +18,33 @@ pub struct Tally {
     pub virtual_nanos: u64,
 }
 
-/// A seed that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A run that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failed {
     /// What was simulated.
     pub level: &'static str,
-    /// The seed.
-    pub seed: u64,
+    /// The run.
+    pub case: Case,
     /// Why.
     pub why: String,
     /// The trace's end.
     pub tail: String,
+    /// Operations, faults, and what units said of themselves.
+    pub story: Vec<String>,
+    /// Numbers of operations that were given out.
+    pub operations: u64,
+    /// Numbers of faults that were given out.
+    pub faults: u64,
 }
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { level, seed, why, tail } = self;
-        writeln!(f, "{tail}{level} seed {seed}: {why}")?;
-        write!(f, "replay: cargo run -p sim -- --level {level} --seed {seed} --trace")
+        let Self { level, case, why, tail, .. } = self;
+        let tree = std::env::var(TREE_VARIABLE).unwrap_or_else(|_| "as it is".to_owned());
+        let arguments = case.arguments(level);
+        writeln!(f, "{tail}{level} seed {} (tree {tree}): {why}", case.seed)?;
+        writeln!(f, "replay: cargo run -p sim -- {arguments} --trace")?;
+        write!(f, "shrink: cargo run -p sim -- {arguments} --shrink")
     }
 }
 
@@ -65,10 +77,9 @@ impl Tally {
         self.virtual_nanos += other.virtual_nanos;
     }
 
-    /// Expected counts that are zero: each is a hole in what the seeds reach, and fails.
-    pub fn holes(&self, expected: &[(&'static str, &'static str)]) -> Vec<String> {
-        let zero = expected.iter().filter(|(row, column)| self.of(row, column) == 0);
-        zero.map(|(row, column)| format!("{row}: {column}")).collect()
+    /// What was counted of a row.
+    pub fn columns(&self, row: &str) -> Vec<&'static str> {
+        self.counts.keys().filter(|(name, _)| *name == row).map(|(_, column)| *column).collect()
     }
 
     /// The table: a line for each row, its columns behind it.

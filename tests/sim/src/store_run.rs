@@ -14,9 +14,11 @@ use wire::{ChunkId, ClusterId, Memory, Nanos, NodeId, SessionId, Slot, Status, S
 
 use crate::content::{Stamp, fill, interesting_length};
 use crate::disk::SimDisk;
+use crate::level::guarded;
 use crate::memory::SimMemory;
 use crate::random::Random;
 use crate::report::{Failed, Tally};
+use crate::scope::Case;
 use crate::trace::Trace;
 
 /// What its caller knows of a chunk.
@@ -65,6 +67,8 @@ enum Profile {
 }
 
 struct StoreRun {
+    case: Case,
+    last_fault: u64,
     seed: u64,
     random: Random,
     trace: Trace,
@@ -98,19 +102,32 @@ const STEPS: u64 = 4_000;
 /// An idle store makes its last acknowledgement decidable within 100 ms (R29); some of them are lost with their writes.
 const DECIDABLE: u64 = 300 * Nanos::MILLISECOND;
 
-/// Runs one seed.
-pub(crate) fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
-    let mut run = StoreRun::new(seed, printed);
-    let result = run.everything();
+/// Runs one case.
+pub(crate) fn run(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
+    let mut run = StoreRun::new(case);
+    let result = guarded(|| run.everything());
     let hash = run.trace.hash();
+    run.disk.tally(&mut run.tally);
     match result {
         Ok(()) => Ok((run.tally, hash)),
-        Err(why) => Err(Box::new(Failed { level: "store", seed, why, tail: run.trace.tail() })),
+        Err(why) => {
+            let (tail, story, faults) = (run.trace.tail(), run.trace.story(), run.last_fault);
+            Err(Box::new(Failed {
+                level: "store",
+                case: case.clone(),
+                why,
+                tail,
+                story,
+                operations: STEPS,
+                faults,
+            }))
+        }
     }
 }
 
 impl StoreRun {
-    fn new(seed: u64, printed: bool) -> Self {
+    fn new(case: &Case) -> Self {
+        let seed = case.seed;
         let mut random = Random::stream(seed, "store");
         let geometry = Geometry::new(1 << random.between(17, 19)).expect("a legal size");
         let capacity = journal::DATA_START + u64::from(geometry.segment_bytes()) * random.between(14, 40);
@@ -120,9 +137,11 @@ impl StoreRun {
         let identity = Identity { cluster: CLUSTER, store: STORE, node: NodeId(1), unit: 0 };
         let format = Format { identity, geometry, secret: random.next(), index_key: random.next() };
         Self {
+            case: case.clone(),
+            last_fault: 0,
             seed,
             random,
-            trace: Trace::new(printed),
+            trace: Trace::new(case.printed),
             tally: Tally::default(),
             disk,
             memory: SimMemory::new(ARENA_BYTES),
@@ -150,8 +169,10 @@ impl StoreRun {
             .note(self.now, format_args!("store {:?} {:?} {}", self.profile, self.geometry, self.capacity));
         self.handle(Event::Start)?;
         self.until(|run| run.is_open, "the format")?;
-        for _ in 0..STEPS {
-            self.step()?;
+        for number in 1..=STEPS {
+            // Each step has its own randomness: one that is left out moves no other.
+            self.random = Random::stream(self.seed, &format!("step {number}"));
+            self.step(number)?;
             self.tally.events += 1;
         }
         self.disk.heal();
@@ -160,6 +181,9 @@ impl StoreRun {
             // Recovery is cut off as well.
             for _ in 0..self.random.below(40) {
                 self.complete()?;
+            }
+            if !self.is_open && !self.is_down {
+                self.tally.count("fault", "crash in recovery");
             }
         }
         self.crash(true)?;
@@ -171,7 +195,12 @@ impl StoreRun {
         self.end_in_order()
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    fn has_fault(&mut self) -> bool {
+        self.last_fault += 1;
+        self.case.has_fault(self.last_fault)
+    }
+
+    fn step(&mut self, number: u64) -> Result<(), String> {
         self.now = self.now.after(self.random.below(60 * Nanos::MICROSECOND));
         if self.armed.is_some_and(|at| at <= self.now) {
             self.armed = None;
@@ -180,9 +209,13 @@ impl StoreRun {
         if self.is_down {
             return self.reopen();
         }
-        match self.random.below(1000) {
-            0..=2 => return self.crash(self.random.clone().per_mille(700)),
-            3..=5 => {
+        let choice = self.random.below(1000);
+        if (31..=275).contains(&choice) && !self.case.has_operation(number) {
+            return self.complete();
+        }
+        match choice {
+            0..=2 if self.has_fault() => return self.crash(self.random.clone().per_mille(700)),
+            3..=5 if self.has_fault() => {
                 self.inject();
                 return Ok(());
             }
@@ -215,7 +248,7 @@ impl StoreRun {
 
     fn on_effect(&mut self, effect: &Effect, effects: &Effects) -> Result<(), String> {
         if !matches!(effect, Effect::Arm(_)) {
-            self.trace.note(self.now, format_args!("store says {effect:?}"));
+            self.trace.tell(self.now, format_args!("store says {effect:?}"));
         }
         match *effect {
             Effect::Arm(at) => self.armed = Some(self.armed.map_or(at, |known| known.min(at))),
@@ -401,7 +434,7 @@ impl StoreRun {
 
     fn token(&mut self, asked: Asked) -> u64 {
         self.last_token += 1;
-        self.trace.note(self.now, format_args!("{} {asked:?}", self.last_token));
+        self.trace.tell(self.now, format_args!("{} {asked:?}", self.last_token));
         self.asked.insert(self.last_token, asked);
         self.last_token
     }
@@ -493,8 +526,8 @@ impl StoreRun {
             write_errors: rate(&mut self.random, 100),
             flush_errors: rate(&mut self.random, 100),
             allocate_errors: rate(&mut self.random, 2000),
-            lost_writes: if self.is_lossy() { rate(&mut self.random, 60) } else { 0 },
-            misdirected_writes: if self.is_lossy() { rate(&mut self.random, 60) } else { 0 },
+            lost_writes: if self.is_lossy() { rate(&mut self.random, 600) } else { 0 },
+            misdirected_writes: if self.is_lossy() { rate(&mut self.random, 600) } else { 0 },
         };
         if self.is_lossy() && self.disk.fake.length() > 0 {
             let at = if self.random.per_mille(800) {
@@ -502,12 +535,12 @@ impl StoreRun {
             } else {
                 self.disk.break_sector(self.now)
             };
-            self.trace.note(self.now, format_args!("damage at {at:?}"));
+            self.trace.tell(self.now, format_args!("fault {}: damage at {at:?}", self.last_fault));
         }
     }
 
     fn crash(&mut self, by_power: bool) -> Result<(), String> {
-        self.trace.note(self.now, format_args!("crash, by power {by_power}"));
+        self.trace.tell(self.now, format_args!("fault {}: crash, by power {by_power}", self.last_fault));
         if by_power {
             self.tally.count("fault", "power cut");
             self.disk.cut(&mut self.memory);

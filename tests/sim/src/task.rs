@@ -4,23 +4,26 @@
 //! write:  Opening ─→ Putting ─→ (Staging) ─→ Changing ─→ done
 //! other:                                     Changing ─→ done
 //! read:   Looking ─→ (Paging) ─→ Fetching ─→ done
-//!                                   └─ missing or damaged ─→ Again ─→ done
-//! list:   Listing ─→ done
+//!                       │            └─ missing or damaged ─→ Again ─→ done
+//!                       └─→ Pinning ─→ Pausing ⇄ Taking ─→ Again ─→ done      a reader that takes its time (R25)
+//! list:   Listing ─→ done, each page a record of its own
 //! ```
-//! Cutting and walking extents is all that stands here; sessions, routing, retries and verification are the shipped core's.
+//! Sessions, routing, retries and verification are the shipped core's; what goes into requests and comes out of extents is in `task/parts.rs`.
 
-use std::collections::BTreeMap;
+mod parts;
 
-use client::core::{Call, Done, Failure, GetCall, Ticket, UploadId};
-use wire::limits::LIST_ENTRIES_MAX;
-use wire::meta::{
-    Answer, Change, Commit, CopyRange, Entry, Extents, InodeKind, NewAttributes, Operation, Place,
-    Precondition, Query, RemoveKind, Run,
-};
-use wire::{ChunkId, GroupId, InodeId, MapNumber, Memory, Status, Version, VolumeId};
+use std::collections::{BTreeMap, VecDeque};
+
+use client::core::{Call, Done, Failure, ReadId, Ticket, UploadId};
+use wire::meta::{Answer, Change, Commit, Entry, Extents, InodeKind, Operation, Pin, Query};
+use wire::{ChunkId, MapNumber, Memory, Nanos, Status, VolumeId};
 
 use crate::content::fill;
-use crate::history::{Action, Condition, Ending, Record, Seen};
+use crate::history::{Action, Condition, Ending, Record};
+use parts::{
+    GROUP, PlannedGet, ending_of_change, ending_of_list, ending_of_refusal, ending_of_second_look,
+    extents_of, found, gets_of, list, look_up, new_attributes, place, plain_operation, precondition, seen_of,
+};
 
 /// Where everything happens.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,10 @@ pub(crate) enum Wish {
     Call(Part, Call),
     /// An upload is over.
     CloseUpload(UploadId),
+    /// A pinned read is over.
+    CloseRead(ReadId),
+    /// To be woken after so many nanoseconds.
+    Wake(u64),
 }
 
 /// Which of a task's calls.
@@ -85,8 +92,31 @@ enum Stage {
     },
     Again {
         reading: Reading,
+        /// The bytes are there; only whether the version still is, is asked.
+        is_whole: bool,
+    },
+    Pinning {
+        reading: Reading,
+        gets: VecDeque<PlannedGet>,
+    },
+    /// A pinned read between two chunks.
+    Pausing {
+        held: Held,
+    },
+    /// A pinned read waits for a chunk.
+    Taking {
+        held: Held,
     },
     Listing,
+}
+
+/// A read that takes its time.
+#[derive(Debug)]
+struct Held {
+    read: ReadId,
+    reading: Reading,
+    gets: VecDeque<PlannedGet>,
+    trouble: Trouble,
 }
 
 /// What went wrong with a read's chunks; the worse is greater.
@@ -109,7 +139,7 @@ struct Stored {
 
 /// A read of one version.
 #[derive(Debug)]
-struct Reading {
+pub(crate) struct Reading {
     entry: Box<Entry>,
     from: u64,
     bytes: Vec<u8>,
@@ -124,6 +154,8 @@ pub(crate) struct Task {
     pub record: Record,
     /// A write's extents are staged before its commit.
     pub stages: bool,
+    /// Pages of a listing before the present one.
+    pub pages: Vec<Record>,
     stage: Stage,
 }
 
@@ -135,26 +167,21 @@ impl Task {
                 wishes.push(Wish::Call(0, Call::OpenUpload { group: GROUP }));
                 Stage::Opening
             }
-            Action::Read { path, .. } => {
-                wishes.push(look_up(setting, path));
+            Action::Read { path, follow, .. } => {
+                wishes.push(look_up(setting, path, *follow));
                 Stage::Looking
             }
-            Action::List { path } => {
-                let query = Query::List {
-                    place: place(setting.volume, path),
-                    after: Vec::new(),
-                    limit: LIST_ENTRIES_MAX,
-                };
-                wishes.push(Wish::Call(0, Call::Query { group: GROUP, query: Box::new(query) }));
+            Action::List { path, after, limit } => {
+                wishes.push(list(setting.volume, path, after, *limit));
                 Stage::Listing
             }
             _ => {
-                let operation = Box::new(plain_operation(setting.volume, &record.action));
+                let operation = Box::new(plain_operation(setting.volume, &record));
                 wishes.push(Wish::Call(0, Call::Mutate { group: GROUP, upload: None, operation }));
                 Stage::Changing { upload: None }
             }
         };
-        Self { record, stages, stage }
+        Self { record, stages, pages: Vec::new(), stage }
     }
 
     /// How it ends when nobody waits for it any more.
@@ -169,13 +196,32 @@ impl Task {
                 wishes.extend(upload.map(Wish::CloseUpload));
                 Ending::Unknown
             }
+            Stage::Pausing { held } | Stage::Taking { held } => {
+                wishes.push(Wish::CloseRead(held.read));
+                Ending::Nothing
+            }
             _ => Ending::Nothing,
+        }
+    }
+
+    /// The pause between two chunks is over.
+    pub(crate) fn on_wake(&mut self, wishes: &mut Vec<Wish>) {
+        match std::mem::replace(&mut self.stage, Stage::Looking) {
+            Stage::Pausing { mut held } => {
+                let get = held.gets.pop_front().expect("it pauses before a chunk");
+                let part = held.reading.places.len();
+                held.reading.places.push(get.place(held.reading.from));
+                wishes.push(Wish::Call(part, Call::GetChunk(get.call)));
+                self.stage = Stage::Taking { held };
+            }
+            other => unreachable!("nobody asked to be woken: {other:?}"),
         }
     }
 
     /// Takes a call's result.
     pub(crate) fn on_done(
         &mut self,
+        now: Nanos,
         setting: Setting,
         part: Part,
         result: Result<Done, Failure>,
@@ -223,9 +269,69 @@ impl Task {
                 let (reading, trouble) = take_bytes(reading, trouble, part, result, memory);
                 self.on_bytes(setting, reading, left - 1, trouble, wishes)
             }
-            Stage::Again { reading } => Step::Over(ending_of_second_look(&reading, result)),
-            Stage::Listing => Step::Over(ending_of_list(result)),
+            Stage::Again { reading, is_whole } => {
+                let (same, ending) = ending_of_second_look(&reading, result, is_whole);
+                self.record.outlived = is_whole && same == Some(false);
+                Step::Over(ending)
+            }
+            Stage::Pinning { reading, gets } => match result {
+                Ok(Done::Read(read)) => {
+                    self.go_on_taking(setting, Held { read, reading, gets, trouble: Trouble::None }, wishes)
+                }
+                _ => Step::Over(Ending::Nothing),
+            },
+            Stage::Taking { mut held } => {
+                let part = held.reading.places.len() - 1;
+                (held.reading, held.trouble) = take_bytes(held.reading, held.trouble, part, result, memory);
+                self.go_on_taking(setting, held, wishes)
+            }
+            Stage::Pausing { .. } => unreachable!("nothing was asked for"),
+            Stage::Listing => self.on_list(now, setting, result, wishes),
         }
+    }
+
+    fn go_on_taking(&mut self, setting: Setting, held: Held, wishes: &mut Vec<Wish>) -> Step {
+        let Action::Read { path, follow, pace, .. } = &self.record.action else {
+            unreachable!("only reads take")
+        };
+        if held.trouble == Trouble::None && !held.gets.is_empty() {
+            wishes.push(Wish::Wake(*pace));
+            self.stage = Stage::Pausing { held };
+            return Step::On;
+        }
+        wishes.push(Wish::CloseRead(held.read));
+        if held.trouble == Trouble::Silent {
+            return Step::Over(Ending::Nothing);
+        }
+        wishes.push(look_up(setting, path, *follow));
+        let is_whole = held.trouble == Trouble::None;
+        self.stage = Stage::Again { reading: held.reading, is_whole };
+        Step::On
+    }
+
+    /// A page; if others follow, it is a record of its own, and the next one begins.
+    fn on_list(
+        &mut self,
+        now: Nanos,
+        setting: Setting,
+        result: Result<Done, Failure>,
+        wishes: &mut Vec<Wish>,
+    ) -> Step {
+        let ending = ending_of_list(result);
+        let last = match &ending {
+            Ending::Listed { rows, end: false, .. } => rows.last().map(|row| row.name.clone()),
+            _ => None,
+        };
+        let (Some(last), Action::List { path, limit, .. }) = (last, &self.record.action) else {
+            return Step::Over(ending);
+        };
+        wishes.push(list(setting.volume, path, &last, *limit));
+        let next = Action::List { path: path.clone(), after: last, limit: *limit };
+        let record = Record { action: next, began: now, ..self.record.clone() };
+        let page = std::mem::replace(&mut self.record, record);
+        self.pages.push(Record { ended: now, ending, ..page });
+        self.stage = Stage::Listing;
+        Step::On
     }
 
     fn on_upload(
@@ -269,7 +375,7 @@ impl Task {
         wishes: &mut Vec<Wish>,
     ) {
         let (path, change, start, condition) = match &self.record.action {
-            Action::Replace { path, length, condition } => {
+            Action::Replace { path, length, condition, .. } => {
                 (path, Change::Replace { size: *length }, 0, *condition)
             }
             Action::Write { path, offset, condition, .. } => (path, Change::Write, *offset, *condition),
@@ -282,7 +388,7 @@ impl Task {
             change,
             extents: extents_of(setting.chunk_bytes, start, length, chunks),
             upload: 0,
-            attributes: None,
+            attributes: new_attributes(&self.record),
             precondition: precondition(condition),
             map: chunks.iter().map(|chunk| chunk.map).min().unwrap_or(MapNumber(1)),
         };
@@ -312,7 +418,7 @@ impl Task {
             other => return Step::Over(ending_of_refusal(&other)),
         };
         if entry.attributes.kind != InodeKind::File {
-            let seen = Seen { kind: entry.attributes.kind, size: 0, version: 0, bytes: None };
+            let seen = seen_of(&entry, None);
             return Step::Over(Ending::Found { index: entry.index.0, seen });
         }
         let page = std::mem::take(&mut entry.page);
@@ -346,7 +452,7 @@ impl Task {
         wishes: &mut Vec<Wish>,
     ) -> Step {
         if end {
-            return self.fetch(entry, &extents, wishes);
+            return self.fetch(setting, entry, &extents, wishes);
         }
         let offset = extents.runs.last().map_or(0, |run| run.file_offset + run.length);
         let query = Query::ReadExtents {
@@ -362,14 +468,30 @@ impl Task {
         Step::On
     }
 
-    fn fetch(&mut self, entry: Box<Entry>, extents: &Extents, wishes: &mut Vec<Wish>) -> Step {
-        let Action::Read { from, to, .. } = self.record.action else { unreachable!("only reads look up") };
+    fn fetch(
+        &mut self,
+        setting: Setting,
+        entry: Box<Entry>,
+        extents: &Extents,
+        wishes: &mut Vec<Wish>,
+    ) -> Step {
+        let Action::Read { from, to, pace, .. } = self.record.action else {
+            unreachable!("only reads look up")
+        };
         let (to, from) = (to.min(entry.attributes.size), from.min(entry.attributes.size));
         let length = usize::try_from(to.saturating_sub(from)).expect("small files");
         let mut reading = Reading { entry, from, bytes: vec![0; length], places: Vec::new() };
-        for get in gets_of(extents, from, from.max(to)) {
-            wishes.push(Wish::Call(reading.places.len(), Call::GetChunk(get.call)));
-            reading.places.push(usize::try_from(get.file_offset - from).expect("inside the range"));
+        let gets = gets_of(extents, from, from.max(to));
+        if pace > 0 && !gets.is_empty() {
+            let attributes = &reading.entry.attributes;
+            let pin = Pin { volume: setting.volume, inode: attributes.inode, version: attributes.version };
+            wishes.push(Wish::Call(0, Call::OpenRead { group: GROUP, pin }));
+            self.stage = Stage::Pinning { reading, gets: gets.into() };
+            return Step::On;
+        }
+        for get in gets {
+            reading.places.push(get.place(from));
+            wishes.push(Wish::Call(reading.places.len() - 1, Call::GetChunk(get.call)));
         }
         let left = reading.places.len();
         if left == 0 {
@@ -396,9 +518,11 @@ impl Task {
             Trouble::Silent => Step::Over(Ending::Nothing),
             Trouble::Lost => {
                 // R25: before a chunk is called lost, the version is looked up again.
-                let Action::Read { path, .. } = &self.record.action else { unreachable!("only reads fetch") };
-                wishes.push(look_up(setting, path));
-                self.stage = Stage::Again { reading };
+                let Action::Read { path, follow, .. } = &self.record.action else {
+                    unreachable!("only reads fetch")
+                };
+                wishes.push(look_up(setting, path, *follow));
+                self.stage = Stage::Again { reading, is_whole: false };
                 Step::On
             }
         }
@@ -430,190 +554,6 @@ fn take_bytes(
         Err(_) => Trouble::Silent,
     };
     (reading, trouble)
-}
-
-const GROUP: GroupId = GroupId(0);
-
-fn found(reading: &Reading, whole: bool) -> Ending {
-    let attributes = &reading.entry.attributes;
-    let seen = Seen {
-        kind: attributes.kind,
-        size: attributes.size,
-        version: attributes.version.0,
-        bytes: whole.then(|| (reading.from, reading.bytes.clone())),
-    };
-    Ending::Found { index: reading.entry.index.0, seen }
-}
-
-fn look_up(setting: Setting, path: &str) -> Wish {
-    let query = Query::Lookup {
-        place: place(setting.volume, path),
-        follow: false,
-        xattrs: false,
-        roots: setting.roots,
-    };
-    Wish::Call(0, Call::Query { group: GROUP, query: Box::new(query) })
-}
-
-fn place(volume: VolumeId, path: &str) -> Place {
-    Place { volume, directory: InodeId::ROOT, path: path.as_bytes().to_vec() }
-}
-
-fn precondition(condition: Condition) -> Precondition {
-    match condition {
-        Condition::Any => Precondition::Any,
-        Condition::Absent => Precondition::Absent,
-        Condition::Present => Precondition::Present,
-        Condition::Version(version) => Precondition::Version(Version(version)),
-    }
-}
-
-fn plain_operation(volume: VolumeId, action: &Action) -> Operation {
-    let attributes = NewAttributes { mode: 0o755, ..NewAttributes::default() };
-    match action {
-        Action::Truncate { path, size } => {
-            Operation::Truncate { place: place(volume, path), size: *size, precondition: Precondition::Any }
-        }
-        Action::MakeDirectory { path } => {
-            Operation::MakeDirectory { place: place(volume, path), attributes, parents: false }
-        }
-        Action::RemoveFile { path, condition } => Operation::Remove {
-            place: place(volume, path),
-            kind: RemoveKind::File,
-            precondition: precondition(*condition),
-        },
-        Action::RemoveDirectory { path } => Operation::Remove {
-            place: place(volume, path),
-            kind: RemoveKind::Directory,
-            precondition: Precondition::Any,
-        },
-        Action::Rename { from, to, mode } => {
-            Operation::Rename { source: place(volume, from), target: place(volume, to), mode: *mode }
-        }
-        Action::Copy { from, to } => Operation::CopyRange(CopyRange {
-            source: place(volume, from),
-            source_version: Version(0),
-            source_offset: 0,
-            length: u64::MAX,
-            target: place(volume, to),
-            target_offset: 0,
-            whole: true,
-            precondition: Precondition::Any,
-        }),
-        Action::Replace { .. } | Action::Write { .. } | Action::Append { .. } => {
-            unreachable!("writes are commits")
-        }
-        Action::Read { .. } | Action::List { .. } => unreachable!("reads are queries"),
-    }
-}
-
-/// Runs of chunks with consecutive ids.
-fn extents_of(chunk_bytes: u64, start: u64, length: u64, chunks: &[Stored]) -> Extents {
-    let mut extents = Extents::default();
-    let mut at = 0;
-    for chunk in chunks {
-        let bytes = chunk_bytes.min(length - at);
-        let bytes_u32 = u32::try_from(bytes).expect("a chunk");
-        extents.roots.push(chunk.root);
-        match extents.runs.last_mut() {
-            Some(run)
-                if run.first.session == chunk.id.session
-                    && run.first.ordinal + u64::from(run.count) == chunk.id.ordinal =>
-            {
-                run.length += bytes;
-                run.count += 1;
-                run.last_chunk_bytes = bytes_u32;
-            }
-            _ => extents.runs.push(Run {
-                file_offset: start + at,
-                length: bytes,
-                first: chunk.id,
-                count: 1,
-                chunk_bytes: u32::try_from(chunk_bytes).expect("a chunk"),
-                last_chunk_bytes: bytes_u32,
-                skip: 0,
-            }),
-        }
-        at += bytes;
-    }
-    extents
-}
-
-struct PlannedGet {
-    file_offset: u64,
-    call: GetCall,
-}
-
-/// The chunks that hold the file's bytes `from..to`.
-fn gets_of(extents: &Extents, from: u64, to: u64) -> Vec<PlannedGet> {
-    let mut gets = Vec::new();
-    let mut roots = extents.roots.iter();
-    for run in &extents.runs {
-        // Bytes of the run's chunks, counted from the first chunk's beginning.
-        let origin = run.file_offset.wrapping_sub(u64::from(run.skip));
-        for number in 0..u64::from(run.count) {
-            let root = *roots.next().expect("a root for each chunk");
-            let is_last = number + 1 == u64::from(run.count);
-            let length = if is_last { run.last_chunk_bytes } else { run.chunk_bytes };
-            let begins = origin.wrapping_add(number * u64::from(run.chunk_bytes));
-            let low = from.max(run.file_offset).max(if number == 0 { run.file_offset } else { begins });
-            let high = to.min(run.file_offset + run.length).min(begins.wrapping_add(u64::from(length)));
-            if low >= high {
-                continue;
-            }
-            let inside = |at: u64| u32::try_from(at.wrapping_sub(begins)).expect("inside a chunk");
-            let id = ChunkId { session: run.first.session, ordinal: run.first.ordinal + number };
-            let call = GetCall { id, length, root, range: inside(low)..inside(high), replica: None };
-            gets.push(PlannedGet { file_offset: low, call });
-        }
-    }
-    gets
-}
-
-fn ending_of_change(result: Result<Done, Failure>) -> Ending {
-    match result {
-        Ok(Done::Outcome(outcome)) => Ending::Executed {
-            index: outcome.index.0,
-            status: outcome.status,
-            version: outcome.version.0,
-            offset: outcome.offset,
-            size: outcome.size,
-        },
-        Ok(other) => panic!("a mutation was answered with {other:?}"),
-        Err(Failure::Unknown) => Ending::Unknown,
-        Err(_) => Ending::NotExecuted,
-    }
-}
-
-fn ending_of_refusal(result: &Result<Done, Failure>) -> Ending {
-    match result {
-        Err(Failure::Refused { status, .. }) => Ending::Refused(*status),
-        _ => Ending::Nothing,
-    }
-}
-
-fn ending_of_list(result: Result<Done, Failure>) -> Ending {
-    match result {
-        Ok(Done::Answer(answer)) => match *answer {
-            Answer::List { entries, end, index, .. } => {
-                assert!(end, "a page holds a simulated directory");
-                let name = |bytes: Vec<u8>| String::from_utf8(bytes).expect("our own names");
-                let names = entries.into_iter().map(|entry| (name(entry.name), entry.attributes.kind));
-                Ending::Listed { index: index.0, names: names.collect() }
-            }
-            other => panic!("a list was answered with {other:?}"),
-        },
-        other => ending_of_refusal(&other),
-    }
-}
-
-/// A chunk was missing or damaged: if the version is still there, its bytes are lost; else the reader was too slow.
-fn ending_of_second_look(reading: &Reading, result: Result<Done, Failure>) -> Ending {
-    let Ok(Done::Answer(answer)) = result else { return Ending::Nothing };
-    let Answer::Entry(entry) = *answer else { panic!("a lookup was answered with {answer:?}") };
-    let (old, new) = (&reading.entry.attributes, &entry.attributes);
-    let same = (old.inode, old.version, old.layout) == (new.inode, new.version, new.layout);
-    if same { found(reading, false) } else { Ending::Nothing }
 }
 
 /// Tickets of the tasks' calls.

@@ -13,10 +13,14 @@ pub(crate) struct Trace {
     line: String,
     /// The last lines, for a failure's report.
     tail: std::collections::VecDeque<String>,
+    /// What a person wants to read of it: operations and faults.
+    story: Vec<String>,
 }
 
 /// Lines that a failure's report shows.
 const TAIL_LINES: usize = 60;
+/// Lines of a story: more than any seed has.
+const STORY_LINES_MAX: usize = 20_000;
 
 impl Trace {
     /// A trace; `printed`: on standard error too.
@@ -40,6 +44,19 @@ impl Trace {
         recycled.clear();
         recycled.push_str(&self.line);
         self.tail.push_back(recycled);
+    }
+
+    /// Adds a line that belongs to the story.
+    pub(crate) fn tell(&mut self, now: Nanos, what: fmt::Arguments<'_>) {
+        self.note(now, what);
+        if self.story.len() < STORY_LINES_MAX {
+            self.story.push(self.line.clone());
+        }
+    }
+
+    /// Operations, faults, and what units said of themselves.
+    pub(crate) fn story(&self) -> Vec<String> {
+        self.story.clone()
     }
 
     /// The hash over all lines.

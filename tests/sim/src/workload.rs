@@ -1,13 +1,15 @@
-//! What a client does: random operations on few paths, so that they meet; several at once; now and then one is given up.
+//! What a client does: random operations on few paths, so that they meet; several at once; now and then one is given up. What it chooses from
+//! is `workload/menu.rs`.
+
+mod menu;
 
 use std::collections::BTreeMap;
 
-use client::core::{Call, Done, Failure, Ticket, UploadId};
-use wire::meta::RenameMode;
+use client::core::{Call, Done, Failure, ReadId, Ticket, UploadId};
 use wire::{Memory, Nanos, VolumeId};
 
-use crate::content::{Stamp, interesting_length};
-use crate::history::{Action, Condition, Ending, Path, Record};
+use crate::content::Stamp;
+use crate::history::{Action, Ending, Path, Record};
 use crate::random::Random;
 use crate::task::{Setting, Step, Task, Tickets, Wish};
 
@@ -15,6 +17,8 @@ use crate::task::{Setting, Step, Task, Tickets, Wish};
 pub(crate) const FILES: &[&str] = &["a", "b", "d/a", "d/b", "e/a"];
 /// Directories that they make, fill, move and remove.
 pub(crate) const DIRECTORIES: &[&str] = &["d", "e", "d/f"];
+/// Symbolic links.
+pub(crate) const LINKS: &[&str] = &["l", "m", "d/l"];
 
 /// Mutations without an outcome after which a client changes nothing more.
 const UNKNOWN_MAX: usize = 4;
@@ -26,8 +30,12 @@ pub(crate) enum Order {
     Call(Ticket, Call, u64),
     /// An upload is over.
     CloseUpload(UploadId),
+    /// A read is over.
+    CloseRead(ReadId),
     /// Nobody waits any more.
     Cancel(Ticket),
+    /// [`Workload::on_wake`] with this number after so many nanoseconds.
+    Wake(u64, u64),
 }
 
 /// One client's operations.
@@ -36,6 +44,7 @@ pub(crate) struct Workload {
     client: usize,
     setting: Setting,
     random: Random,
+    menu: menu::Menu,
     tasks: BTreeMap<u64, Task>,
     tickets: Tickets,
     last_task: u64,
@@ -61,6 +70,7 @@ impl Workload {
         Self {
             client,
             setting: Setting { seed, volume, chunk_bytes, roots },
+            menu: menu::Menu::new(seed),
             random,
             tasks: BTreeMap::new(),
             tickets: Tickets::default(),
@@ -96,18 +106,13 @@ impl Workload {
         }
     }
 
-    /// Begins a random operation.
-    pub(crate) fn begin_random(&mut self, now: Nanos, stamp: Stamp, orders: &mut Vec<Order>) {
-        let action = self.choose();
-        self.begin(now, stamp, action, orders);
-    }
-
     /// Begins an operation.
     pub(crate) fn begin(&mut self, now: Nanos, stamp: Stamp, action: Action, orders: &mut Vec<Order>) {
         self.last_task += 1;
         let number = self.last_task;
         let client = self.client;
-        let record = Record { stamp, client, action, began: now, ended: now, ending: Ending::Nothing };
+        let (ending, outlived) = (Ending::Nothing, false);
+        let record = Record { stamp, client, action, began: now, ended: now, ending, outlived };
         let stages = self.random.per_mille(150);
         let mut wishes = Vec::new();
         let task = Task::begin(self.setting, record, stages, &mut wishes);
@@ -133,12 +138,20 @@ impl Workload {
         };
         let task = self.tasks.get_mut(&number).expect("a ticket's task lives");
         let mut wishes = Vec::new();
-        let step = task.on_done(self.setting, part, result, memory, &mut wishes);
+        let step = task.on_done(now, self.setting, part, result, memory, &mut wishes);
         self.order(number, wishes, orders);
         match step {
             Step::On => None,
             Step::Over(ending) => Some(self.end(now, number, ending)),
         }
+    }
+
+    /// A pause that a task asked for is over; it may be gone by now.
+    pub(crate) fn on_wake(&mut self, number: u64, orders: &mut Vec<Order>) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let mut wishes = Vec::new();
+        task.on_wake(&mut wishes);
+        self.order(number, wishes, orders);
     }
 
     /// Gives up a random operation, as a caller does who drops what it waits for.
@@ -167,7 +180,9 @@ impl Workload {
     }
 
     fn end(&mut self, now: Nanos, number: u64, ending: Ending) -> &Record {
-        let mut record = self.tasks.remove(&number).expect("it was under way").record;
+        let task = self.tasks.remove(&number).expect("it was under way");
+        self.records.extend(task.pages);
+        let mut record = task.record;
         record.ended = now;
         record.ending = ending;
         if let Some(path) = record.action.paths()[0] {
@@ -192,6 +207,8 @@ impl Workload {
                     Order::Call(self.tickets.issue(number, part), call, self.patience())
                 }
                 Wish::CloseUpload(upload) => Order::CloseUpload(upload),
+                Wish::CloseRead(read) => Order::CloseRead(read),
+                Wish::Wake(pause) => Order::Wake(number, pause),
             });
         }
     }
@@ -207,70 +224,11 @@ impl Workload {
         }
     }
 
-    fn file(&mut self) -> Path {
-        (*self.random.pick(FILES)).to_owned()
-    }
-
-    fn directory(&mut self) -> Path {
-        (*self.random.pick(DIRECTORIES)).to_owned()
-    }
-
-    fn anything(&mut self) -> Path {
-        if self.random.per_mille(650) { self.file() } else { self.directory() }
-    }
-
-    fn condition(&mut self, path: &str) -> Condition {
-        match (self.random.below(10), self.versions.get(path)) {
-            (0 | 1, Some(version)) => Condition::Version(*version),
-            (2, _) => Condition::Absent,
-            (3, _) => Condition::Present,
-            _ => Condition::Any,
-        }
-    }
-
-    fn length(&mut self) -> u64 {
-        interesting_length(&mut self.random, self.setting.chunk_bytes)
-    }
-
-    fn choose(&mut self) -> Action {
-        let chunk_bytes = self.setting.chunk_bytes;
+    /// What to do next.
+    pub(crate) fn choose(&mut self) -> Action {
         // Each mutation without an outcome multiplies what the checker has to consider: after a few the client reads only.
         let unknown = self.records.iter().filter(|record| record.ending == Ending::Unknown).count();
-        let lowest = if unknown >= UNKNOWN_MAX { 66 } else { 0 };
-        match self.random.between(lowest, 99) {
-            0..=24 => {
-                let path = self.file();
-                Action::Replace { length: self.length(), condition: self.condition(&path), path }
-            }
-            25..=31 => {
-                let path = self.file();
-                let condition = self.condition(&path);
-                let offset = self.random.below(3 * chunk_bytes);
-                Action::Write { length: self.length().max(1), offset, condition, path }
-            }
-            32..=38 => Action::Append { length: self.length().max(1), path: self.file() },
-            39..=42 => Action::Truncate { size: self.random.below(3 * chunk_bytes), path: self.file() },
-            43..=46 => Action::MakeDirectory { path: self.directory() },
-            47..=50 => {
-                let path = self.file();
-                Action::RemoveFile { condition: self.condition(&path), path }
-            }
-            51..=52 => Action::RemoveDirectory { path: self.directory() },
-            53..=60 => {
-                let mode =
-                    *self.random.pick(&[RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]);
-                Action::Rename { from: self.anything(), to: self.anything(), mode }
-            }
-            61..=65 => Action::Copy { from: self.file(), to: self.file() },
-            66..=84 => Action::Read { path: self.anything(), from: 0, to: u64::MAX },
-            85..=93 => {
-                let from = self.random.below(2 * chunk_bytes);
-                Action::Read { to: from + self.random.between(1, 2 * chunk_bytes), path: self.file(), from }
-            }
-            _ => {
-                let path = if self.random.per_mille(500) { String::new() } else { self.directory() };
-                Action::List { path }
-            }
-        }
+        let reads_only = unknown >= UNKNOWN_MAX;
+        self.menu.choose(&mut self.random, &self.versions, self.setting.chunk_bytes, reads_only)
     }
 }

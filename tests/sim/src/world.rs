@@ -12,11 +12,14 @@ use wire::{GroupId, Nanos, VolumeId};
 
 use crate::client_process::ClientProcess;
 use crate::faults::{Fault, Faults};
+use crate::level::guarded;
 use crate::network::{Network, Traffic};
 use crate::node::{Around, Node, NodeSettings};
 use crate::random::Random;
+use crate::repeats::Repeats;
 use crate::report::{Failed, Tally};
 use crate::schedule::Schedule;
+use crate::scope::Case;
 use crate::trace::Trace;
 use crate::workload::{Order, Workload};
 
@@ -70,6 +73,15 @@ pub(crate) enum Happening {
         /// In this life only.
         life: u64,
     },
+    /// A task of a client goes on.
+    Wake {
+        /// Whose.
+        client: usize,
+        /// In this life only.
+        life: u64,
+        /// Its number.
+        task: u64,
+    },
     /// A client's process starts again.
     ClientStart {
         /// Which.
@@ -84,6 +96,13 @@ pub(crate) enum Happening {
     },
     /// An operator ends a process whose units failed, and starts it again.
     NodeMend {
+        /// Which.
+        node: usize,
+        /// Unless it has another life by then.
+        life: u64,
+    },
+    /// A node that is still recovering dies again.
+    Strike {
         /// Which.
         node: usize,
         /// Unless it has another life by then.
@@ -123,6 +142,7 @@ enum Phase {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct World {
+    case: Case,
     seed: u64,
     schedule: Schedule<Happening>,
     network: Network,
@@ -133,7 +153,11 @@ pub(crate) struct World {
     clients: Vec<Client>,
     faults: Faults,
     phase: Phase,
+    /// Everything that was under way when the faults stopped has ended.
+    calm_since: Nanos,
     last_stamp: u64,
+    last_fault: u64,
+    repeats: Repeats,
     operations_left: u64,
     chunk_bytes: u64,
     /// The life of each node whose mending is on its way.
@@ -153,35 +177,44 @@ const HAPPENINGS_MAX: u64 = 30_000_000;
 /// Clients with a workload.
 const CLIENTS_MAX: u64 = 4;
 
-/// Runs one seed.
-pub(crate) fn run(seed: u64, printed: bool) -> Result<(Tally, u64), Box<Failed>> {
-    let mut world = World::new(seed, printed);
-    let result = world.everything();
+/// Runs one case.
+pub(crate) fn run(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
+    let mut world = World::new(case);
+    let result = guarded(|| world.everything());
     let hash = world.trace.hash();
     match result {
         Ok(()) => Ok((world.tally, hash)),
-        Err(why) => Err(Box::new(Failed { level: "node", seed, why, tail: world.trace.tail() })),
+        Err(why) => {
+            let (tail, story) = (world.trace.tail(), world.trace.story());
+            let (operations, faults) = (world.last_stamp, world.last_fault);
+            Err(Box::new(Failed { level: "node", case: case.clone(), why, tail, story, operations, faults }))
+        }
     }
 }
 
 impl World {
-    fn new(seed: u64, printed: bool) -> Self {
+    fn new(case: &Case) -> Self {
+        let seed = case.seed;
         let mut random = Random::stream(seed, "world");
         let settings = settings(&mut random);
         let chunk_bytes = *random.pick(&[4 << 10, 8 << 10, 32 << 10]);
         let faults = Faults::new(seed);
         Self {
+            case: case.clone(),
             seed,
             schedule: Schedule::new(Nanos(Nanos::SECOND)),
             network: Network::new(seed),
-            trace: Trace::new(printed),
+            trace: Trace::new(case.printed),
             tally: Tally::default(),
             nodes: vec![Node::new(seed, 0, settings)],
             clients: Vec::new(),
             faults,
             phase: Phase::Setup,
+            calm_since: Nanos(u64::MAX),
             mending: vec![0],
             last_stamp: 0,
+            last_fault: 0,
+            repeats: Repeats::default(),
             operations_left: OPERATIONS,
             chunk_bytes,
             random,
@@ -190,7 +223,7 @@ impl World {
 
     fn everything(&mut self) -> Result<(), String> {
         let start = self.schedule.now();
-        self.trace.note(start, format_args!("{:?}", self.faults.profile()));
+        self.trace.tell(start, format_args!("{:?}", self.faults.profile()));
         self.start_nodes();
         self.until("the format", QUIET_LIMIT, |world| world.nodes.iter().all(Node::is_serving))?;
         let volume = self.make_volume()?;
@@ -209,6 +242,7 @@ impl World {
             self.tally.count("seed", "log destroyed and said so");
         } else {
             self.read_everything(volume)?;
+            self.hold_while_replaced(volume)?;
         }
         // What clients saw comes first: an inner assertion says where, an anomaly says that it matters.
         self.check()?;

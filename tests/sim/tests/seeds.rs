@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is the test's account of what it reached")]
 
-use sim::{Level, run_seeds, seeds};
+use sim::{Case, Level, run_seeds, seeds};
 
 fn run_level(level: Level) {
     let first = seeds::first();
@@ -10,7 +10,7 @@ fn run_level(level: Level) {
     let runs = run_seeds(level, first..first + count);
     let tally = &runs.tally;
     println!("{}: seeds {first}..{} of this tree", level.name(), first + count);
-    println!("{}", tally.table());
+    println!("{}", level.render(tally));
     println!(
         "{} operations, {} events, {} virtual s in {:.1} CPU s",
         tally.operations,
@@ -22,8 +22,8 @@ fn run_level(level: Level) {
         println!("{failed}\n");
     }
     assert!(runs.failed.is_empty(), "{} of {count} seeds failed", runs.failed.len());
-    let holes = tally.holes(level.expected());
-    assert!(holes.is_empty(), "these were never reached: {holes:?}");
+    let gaps = level.gaps(tally);
+    assert!(gaps.is_empty(), "what these seeds reached: {gaps:#?}");
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn clients_and_a_node() {
 fn seeds_that_failed_once() {
     for level in Level::ALL {
         for seed in seeds::recorded(level) {
-            if let Err(failed) = level.run(seed, false) {
+            if let Err(failed) = level.run(&Case::new(seed)) {
                 panic!("{failed}");
             }
         }
@@ -52,9 +52,9 @@ fn one_seed_gives_one_trace() {
     for level in Level::ALL {
         let first = seeds::first();
         let hashes: Vec<u64> =
-            (0..2).map(|_| level.run(first, false).expect("run by another test too").1).collect();
+            (0..2).map(|_| level.run(&Case::new(first)).expect("run by another test too").1).collect();
         assert_eq!(hashes[0], hashes[1], "{} seed {first}", level.name());
-        let other = level.run(first + 1, false).expect("run by another test too").1;
+        let other = level.run(&Case::new(first + 1)).expect("run by another test too").1;
         assert_ne!(hashes[0], other, "another seed, another trace");
     }
 }

@@ -1,9 +1,10 @@
 //! The checker is checked: histories that are right pass, each kind of wrong one is found.
 
-use wire::meta::RenameMode;
+use wire::meta::{InodeKind, RenameMode};
 
 use super::*;
 use crate::content::{Content, Stamp};
+use crate::history::Condition;
 
 const SEED: u64 = 11;
 
@@ -23,16 +24,39 @@ fn history(steps: Vec<(Action, Ending)>) -> Vec<Record> {
             began: Nanos(i as u64 * 100),
             ended: Nanos(i as u64 * 100 + 10),
             ending,
+            outlived: false,
         })
         .collect()
 }
 
 fn put(path: &str, length: u64) -> Action {
-    Action::Replace { path: path.into(), length, condition: Condition::Any }
+    Action::Replace { path: path.into(), length, condition: Condition::Any, dress: None }
 }
 
 fn read(path: &str) -> Action {
-    Action::Read { path: path.into(), from: 0, to: u64::MAX }
+    Action::Read { path: path.into(), follow: false, from: 0, to: u64::MAX, pace: 0 }
+}
+
+fn list(path: &str) -> Action {
+    Action::List { path: path.into(), after: String::new(), limit: 9 }
+}
+
+fn row(name: &str, size: u64) -> Row {
+    Row { name: name.into(), kind: InodeKind::File, size }
+}
+
+/// What a read sees of a file that nobody gave attributes.
+fn seen(size: u64, version: u64, bytes: Vec<u8>) -> Seen {
+    Seen {
+        kind: InodeKind::File,
+        size,
+        version,
+        mode: 0o644,
+        modified: 0,
+        xattrs: BTreeMap::new(),
+        target: String::new(),
+        bytes: Some((0, bytes)),
+    }
 }
 
 fn rename(from: &str, to: &str) -> Action {
@@ -44,9 +68,7 @@ fn executed(index: u64, version: u64, size: u64) -> Ending {
 }
 
 fn found(index: u64, version: u64, content: &Content) -> Ending {
-    let seen =
-        Seen { kind: InodeKind::File, size: content.len(), version, bytes: Some((0, content.bytes(SEED))) };
-    Ending::Found { index, seen }
+    Ending::Found { index, seen: seen(content.len(), version, content.bytes(SEED)) }
 }
 
 fn verdict(steps: Vec<(Action, Ending)>) -> Result<Summary, String> {
@@ -122,10 +144,8 @@ fn an_acknowledged_write_that_is_gone_is_found() {
 fn wrong_bytes_are_found() {
     let mut bytes = written(1, 30).bytes(SEED);
     bytes[29] ^= 0x40;
-    let seen = Seen { kind: InodeKind::File, size: 30, version: 2, bytes: Some((0, bytes)) };
-    let text =
-        verdict(vec![(put("a", 30), executed(2, 2, 30)), (read("a"), Ending::Found { index: 2, seen })])
-            .expect_err("one bit");
+    let ending = Ending::Found { index: 2, seen: seen(30, 2, bytes) };
+    let text = verdict(vec![(put("a", 30), executed(2, 2, 30)), (read("a"), ending)]).expect_err("one bit");
     assert!(text.contains("byte 29"), "{text}");
 }
 
@@ -142,26 +162,72 @@ fn a_stale_read_is_found() {
 
 #[test]
 fn a_rename_that_is_not_atomic_is_found() {
-    let (both, neither) = (
-        Ending::Listed {
-            index: 4,
-            names: vec![("a".into(), InodeKind::File), ("b".into(), InodeKind::File)],
-        },
-        Ending::Listed { index: 4, names: vec![] },
-    );
-    for names in [both, neither] {
+    let rows = |names: &[&str]| names.iter().map(|name| row(name, 3)).collect();
+    for rows in [rows(&["a", "b"]), rows(&[])] {
         let steps = vec![
             (put("a", 3), executed(2, 2, 3)),
             (rename("a", "b"), executed(4, 0, 0)),
-            (Action::List { path: String::new() }, names),
+            (list(""), Ending::Listed { index: 4, rows, end: true }),
         ];
         verdict(steps).expect_err("one of the two names");
     }
 }
 
 #[test]
+fn pages_of_a_listing_are_of_their_moments() {
+    let page = |after: &str, limit| Action::List { path: String::new(), after: after.into(), limit };
+    let steps = |second: &str, end| {
+        vec![
+            (put("a", 3), executed(2, 2, 3)),
+            (put("c", 4), executed(3, 3, 4)),
+            (page("", 1), Ending::Listed { index: 3, rows: vec![row("a", 3)], end: false }),
+            (rename("a", "b"), executed(4, 0, 0)),
+            (page("a", 1), Ending::Listed { index: 4, rows: vec![row(second, 3)], end }),
+        ]
+    };
+    verdict(steps("b", false)).expect("the moved name is listed again under its new name");
+    verdict(steps("b", true)).expect_err("c follows");
+    verdict(steps("c", true)).expect_err("b was skipped");
+}
+
+#[test]
+fn attributes_that_were_not_set_are_found() {
+    let set = Action::SetAttributes { path: "a".into(), follow: true, mode: Some(0o600), modified: Some(5) };
+    let steps = |seen: Seen| {
+        vec![
+            (put("a", 3), executed(2, 2, 3)),
+            (set.clone(), executed(3, 2, 3)),
+            (read("a"), Ending::Found { index: 3, seen }),
+        ]
+    };
+    let right = Seen { mode: 0o600, modified: 5, ..seen(3, 2, written(1, 3).bytes(SEED)) };
+    verdict(steps(right.clone())).expect("that is what was set");
+    verdict(steps(Seen { mode: 0o644, ..right.clone() })).expect_err("another mode");
+    verdict(steps(Seen { modified: 6, ..right.clone() })).expect_err("another time");
+    let xattrs = BTreeMap::from([(b"user.a".to_vec(), vec![1])]);
+    verdict(steps(Seen { xattrs, ..right })).expect_err("an attribute that nobody set");
+}
+
+#[test]
+fn an_unknown_link_explains_what_went_through_it() {
+    let link = Action::MakeLink { path: "l".into(), target: "d".into(), replace: false };
+    let steps = |ending| {
+        vec![
+            (Action::MakeDirectory { path: "d".into(), parents: false }, executed(2, 0, 0)),
+            (link.clone(), ending),
+            (put("l/a", 3), Ending::Unknown),
+            (read("d/a"), found(9, 7, &written(3, 3))),
+        ]
+    };
+    verdict(steps(Ending::Unknown)).expect("both happened");
+    verdict(steps(executed(3, 0, 1))).expect("the put happened");
+    verdict(steps(Ending::NotExecuted)).expect_err("there is no way to it");
+}
+
+#[test]
 fn a_conditional_commit_on_another_version_is_found() {
-    let conditional = Action::Replace { path: "a".into(), length: 5, condition: Condition::Version(2) };
+    let condition = Condition::Version(2);
+    let conditional = Action::Replace { path: "a".into(), length: 5, condition, dress: None };
     let steps = |ending| {
         vec![
             (put("a", 3), executed(2, 2, 3)),
@@ -195,7 +261,8 @@ fn unknown_operations_on_different_paths_stay_few_worlds() {
 
 #[test]
 fn a_condition_that_held_tells_whose_version_it_was() {
-    let conditional = Action::Replace { path: "a".into(), length: 5, condition: Condition::Version(4) };
+    let condition = Condition::Version(4);
+    let conditional = Action::Replace { path: "a".into(), length: 5, condition, dress: None };
     let steps = |status| {
         vec![
             (put("a", 3), executed(2, 2, 3)),

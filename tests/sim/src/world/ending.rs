@@ -2,21 +2,22 @@
 
 use std::collections::VecDeque;
 
+use wire::limits::LIST_ENTRIES_MAX;
 use wire::meta::{Answer, InodeKind, Query};
-use wire::{Nanos, VolumeId};
+use wire::{Nanos, Status, VolumeId};
 
 use super::{GARBAGE_LIMIT, Happening, Phase, QUIET_LIMIT, World};
 use crate::checker;
 use crate::client_process::ClientProcess;
 use crate::content::Stamp;
-use crate::history::{Action, Ending, Record, Seen};
-use crate::node::{Condition, Host, Node};
-use crate::workload::{DIRECTORIES, FILES};
+use crate::history::{Action, Condition, Ending, Record, Seen};
+use crate::node::{self, Host, Node};
+use crate::workload::{DIRECTORIES, FILES, LINKS};
 
 impl World {
     /// No faults from now on; whatever is down starts.
     pub(super) fn calm(&mut self) -> Result<(), String> {
-        self.trace.note(self.schedule.now(), format_args!("calm"));
+        self.trace.tell(self.schedule.now(), format_args!("calm"));
         self.phase = Phase::Calm;
         self.network.heal(self.schedule.now());
         for node in 0..self.nodes.len() {
@@ -37,7 +38,7 @@ impl World {
     /// Whether damage made a unit's recovery impossible, which it said.
     pub(super) fn is_destroyed(&self) -> bool {
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
-        hosts.any(|host| matches!(host.condition, Condition::Failed(_)) && host.disk.is_damaged())
+        hosts.any(|host| matches!(host.condition, node::Condition::Failed(_)) && host.disk.is_damaged())
     }
 
     /// What is under way ends, and everything is read.
@@ -45,6 +46,7 @@ impl World {
         self.until("operations after the faults", QUIET_LIMIT, |world| {
             world.clients.iter().all(|client| client.workload.under_way() == 0)
         })?;
+        self.calm_since = self.schedule.now();
         self.verify(volume)
     }
 
@@ -61,16 +63,10 @@ impl World {
         let number = self.clients.len();
         self.add_client(number, volume);
         self.clients[number].workload.is_patient = true;
-        let mut actions: VecDeque<Action> = VecDeque::from([Action::List { path: String::new() }]);
-        let whole = |path: &str| Action::Read { path: path.to_owned(), from: 0, to: u64::MAX };
-        actions.extend(FILES.iter().chain(DIRECTORIES).map(|path| whole(path)));
+        let mut actions: VecDeque<Action> = VecDeque::from([whole_list("")]);
+        actions.extend(FILES.iter().chain(DIRECTORIES).chain(LINKS).map(|path| whole(path)));
         while let Some(action) = actions.pop_front() {
-            self.last_stamp += 1;
-            let mut orders = Vec::new();
-            let now = self.schedule.now();
-            self.clients[number].workload.begin(now, Stamp(self.last_stamp), action, &mut orders);
-            let finished = self.give(number, orders);
-            self.take_finished(number, finished);
+            self.begin(number, action);
             self.until("reading everything", QUIET_LIMIT, |world| {
                 world.clients[number].workload.under_way() == 0
             })?;
@@ -82,13 +78,13 @@ impl World {
                         checker::describe(record)
                     ));
                 }
-                (Ending::Listed { names, .. }, Action::List { path }) => {
+                (Ending::Listed { rows, .. }, Action::List { path, .. }) => {
                     let join =
                         |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
-                    for (name, kind) in names {
-                        actions.push_back(match kind {
-                            InodeKind::Directory => Action::List { path: join(name) },
-                            _ => whole(&join(name)),
+                    for row in rows {
+                        actions.push_back(match row.kind {
+                            InodeKind::Directory => whole_list(&join(&row.name)),
+                            _ => whole(&join(&row.name)),
                         });
                     }
                 }
@@ -96,6 +92,51 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, number: usize, action: Action) {
+        self.last_stamp += 1;
+        let mut orders = Vec::new();
+        let now = self.schedule.now();
+        self.clients[number].workload.begin(now, Stamp(self.last_stamp), action, &mut orders);
+        let finished = self.give(number, orders);
+        self.take_finished(number, finished);
+    }
+
+    /// R25: who reads slowly has the whole version, though it is replaced and removed meanwhile and all others' bytes are reclaimed.
+    pub(super) fn hold_while_replaced(&mut self, volume: VolumeId) -> Result<(), String> {
+        let (reader, writer) = (self.clients.len(), self.clients.len() + 1);
+        for number in [reader, writer] {
+            self.add_client(number, volume);
+            self.clients[number].workload.is_patient = true;
+        }
+        let path = || "held".to_owned();
+        let length = 2 * self.chunk_bytes + 1;
+        let put = |length| Action::Replace { path: path(), length, condition: Condition::Any, dress: None };
+        self.begin(writer, put(length));
+        self.until("the write before the long read", QUIET_LIMIT, |world| world.is_idle(writer))?;
+        let pace = 2 * Nanos::SECOND;
+        self.begin(reader, Action::Read { path: path(), follow: false, from: 0, to: u64::MAX, pace });
+        let began = self.schedule.now().after(Nanos::SECOND / 5);
+        self.until("the long read's begin", QUIET_LIMIT, |world| world.schedule.now() >= began)?;
+        for action in [put(1), Action::RemoveFile { path: path(), condition: Condition::Any }] {
+            self.begin(writer, action);
+            self.until("changes under the long read", QUIET_LIMIT, |world| world.is_idle(writer))?;
+        }
+        self.until("the long read", QUIET_LIMIT, |world| world.is_idle(reader))?;
+        let written = |record: &Record| matches!(record.ending, Ending::Executed { status: Status::Ok, .. });
+        let records = &self.clients[writer].workload.records;
+        let read = self.clients[reader].workload.records.last().expect("it ended");
+        let is_whole = matches!(&read.ending, Ending::Found { seen: Seen { bytes: Some(_), .. }, .. });
+        let is_damaged = self.nodes.iter().flat_map(|node| &node.hosts).any(|host| host.disk.is_damaged());
+        if records.iter().all(written) && !is_whole && !is_damaged {
+            return Err(format!("R25: a pinned version is gone: {}", checker::describe(read)));
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self, client: usize) -> bool {
+        self.clients[client].workload.under_way() == 0
     }
 
     /// Clients end in order and leave nothing in their arenas.
@@ -160,7 +201,10 @@ impl World {
             nodes[index].on_shutdown(&mut around);
         }
         self.until("the nodes' end", QUIET_LIMIT, |world| {
-            world.nodes.iter().all(|node| node.hosts.iter().all(|host| host.condition == Condition::Ended))
+            world
+                .nodes
+                .iter()
+                .all(|node| node.hosts.iter().all(|host| host.condition == node::Condition::Ended))
         })?;
         // Frames that were leaving are gone by then.
         let quiet = self.schedule.now().after(Nanos::SECOND);
@@ -183,6 +227,9 @@ impl World {
         for record in &records {
             self.tally.operations += 1;
             self.tally.count(record.action.name(), record.ending.name());
+            if record.outlived {
+                self.tally.count(record.action.name(), "outlived its version");
+            }
             self.excuse_lost_bytes(record)?;
         }
         let summary = checker::check(self.seed, &records).map_err(|anomaly| anomaly.to_string())?;
@@ -200,7 +247,7 @@ impl World {
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
         // While requests fail, so may reads; whoever reads after the faults sees what is really lost. A sector that can't be read while a
         // store recovers is damage as well: its batch is reported, and lost once a checkpoint follows.
-        let is_last = record.client + 1 == self.clients.len();
+        let is_last = record.began >= self.calm_since;
         // Bits that flip on the way look like damage of the copy, as often as the client asks again.
         if !is_last && self.network.counters.flips > 0 {
             return Ok(());
@@ -229,19 +276,17 @@ impl World {
         ] {
             self.tally.add("network", column, count);
         }
-        for host in self.nodes.iter().flat_map(|node| &node.hosts) {
-            let (injected, asked) = (host.disk.injected(), host.disk.counters());
-            for (column, count) in [
-                ("bits flipped", injected.flips),
-                ("sectors broken", injected.broken),
-                ("requests failed, lost or misdirected", injected.faults),
-                ("power cuts", injected.cuts),
-                ("kills", injected.kills),
-                ("writes", asked.writes),
-                ("flushes", asked.flushes),
-            ] {
-                self.tally.add("disk", column, count);
-            }
+        self.repeats.tally(&mut self.tally);
+        for node in &self.nodes {
+            node.hosts.iter().for_each(|host| host.disk.tally(&mut self.tally));
         }
     }
+}
+
+fn whole(path: &str) -> Action {
+    Action::Read { path: path.to_owned(), follow: false, from: 0, to: u64::MAX, pace: 0 }
+}
+
+fn whole_list(path: &str) -> Action {
+    Action::List { path: path.to_owned(), after: String::new(), limit: LIST_ENTRIES_MAX }
 }

@@ -34,6 +34,8 @@ impl World {
                 return Ok(self.with_client(client, life, |process, around| process.on_tick(at, around)));
             }
             Happening::Think { client, life } => self.think(client, life),
+            Happening::Wake { client, life, task } => self.wake(client, life, task),
+            Happening::Strike { node, life } => self.strike(node, life),
             Happening::ClientStart { client } => {
                 if self.clients[client].process.is_none() {
                     self.start_client(client);
@@ -43,6 +45,7 @@ impl World {
                 if self.nodes[node].life == life && !self.nodes[node].is_up() {
                     let (mut around, nodes) = self.around();
                     nodes[node].start(&mut around);
+                    self.aim(node);
                 }
             }
             Happening::NodeMend { node, life } => {
@@ -63,9 +66,9 @@ impl World {
             Happening::Disk { node, .. } | Happening::Turn { node, .. } | Happening::Tick { node, .. } => {
                 self.nodes[*node].paused_until
             }
-            Happening::ClientTick { client, .. } | Happening::Think { client, .. } => {
-                self.clients.get(*client)?.paused_until
-            }
+            Happening::ClientTick { client, .. }
+            | Happening::Think { client, .. }
+            | Happening::Wake { client, .. } => self.clients.get(*client)?.paused_until,
             Happening::Traffic(
                 Traffic::Head(connection, side, _)
                 | Traffic::Body(connection, side, _)
@@ -125,7 +128,7 @@ impl World {
             let now = self.schedule.now();
             let ended = client.workload.on_done(now, ticket, result, &mut process.memory, &mut orders);
             if let Some(record) = ended {
-                self.trace.note(now, format_args!("{}", checker::describe(record)));
+                self.trace.tell(now, format_args!("{}", checker::describe(record)));
                 let pause = client.workload.pause();
                 self.schedule.after(pause, Happening::Think { client: number, life: client.life });
             }
@@ -137,8 +140,24 @@ impl World {
     pub(super) fn give(&mut self, number: usize, orders: Vec<Order>) -> Vec<Finished> {
         let client = &mut self.clients[number];
         let Some(process) = client.process.as_mut() else { return Vec::new() };
-        let mut around = Surroundings { schedule: &mut self.schedule, network: &mut self.network };
-        orders.into_iter().flat_map(|order| process.on_order(order, &mut around)).collect()
+        let mut finished = Vec::new();
+        for order in orders {
+            if let Order::Wake(task, pause) = order {
+                self.schedule.after(pause, Happening::Wake { client: number, life: client.life, task });
+                continue;
+            }
+            let mut around = Surroundings { schedule: &mut self.schedule, network: &mut self.network };
+            finished.extend(process.on_order(order, &mut around));
+        }
+        finished
+    }
+
+    fn wake(&mut self, number: usize, life: u64, task: u64) {
+        let Some(client) = self.clients.get_mut(number).filter(|client| client.life == life) else { return };
+        let mut orders = Vec::new();
+        client.workload.on_wake(task, &mut orders);
+        let finished = self.give(number, orders);
+        self.take_finished(number, finished);
     }
 
     fn think(&mut self, number: usize, life: u64) {
@@ -155,12 +174,15 @@ impl World {
         if client.workload.has_room() {
             self.operations_left -= 1;
             self.last_stamp += 1;
-            client.workload.begin_random(now, Stamp(self.last_stamp), &mut orders);
+            let action = client.workload.choose();
+            if self.case.has_operation(self.last_stamp) {
+                client.workload.begin(now, Stamp(self.last_stamp), action, &mut orders);
+            }
         } else if self.random.per_mille(60)
             && let Some(record) = client.workload.cancel_one(now, &mut orders)
         {
             self.tally.count("client", "cancelled");
-            self.trace.note(now, format_args!("cancelled: {}", checker::describe(record)));
+            self.trace.tell(now, format_args!("cancelled: {}", checker::describe(record)));
         }
         let finished = self.give(number, orders);
         self.take_finished(number, finished);
@@ -268,6 +290,9 @@ impl World {
             self.schedule.now(),
             format_args!("{connection:?} to {to:?}: kind {} of {} bytes", head[6], head.len()),
         );
+        if to == Side::Server {
+            self.repeats.on_head(head);
+        }
         let caller = self.network.caller(connection).unwrap_or(NODE_CALLERS);
         if to == Side::Caller && caller < NODE_CALLERS {
             let life = self.life_of(caller);

@@ -24,10 +24,19 @@ impl World {
             return;
         }
         let Some(fault) = self.faults.choose() else { return };
-        let now = self.schedule.now();
-        self.trace.note(now, format_args!("fault {fault:?}"));
-        self.tally.count("fault", fault.name());
         let lasting = self.faults.duration(fault);
+        let pause = self.faults.pause();
+        self.schedule.after(pause, Happening::Fault);
+        self.last_fault += 1;
+        if self.case.has_fault(self.last_fault) {
+            self.trace.tell(self.schedule.now(), format_args!("fault {}: {fault:?}", self.last_fault));
+            self.tally.count("fault", fault.name());
+            self.inflict(fault, lasting);
+        }
+    }
+
+    fn inflict(&mut self, fault: Fault, lasting: u64) {
+        let now = self.schedule.now();
         match fault {
             Fault::Kill | Fault::PowerCut => self.end_node(0, fault == Fault::PowerCut),
             Fault::ClientCrash => {
@@ -63,11 +72,34 @@ impl World {
                 let unit = self.random.index(self.nodes[0].hosts.len());
                 let disk = &mut self.nodes[0].hosts[unit].disk;
                 let at = if fault == Fault::Flip { disk.flip(now) } else { disk.break_sector(now) };
-                self.trace.note(now, format_args!("damage of disk {unit} at {at:?}"));
+                self.trace.tell(now, format_args!("damage of disk {unit} at {at:?}"));
             }
         }
-        let pause = self.faults.pause();
-        self.schedule.after(pause, Happening::Fault);
+    }
+
+    /// A node that dies in some seeds may die again while it recovers.
+    pub(super) fn aim(&mut self, node: usize) {
+        let dies = self.faults.profile().iter().any(|fault| matches!(fault, Fault::Kill | Fault::PowerCut));
+        let delay = self.random.latency(3 * Nanos::MILLISECOND);
+        if self.phase == Phase::Storm && dies && self.random.per_mille(200) {
+            let life = self.nodes[node].life;
+            self.schedule.after(delay, Happening::Strike { node, life });
+        }
+    }
+
+    pub(super) fn strike(&mut self, node: usize, life: u64) {
+        let is_opening = self.nodes[node].hosts.iter().any(|host| host.condition == Condition::Opening);
+        if self.nodes[node].life != life || !is_opening || self.phase != Phase::Storm {
+            return;
+        }
+        self.last_fault += 1;
+        if self.case.has_fault(self.last_fault) {
+            let now = self.schedule.now();
+            self.trace.tell(now, format_args!("fault {}: another crash, in recovery", self.last_fault));
+            self.tally.count("fault", "crash in recovery");
+            let by_power = self.random.per_mille(600);
+            self.end_node(node, by_power);
+        }
     }
 
     pub(super) fn end_fault(&mut self, fault: Fault) {
@@ -79,6 +111,9 @@ impl World {
 
     pub(super) fn end_node(&mut self, node: usize, by_power: bool) {
         let delay = self.random.latency(300 * Nanos::MILLISECOND);
+        if let Some(replica) = self.nodes[node].meta().and_then(|meta| meta.replica()) {
+            self.tally.add("network", "mutations answered from the results", replica.metrics().retries);
+        }
         let (mut around, nodes) = self.around();
         nodes[node].die(by_power, &mut around);
         let life = nodes[node].life;

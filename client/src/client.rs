@@ -22,7 +22,12 @@ impl Client {
     /// Errors: [`Error::Configuration`], [`Error::Start`], [`Error::Unavailable`], [`Error::Timeout`].
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
-        let client = Self { handle: Handle::start(config)? };
+        Self::with_handle(Handle::start(config)?)
+    }
+
+    /// A client around a running thread.
+    pub(crate) fn with_handle(handle: Handle) -> Result<Self, Error> {
+        let client = Self { handle };
         let first = client.handle.with_deadline(client.handle.deadline().min(CONNECT_PATIENCE));
         crate::pending::block_on(first.map(&Subject::Cluster))?;
         Ok(client)

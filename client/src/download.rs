@@ -80,7 +80,7 @@ pub struct Download {
     current: Option<Piece>,
     failure: Option<Error>,
     /// Holds the version; closed with this.
-    _read: Option<CallFuture>,
+    read: Option<CallFuture>,
 }
 
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Download {
             held: None,
             current: None,
             failure: None,
-            _read: read,
+            read,
         })
     }
 
@@ -139,6 +139,9 @@ impl Download {
     }
 
     async fn advance(&mut self) -> Result<Option<Piece>, Error> {
+        if let Some(read) = &mut self.read {
+            read.send_again(); // nobody awaits it: where the mailbox was full, the version wasn't pinned
+        }
         loop {
             if let Some(offset) = self.read_ahead() {
                 self.version.load_page(&mut self.walk, offset).await?;

@@ -3,7 +3,7 @@
 //! It never blocks and decides nothing. Chunk bytes are copied once on either side of the thread: into the arena before the core hashes and sends
 //! them, and out of it after the core has verified them, so that no caller can hold the arena's memory.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use wire::message::ShardState;
 use wire::meta::{Answer, Outcome};
 use wire::{ChunkId, MapNumber, Memory, Nanos, Prefix};
 
+use crate::addresses::Addresses;
 use crate::core::{
     Call, Core, Done, Effect, Effects, Event, Failure, LinkNumber, PayloadPlace, ReadId, Settings, Ticket,
     UploadId,
@@ -26,8 +27,8 @@ use crate::error::UnavailableReason;
 pub(crate) enum Command {
     /// Begin a call.
     Call { ticket: Ticket, wanted: Wanted, patience: u64, replier: Replier<Result<Value, Failure>> },
-    /// An address was looked up.
-    Resolved { link: LinkNumber, address: Option<SocketAddr> },
+    /// A name was looked up.
+    Resolved { link: LinkNumber, found: Vec<SocketAddr> },
     /// Something was closed: see [`Outlet::closings`].
     Nudge,
 }
@@ -70,11 +71,34 @@ pub(crate) struct Outlet {
     pub(crate) waiting: SegQueue<std::task::Waker>,
 }
 
+/// Looks a name with its port up; blocks.
+pub(crate) type Resolve = fn(&str) -> Vec<SocketAddr>;
+
+/// As the operating system does.
+pub(crate) fn resolve(name: &str) -> Vec<SocketAddr> {
+    name.to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+}
+
 impl Outlet {
     pub(crate) fn close(&self, closing: Closing) {
         self.closings.push(closing);
         // A full mailbox has the thread's attention anyway.
         let _ = self.sender.send(Command::Nudge);
+    }
+
+    fn wake_waiting(&self) {
+        while let Some(waker) = self.waiting.pop() {
+            waker.wake();
+        }
+    }
+}
+
+/// Wakes whoever waits for room in the mailbox, once its receiver is gone: they find that it is, and nobody else would tell them.
+pub(crate) struct LastWake(pub(crate) Arc<Outlet>);
+
+impl Drop for LastWake {
+    fn drop(&mut self) {
+        self.0.wake_waiting();
     }
 }
 
@@ -111,6 +135,8 @@ pub(crate) struct Executor {
     core: Core,
     effects: Effects,
     receiver: Receiver<Command>,
+    /// Dropped after the receiver.
+    _last_wake: LastWake,
     outlet: Arc<Outlet>,
     link_ids: BTreeMap<LinkNumber, LinkId>,
     link_numbers: BTreeMap<LinkId, LinkNumber>,
@@ -119,8 +145,10 @@ pub(crate) struct Executor {
     blocked: VecDeque<Blocked>,
     /// Links that failed while effects were performed: events that follow.
     failed: Vec<(LinkNumber, UnavailableReason)>,
-    /// Links whose addresses are being looked up.
-    resolving: BTreeSet<LinkNumber>,
+    /// Links whose names are being looked up.
+    resolving: BTreeMap<LinkNumber, Arc<str>>,
+    addresses: Addresses,
+    resolve: Resolve,
 }
 
 struct Blocked {
@@ -136,6 +164,7 @@ impl Executor {
         settings: Settings,
         receiver: Receiver<Command>,
         outlet: Arc<Outlet>,
+        resolve: Resolve,
         io: &mut Io,
     ) -> Self {
         io.attach(&receiver);
@@ -143,13 +172,16 @@ impl Executor {
             core: Core::new(settings),
             effects: Effects::new(),
             receiver,
+            _last_wake: LastWake(Arc::clone(&outlet)),
             outlet,
             link_ids: BTreeMap::new(),
             link_numbers: BTreeMap::new(),
             repliers: BTreeMap::new(),
             blocked: VecDeque::new(),
             failed: Vec::new(),
-            resolving: BTreeSet::new(),
+            resolving: BTreeMap::new(),
+            addresses: Addresses::default(),
+            resolve,
         }
     }
 
@@ -183,6 +215,7 @@ impl Executor {
                 }
                 Effect::Close { link } => {
                     self.resolving.remove(&link);
+                    self.addresses.given_up(link);
                     if let Some(id) = self.link_ids.remove(&link) {
                         self.link_numbers.remove(&id);
                         io.close(id, CloseReason::Local);
@@ -197,18 +230,18 @@ impl Executor {
 
     fn connect(&mut self, io: &mut Io, link: LinkNumber, address: &Arc<str>) {
         tracing::debug!(link = link.0, %address, "connecting");
-        if let Ok(address) = address.parse::<SocketAddr>() {
-            return self.connect_to(io, link, address);
+        if let Ok(found) = address.parse::<SocketAddr>() {
+            self.addresses.found(link, Arc::clone(address), vec![found]);
+            return self.connect_next(io, link, UnavailableReason::Connect);
         }
         // Looking up a name blocks: on a thread of its own, of which there are few.
         if self.resolving.len() >= RESOLVING_MAX {
             self.failed.push((link, UnavailableReason::Address));
             return;
         }
-        let (outlet, name) = (Arc::clone(&self.outlet), Arc::clone(address));
+        let (outlet, name, resolve) = (Arc::clone(&self.outlet), Arc::clone(address), self.resolve);
         let spawned = runtime::spawn_thread("catena-resolve", None, move || {
-            let address = name.to_socket_addrs().ok().and_then(|mut found| found.next());
-            let mut command = Command::Resolved { link, address };
+            let mut command = Command::Resolved { link, found: resolve(&name) };
             while let Err(back) = outlet.sender.send(command) {
                 if outlet.sender.is_closed() {
                     return;
@@ -219,19 +252,28 @@ impl Executor {
         });
         match spawned {
             Ok(_) => {
-                self.resolving.insert(link);
+                self.resolving.insert(link, Arc::clone(address));
             }
             Err(_) => self.failed.push((link, UnavailableReason::Address)),
         }
     }
 
-    fn connect_to(&mut self, io: &mut Io, link: LinkNumber, address: SocketAddr) {
-        match io.connect(address) {
-            Ok(id) => {
+    /// Tries the link's next address; without one it is down, for this reason.
+    fn connect_next(&mut self, io: &mut Io, link: LinkNumber, reason: UnavailableReason) {
+        while let Some(address) = self.addresses.next(link) {
+            if let Ok(id) = io.connect(address) {
                 self.link_ids.insert(link, id);
                 self.link_numbers.insert(id, link);
+                return;
             }
-            Err(_) => self.failed.push((link, UnavailableReason::Connect)),
+        }
+        self.failed.push((link, reason));
+    }
+
+    /// Tells the core of links that failed outside its own effects.
+    fn tell_failed(&mut self, io: &mut Io) {
+        if let Some((link, reason)) = self.failed.pop() {
+            self.event(io, Event::LinkDown { link, reason });
         }
     }
 
@@ -270,17 +312,15 @@ impl Executor {
                 self.blocked.push_back(Blocked { ticket, upload, bytes, patience, replier });
                 self.begin_puts(io);
             }
-            Command::Resolved { link, address } => {
-                if !self.resolving.remove(&link) {
+            Command::Resolved { link, found } => {
+                let Some(name) = self.resolving.remove(&link) else {
                     return; // The core has given it up meanwhile.
-                }
-                match address {
-                    Some(address) => self.connect_to(io, link, address),
-                    None => self.failed.push((link, UnavailableReason::Address)),
-                }
-                if let Some((link, reason)) = self.failed.pop() {
-                    self.event(io, Event::LinkDown { link, reason });
-                }
+                };
+                let reason =
+                    if found.is_empty() { UnavailableReason::Address } else { UnavailableReason::Connect };
+                self.addresses.found(link, name, found);
+                self.connect_next(io, link, reason);
+                self.tell_failed(io);
             }
             Command::Nudge => {}
         }
@@ -321,6 +361,7 @@ impl Executor {
 impl Service for Executor {
     fn on_open(&mut self, io: &mut Io, link: LinkId, _: LinkKind, _: Option<SocketAddr>) {
         if let Some(number) = self.link_numbers.get(&link).copied() {
+            self.addresses.opened(number);
             self.event(io, Event::LinkUp(number));
         }
     }
@@ -348,7 +389,10 @@ impl Service for Executor {
         self.link_ids.remove(&number);
         tracing::debug!(link = number.0, %reason, "a connection ended");
         let reason = match reason {
-            CloseReason::Refused { .. } => UnavailableReason::Connect,
+            CloseReason::Refused { .. } => {
+                self.connect_next(io, number, UnavailableReason::Connect);
+                return self.tell_failed(io);
+            }
             CloseReason::BadFrame(_) | CloseReason::Protocol => UnavailableReason::Protocol,
             _ => UnavailableReason::Disconnected,
         };
@@ -363,9 +407,7 @@ impl Service for Executor {
         while let Some(closing) = self.outlet.closings.pop() {
             self.on_closing(io, closing);
         }
-        while let Some(waker) = self.outlet.waiting.pop() {
-            waker.wake();
-        }
+        self.outlet.wake_waiting();
     }
 
     fn on_timer(&mut self, io: &mut Io, _: Nanos) {

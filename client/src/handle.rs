@@ -16,7 +16,7 @@ use wire::meta::{Answer, Operation, Outcome, Query};
 use wire::{GroupId, Nanos, Status, Version};
 
 use crate::core::{Call, Failure, LINKS_MAX, Settings, Ticket, UploadId};
-use crate::executor::{Closing, Command, Executor, MAILBOX_CAPACITY, Outlet, Value, Wanted};
+use crate::executor::{self, Closing, Command, Executor, MAILBOX_CAPACITY, Outlet, Resolve, Value, Wanted};
 use crate::{Config, Error, Subject, UnavailableReason};
 
 /// A handle on the executor thread.
@@ -51,6 +51,11 @@ impl Drop for Shared {
 impl Handle {
     /// Starts the executor thread.
     pub(crate) fn start(config: Config) -> Result<Self, Error> {
+        Self::start_with(config, executor::resolve)
+    }
+
+    /// Starts it with a way of its own to look names up.
+    pub(crate) fn start_with(config: Config, resolve: Resolve) -> Result<Self, Error> {
         let seed = config.seed.unwrap_or_else(|| u64::from_le_bytes(runtime::clock::random_bytes()));
         let settings = Settings {
             endpoints: config.endpoints.iter().map(|endpoint| Arc::from(endpoint.as_str())).collect(),
@@ -74,7 +79,7 @@ impl Handle {
             },
             ..ThreadConfig::new("catena-client")
         };
-        let thread = serve(thread, move |io| Executor::new(settings, receiver, for_thread, io))
+        let thread = serve(thread, move |io| Executor::new(settings, receiver, for_thread, resolve, io))
             .map_err(|error| Error::Start(error.to_string()))?;
         let shared = Shared {
             outlet,
@@ -231,6 +236,11 @@ impl std::fmt::Debug for CallFuture {
 }
 
 impl CallFuture {
+    /// Sends it if the mailbox was full when it was made. For calls that nobody awaits.
+    pub(crate) fn send_again(&mut self) {
+        self.try_send();
+    }
+
     /// Whether it is sent now, or never can be.
     fn try_send(&mut self) -> bool {
         let Some(command) = self.unsent.take() else { return true };
@@ -335,3 +345,56 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Room in the arena beyond the window: two chunks of the largest size, and small change.
 const ARENA_SPARE_BYTES: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::LastWake;
+    use crate::pending::block_on;
+
+    /// A handle whose mailbox has room for one command, and that command in it.
+    fn full() -> (Handle, runtime::Receiver<Command>, Arc<Outlet>) {
+        let (sender, receiver) = mailbox(1);
+        let outlet = Arc::new(Outlet { sender, closings: SegQueue::new(), waiting: SegQueue::new() });
+        outlet.sender.send(Command::Nudge).expect("room for one");
+        let shared = Shared {
+            outlet: Arc::clone(&outlet),
+            thread: AtomicCell::new(None),
+            tickets: AtomicU64::new(1),
+            budget: Arc::new(Budget { limit: 0, used: AtomicUsize::new(0) }),
+        };
+        (Handle { shared: Arc::new(shared), patience: 1 }, receiver, outlet)
+    }
+
+    /// The thread ended, and nobody woke who had found its mailbox full.
+    #[test]
+    fn who_waits_for_a_thread_that_ends_is_told() {
+        let (handle, receiver, outlet) = full();
+        let last_wake = LastWake(Arc::clone(&outlet));
+        let (sender, answer) = std::sync::mpsc::channel();
+        runtime::spawn_thread("waiting", None, move || {
+            sender.send(block_on(handle.call(Call::Map)).is_err()).expect("somebody waits");
+        })
+        .expect("a thread");
+        while outlet.waiting.is_empty() {
+            std::thread::yield_now();
+        }
+        drop(receiver);
+        drop(last_wake);
+        assert_eq!(answer.recv_timeout(Duration::from_mins(1)), Ok(true));
+    }
+
+    /// A pin that found the mailbox full was never sent: nobody awaits it.
+    #[test]
+    fn what_nobody_awaits_is_sent_again() {
+        let (handle, receiver, _outlet) = full();
+        let mut call = handle.call(Call::Map);
+        call.send_again();
+        assert!(matches!(receiver.pop(), Some(Command::Nudge)));
+        assert!(receiver.pop().is_none());
+        call.send_again();
+        assert!(matches!(receiver.pop(), Some(Command::Call { .. })));
+        call.send_again();
+        assert!(receiver.pop().is_none(), "once");
+    }
+}

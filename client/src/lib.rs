@@ -33,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod client;
 mod config;
 pub mod core;

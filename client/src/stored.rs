@@ -166,7 +166,8 @@ pub struct Verifier {
     checked_chunks: u64,
     checked_bytes: u64,
     failure: Option<Error>,
-    _read: CallFuture,
+    /// Holds the version; closed with this.
+    read: CallFuture,
 }
 
 #[derive(Debug)]
@@ -187,7 +188,7 @@ impl Verifier {
             checked_chunks: 0,
             checked_bytes: 0,
             failure: None,
-            _read: read,
+            read,
         }
     }
 
@@ -206,6 +207,7 @@ impl Verifier {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
+        self.read.send_again();
         loop {
             if let Err(error) = self.read_ahead().await {
                 return self.fail(error);

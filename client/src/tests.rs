@@ -4,6 +4,7 @@ mod server;
 
 use std::future::Future;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use wire::meta::Precondition;
 use wire::{FrameKind, Status};
 
 use crate::core::fake::{CHUNK_BYTES, FakeCluster};
+use crate::handle::Handle;
 use crate::{
     Client, Config, Damage, DamagedChunk, Error, ErrorKind, NewAttributes, Pending, Piece, ReadRange,
     RemoveKind, UploadChange, UploadOptions, Volume,
@@ -392,6 +394,21 @@ fn a_name_is_looked_up() {
     let port = server.endpoint().rsplit(':').next().expect("a port").to_owned();
     let client = Client::connect(Config::new([format!("localhost:{port}")])).expect("found by name");
     client.volumes().wait().expect("listed");
+}
+
+/// Only the first address of a name was ever tried: where `localhost` is `::1` first, a server on `127.0.0.1` was never found.
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    fn resolve(name: &str) -> Vec<SocketAddr> {
+        let port = name.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        // Nobody listens on the first two.
+        [2, 3, 1].map(|last| SocketAddr::from(([127, 0, 0, last], port))).to_vec()
+    }
+    let server = Server::start();
+    let port = server.endpoint().rsplit(':').next().expect("a port").to_owned();
+    let config = Config::new([format!("several.example:{port}")]).with_deadline(Duration::from_mins(1));
+    let handle = Handle::start_with(config, resolve).expect("started");
+    Client::with_handle(handle).expect("found behind its third address").volumes().wait().expect("listed");
 }
 
 #[test]

@@ -26,6 +26,10 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
+    fn drain(&self) {
+        while self.queue.pop().is_some() {}
+    }
+
     fn notify(&self) {
         // Against `attach` and `recv_timeout`: either they see the item, or this sees them.
         fence(Ordering::SeqCst);
@@ -72,6 +76,10 @@ impl<T> Sender<T> {
         }
         self.shared.queue.push(item)?;
         self.shared.notify();
+        // The receiver may have gone between the two: nobody takes the item out, and who waits for an answer to it would wait for ever.
+        if self.is_closed() {
+            self.shared.drain();
+        }
         Ok(())
     }
 
@@ -152,7 +160,9 @@ impl<T> Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
-        while self.pop().is_some() {}
+        // Against `send`: either its item is seen here, or it sees this.
+        fence(Ordering::SeqCst);
+        self.shared.drain();
     }
 }
 
@@ -200,6 +210,22 @@ mod tests {
         assert!(receiver.is_disconnected());
         for thread in threads {
             thread.join().expect("ended well");
+        }
+    }
+
+    /// What was sent in the moment in which the receiver went stayed in the queue as long as there was a sender, and with it the replier that somebody waited for.
+    #[test]
+    fn nothing_stays_behind() {
+        for round in 0..2000 {
+            let (sender, receiver) = mailbox::<Arc<()>>(8);
+            let item = Arc::new(());
+            let thread = spawn_thread("dropper", None, move || drop(receiver)).expect("a thread");
+            for _ in 0..round % 40 {
+                let _ = sender.send(Arc::clone(&item));
+            }
+            thread.join().expect("ended well");
+            let _ = sender.send(Arc::clone(&item));
+            assert_eq!(Arc::strong_count(&item), 1);
         }
     }
 

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Temporary;
 
+/// Files of killed processes that are passed over to find a free name.
+const LEFTOVERS_MAX: u32 = 1000;
+
 /// What is at a local path; links aren't followed.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -69,12 +72,18 @@ impl Draft {
         Self::begin(target, |path| std::os::unix::fs::symlink(points_at, path)).map(|(draft, ())| draft)
     }
 
-    fn begin<T>(target: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> Result<(Self, T)> {
+    fn begin<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(Self, T)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!(".catena-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = target.with_file_name(name);
-        let made = Temporary::make(path, make).map_err(|error| cannot_create(target, &error))?;
-        Ok((Self { temporary: made.0, target: target.to_owned() }, made.1))
+        let mut left = LEFTOVERS_MAX;
+        loop {
+            let name = format!(".catena-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            match Temporary::make(target.with_file_name(name), &make) {
+                Ok((temporary, made)) => return Ok((Self { temporary, target: target.to_owned() }, made)),
+                // One of this name was left by a killed process of the same number, as in a container.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => left -= 1,
+                Err(error) => return Err(cannot_create(target, &error)),
+            }
+        }
     }
 
     /// Where it is for now.
@@ -125,6 +134,21 @@ mod tests {
         draft.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("readable"), b"new");
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1);
+    }
+
+    /// A killed `get` leaves its draft; in a container the next one has the same process number, and refused to write anything.
+    #[test]
+    fn drafts_of_killed_processes_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let number = std::process::id();
+        for index in 0..50 {
+            fs::write(directory.path().join(format!(".catena-{number}-{index}")), b"left").expect("written");
+        }
+        let target = directory.path().join("f");
+        let (draft, _file) = Draft::file(&target).expect("begun");
+        draft.finish().expect("finished");
+        assert!(target.exists());
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 51);
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub(crate) fn run<J: Send, R: Send, T>(
                 .spawn_scoped(scope, thread)
                 .map_err(|error| Failure::io("a worker thread", &error))?;
         }
-        drop((job_receiver, result_sender));
+        let waiting = job_receiver;
+        drop(result_sender);
         let mut state = Feed {
             jobs: job_sender,
             results: result_receiver,
@@ -75,9 +76,12 @@ pub(crate) fn run<J: Send, R: Send, T>(
             sent: 0,
             sent_max: workers.max(1) * QUEUED_PER_WORKER,
         };
-        let outcome = feed(&mut state)?;
-        state.drain()?;
-        Ok(outcome)
+        let outcome = feed(&mut state).and_then(|outcome| state.drain().map(|()| outcome));
+        if outcome.is_err() {
+            // What no worker has begun stays undone: against a server that doesn't answer each would wait for its own deadline.
+            waiting.try_iter().for_each(drop);
+        }
+        outcome
     })
 }
 
@@ -231,5 +235,26 @@ mod tests {
         let ended = run(2, |job| job, &mut on_result, |feed| (0..100_000).try_for_each(|job| feed.push(job)));
         assert_eq!(ended.map_err(|failure| failure.exit), Err(Exit::Unavailable));
         assert!(count < 100);
+    }
+
+    /// Against a frozen server every job that waited in the queue took its own deadline before the command ended.
+    #[test]
+    fn after_a_failure_no_waiting_job_is_begun() {
+        let (begun_sender, begun) = unbounded::<u64>();
+        let (_gate_sender, gate) = unbounded::<()>();
+        let work = |job: u64| {
+            begun_sender.send(job).expect("the receiver lives");
+            // A server that doesn't answer, for longer than it takes to empty the queue.
+            gate.recv_timeout(std::time::Duration::from_secs(1)).expect_err("never answered");
+            job
+        };
+        let ended = run(1, work, &mut |_| Ok(()), |feed| {
+            feed.push(0)?;
+            feed.push(1)?;
+            assert_eq!(begun.recv(), Ok(0));
+            Err::<(), _>(Failure::new(Exit::Unavailable, "x", "y"))
+        });
+        assert_eq!(ended.map_err(|failure| failure.exit), Err(Exit::Unavailable));
+        assert_eq!(begun.try_iter().count(), 0);
     }
 }

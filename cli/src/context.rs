@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use client::{Client, Config, Entry, Volume};
+use client::{Client, Config, Entry, InodeKind, Volume};
 
 use crate::endpoint;
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::output::{Output, WhenClosed};
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
@@ -83,9 +83,26 @@ impl Context {
         self.volume(&place.volume)
     }
 
+    /// Refuses a name that is written as a directory's, with a trailing `/`, and is something else's.
+    pub(crate) fn check_slash(&mut self, place: &RemotePath) -> Result<()> {
+        if !place.trailing_slash || place.is_root() {
+            return Ok(());
+        }
+        match self.volume_of(place)?.stat(&place.path, true).wait() {
+            Ok(entry) => no_file_with_slash(place, &entry),
+            // A command that makes something says itself what it needs.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// What is at `place`. `follow`: a symbolic link at the place itself is followed.
     pub(crate) fn entry(&mut self, place: &RemotePath, follow: bool) -> Result<Entry> {
-        self.volume_of(place)?.stat(&place.path, follow).wait().map_err(|error| failure(place, &error))
+        let entry = self.volume_of(place)?.stat(&place.path, follow).wait();
+        let entry = entry.map_err(|error| failure(place, &error))?;
+        if follow {
+            no_file_with_slash(place, &entry)?;
+        }
+        Ok(entry)
     }
 
     /// What is at `place`, if anything is. Other failures than its absence stay failures.
@@ -113,8 +130,17 @@ impl Context {
     }
 }
 
+/// Only a directory's name ends in `/`.
+fn no_file_with_slash(place: &RemotePath, entry: &Entry) -> Result<()> {
+    if place.trailing_slash && entry.attributes.kind != InodeKind::Directory {
+        return Err(Failure::new(Exit::Conflict, format!("{place}/"), "isn't a directory")
+            .next(format!("write it without the / at its end: {place}")));
+    }
+    Ok(())
+}
+
 /// No volume of this name: nothing makes one implicitly, so the command to type is said.
 pub(crate) fn volume_not_found(name: &str) -> Failure {
-    Failure::new(crate::failure::Exit::NotFound, format!("/{name}"), "there is no such volume")
+    Failure::new(Exit::NotFound, format!("/{name}"), "there is no such volume")
         .next(format!("make it: catena volume create {name}"))
 }

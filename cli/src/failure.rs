@@ -89,14 +89,7 @@ impl Failure {
 
     /// An error of the local system about `thing`.
     pub(crate) fn io(thing: impl Into<String>, error: &io::Error) -> Self {
-        let failure = Self::new(exit_of_io(error), thing, io_reason(error));
-        match error.kind() {
-            io::ErrorKind::StorageFull => failure.next("free some space, then run the command again"),
-            io::ErrorKind::PermissionDenied => {
-                failure.next("check the owner and mode, or run as another user")
-            }
-            _ => failure,
-        }
+        Self::new(exit_of_io(error), thing, io_reason(error)).next(io_next(error))
     }
 
     /// An error of the local system about a path.
@@ -126,6 +119,22 @@ impl Failure {
         self
     }
 
+    /// What to do next: what was said, else what such a failure asks for in general.
+    fn step(&self) -> &str {
+        self.next.as_deref().unwrap_or(match self.exit {
+            Exit::Usage => "`catena COMMAND --help` shows how it is written, with examples",
+            Exit::NotFound => "check the name",
+            Exit::Denied => "check the owner and mode, or run as another user",
+            Exit::Conflict => "choose another target, or remove what is there if it may go",
+            Exit::Unavailable => "check that the server runs: catena status",
+            Exit::Integrity => "restore it from its source or a backup",
+            Exit::Unknown => "look whether it happened before you repeat it: catena stat",
+            Exit::Ok | Exit::Failed | Exit::Partial | Exit::Interrupted | Exit::ClosedPipe => {
+                "mend what is said above, then run the command again"
+            }
+        })
+    }
+
     /// Whether there is nothing to say.
     pub(crate) fn is_silent(&self) -> bool {
         self.exit == Exit::ClosedPipe || self.is_printed
@@ -140,7 +149,7 @@ impl Failure {
 
     /// Whether the whole command has to end here, whatever else it was to do.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self.exit, Exit::ClosedPipe | Exit::Interrupted | Exit::Unavailable)
+        matches!(self.exit, Exit::ClosedPipe | Exit::Interrupted | Exit::Unavailable | Exit::Unknown)
     }
 
     /// The failure as one JSON object.
@@ -148,7 +157,7 @@ impl Failure {
         Object::new().with(
             "error",
             json!({
-                "exit": self.exit.code(), "thing": self.thing, "reason": self.reason, "next": self.next,
+                "exit": self.exit.code(), "thing": self.thing, "reason": self.reason, "next": self.step(),
             }),
         )
     }
@@ -160,10 +169,7 @@ impl fmt::Display for Failure {
             "" => f.write_str(&self.reason)?,
             thing => write!(f, "{thing}: {}", self.reason)?,
         }
-        match &self.next {
-            Some(next) => write!(f, "\n  next: {next}"),
-            None => Ok(()),
-        }
+        write!(f, "\n  next: {}", self.step())
     }
 }
 
@@ -172,10 +178,34 @@ fn exit_of_io(error: &io::Error) -> Exit {
     match error.kind() {
         io::ErrorKind::NotFound => Exit::NotFound,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Denied,
-        io::ErrorKind::AlreadyExists => Exit::Conflict,
+        io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::DirectoryNotEmpty => Exit::Conflict,
         io::ErrorKind::BrokenPipe => Exit::ClosedPipe,
         io::ErrorKind::TimedOut | io::ErrorKind::ConnectionRefused => Exit::Unavailable,
         _ => Exit::Failed,
+    }
+}
+
+/// What to do about a local error.
+fn io_next(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        return "look where the symbolic links lead: ls -l";
+    }
+    match error.kind() {
+        io::ErrorKind::NotFound => "check the name, and the directory that it begins in",
+        io::ErrorKind::PermissionDenied => "check the owner and mode, or run as another user",
+        io::ErrorKind::ReadOnlyFilesystem => "name a place on another file system",
+        io::ErrorKind::AlreadyExists => "name another place, or remove what is there if it may go",
+        io::ErrorKind::NotADirectory => "a part of the path is a file: name another place",
+        io::ErrorKind::IsADirectory => "name a file",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, then run the command again"
+        }
+        io::ErrorKind::FileTooLarge => "name a place on a file system that takes such large files",
+        io::ErrorKind::InvalidFilename => "choose a shorter name, or a place less deep",
+        _ => "mend that, then run the command again; the system's log (dmesg) may say more",
     }
 }
 
@@ -217,7 +247,17 @@ mod tests {
     fn a_failure_names_thing_reason_and_next_step() {
         let failure = Failure::new(Exit::NotFound, "/v/a", "not found").next("make it: catena mkdir -p /v/a");
         assert_eq!(failure.to_string(), "/v/a: not found\n  next: make it: catena mkdir -p /v/a");
-        assert_eq!(Failure::new(Exit::Failed, "", "stopped").to_string(), "stopped");
+        // One that says no next step gets its exit code's.
+        let bare = Failure::new(Exit::NotFound, "", "stopped");
+        assert_eq!(bare.to_string(), "stopped\n  next: check the name");
+        assert!(bare.to_json().line().contains(r#""next":"check the name""#));
+    }
+
+    #[test]
+    fn no_answer_ends_a_command_over_many_names() {
+        for (exit, ends) in [(Exit::Unavailable, true), (Exit::Unknown, true), (Exit::NotFound, false)] {
+            assert_eq!(Failure::new(exit, "x", "y").is_final(), ends, "{exit:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A node inside this process, as `dev`, `server` and `quickstart` run it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use node::{Config, ConfigError, Node};
+use runtime::OpenFileError;
 
 use crate::failure::{Exit, Failure, Result};
 
@@ -74,14 +75,46 @@ pub(crate) fn failure(error: &node::Error) -> Failure {
         node::Error::NotInitialized { .. } | node::Error::Missing { .. } => Exit::NotFound,
         node::Error::Changed { .. } => Exit::Usage,
         node::Error::Damaged { .. } => Exit::Integrity,
+        _ if is_locked(error) => Exit::Conflict,
         _ => Exit::Failed,
     };
-    Failure::new(exit, "", plain(&error.to_string()))
+    let text = plain(&error.to_string());
+    // A node's message says what to do behind the first semicolon.
+    let failure = match text.split_once("; ") {
+        Some((reason, step)) => Failure::new(exit, "", reason).next(step),
+        None => Failure::new(exit, "", text),
+    };
+    match error {
+        _ if failure.next.is_some() => failure,
+        _ if is_locked(error) => {
+            failure.next("stop the node that runs on it first; one runs on one directory")
+        }
+        node::Error::File { .. } => failure.next("check the path, its owner and its mode: ls -ld"),
+        node::Error::Start { .. } | node::Error::OpenFile(_) => {
+            failure.next("`catena doctor DIR` says what this machine or its file system lacks")
+        }
+        _ => failure,
+    }
+}
+
+/// Whether another process has the node's files.
+fn is_locked(error: &node::Error) -> bool {
+    matches!(error, node::Error::OpenFile(error) if matches!(**error, OpenFileError::Locked { .. }))
+}
+
+/// Whether a node runs on this directory now: it holds the lock of its files.
+pub(crate) fn is_running(node_directory: &Path) -> bool {
+    let lock = |path: PathBuf| File::open(path).map(|file| file.try_lock_shared());
+    let held = |path| matches!(lock(path), Ok(Err(std::fs::TryLockError::WouldBlock)));
+    held(node_directory.join("shard-0.store")) || held(node_directory.join("metadata.log"))
 }
 
 /// A configuration that can't be used.
 pub(crate) fn config_failure(error: &ConfigError) -> Failure {
     let failure = match error {
+        ConfigError::Read { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+            Failure::usage(path.display().to_string(), "isn't text in UTF-8")
+        }
         ConfigError::Read { path, source } => return Failure::path(path, source),
         _ => Failure::usage("", plain(error.to_string().trim_end())),
     };
@@ -129,6 +162,17 @@ mod tests {
             plain("cannot open a: No such file (os error 2); try b (os error 13)"),
             "cannot open a: No such file; try b"
         );
+    }
+
+    #[test]
+    fn a_nodes_next_step_is_told_apart() {
+        let missing = failure(&node::Error::NotInitialized { directory: "d".into() });
+        assert_eq!(missing.exit, Exit::NotFound);
+        assert_eq!(missing.reason, "d isn't a Catena node's directory");
+        assert!(missing.next.is_some_and(|next| next.starts_with("format it with `catena server init")));
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let denied = failure(&node::Error::File { action: "read", path: "d".into(), source });
+        assert_eq!((denied.exit, denied.next.is_some()), (Exit::Denied, true));
     }
 
     #[test]

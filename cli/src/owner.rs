@@ -30,6 +30,13 @@ impl Owner {
             if let Ok(number) = name.parse() {
                 return Ok(Some(number));
             }
+            if name.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(Failure::usage(
+                    name,
+                    format!("is no {what}'s number: those end at {}", u32::MAX),
+                )
+                .next("write USER, USER:GROUP or :GROUP"));
+            }
             let table =
                 std::fs::read_to_string(file).map_err(|error| Failure::path(Path::new(file), &error))?;
             match lookup(&table, name) {
@@ -66,6 +73,7 @@ mod tests {
         assert_eq!(Owner::parse("7").ok(), Some(Owner { uid: Some(7), gid: None }));
         assert_eq!(Owner::parse("7:8").ok(), Some(Owner { uid: Some(7), gid: Some(8) }));
         assert_eq!(Owner::parse(":8").ok(), Some(Owner { uid: None, gid: Some(8) }));
+        assert_eq!(Owner::parse("4294967296").map_err(|failure| failure.exit), Err(Exit::Usage));
         assert!(Owner::parse("").is_err());
         assert!(Owner::parse(":").is_err());
     }

@@ -83,7 +83,7 @@ fn reason(error: &Error) -> String {
             format!("the store behind {endpoint} failed and takes no writes")
         }
         Error::Unsupported { .. } => "this server can't do that".into(),
-        Error::TooLarge { .. } => "over a limit of size".into(),
+        Error::TooLarge { .. } => "over a limit of the size of files, names or attributes".into(),
         Error::BadRequest { .. } => "the server refuses this as malformed".into(),
         other => other.to_string(),
     }
@@ -108,9 +108,26 @@ fn next(error: &Error) -> Option<&'static str> {
         }
         Error::StoreFailed { .. } => "the operator's log names the disk: catena status",
         Error::Start(_) => "`catena doctor` says what is missing",
+        Error::AlreadyExists { .. } => "choose another name, or look at what is there: catena stat",
+        Error::PreconditionFailed { .. } => "look at what is there, then decide again: catena stat",
+        Error::NotDirectory { .. } => "a part of the path is a file: look with `catena ls`",
+        Error::IsDirectory { .. } => "name a file in it: catena ls",
+        Error::NotEmpty { .. } => "look what is in it: catena ls",
+        Error::Cycle { .. } => "name a target outside of it",
+        Error::TooManyLinks { .. } => "look where the links point: catena ls -l",
+        Error::Denied { .. } => "ask whoever runs the server",
+        Error::QuotaExceeded { .. } => "remove something, or ask for more",
+        Error::TooLarge { .. } => TOO_LARGE,
+        Error::Unsupported { .. } | Error::BadRequest { .. } => {
+            "compare the versions of this command and of the server: catena --version, catena status"
+        }
         _ => return None,
     })
 }
+
+/// The limits that a person can meet: `wire::limits`, in words.
+const TOO_LARGE: &str = "a name has at most 255 bytes, a path 4,096, all attributes of a file 64 KiB, a file 2^63 - 1 bytes and \
+                         1,048,576 chunks of its volume (catena volume info)";
 
 /// A remote name made of a directory's bytes and a relative path, ready to be shown.
 pub(crate) fn shown(place: &RemotePath, below: &[u8]) -> String {
@@ -130,6 +147,15 @@ mod tests {
         let failure = failure_making(&place, &error);
         assert_eq!(failure.exit, Exit::NotFound);
         assert_eq!(failure.next.as_deref(), Some("make it: catena mkdir -p /v/a"));
+    }
+
+    #[test]
+    fn limits_are_said_as_they_are() {
+        use wire::limits::{
+            FILE_BYTES_MAX, FILE_EXTENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX,
+        };
+        assert_eq!((NAME_BYTES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX), (255, 4096, 64 << 10));
+        assert_eq!((FILE_BYTES_MAX, FILE_EXTENTS_MAX), ((1 << 63) - 1, 1_048_576));
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl Tally {
         Ok(())
     }
 
+    /// How many failures there were.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed
+    }
+
     /// Counts a failure that was printed.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.failed += 1;

@@ -66,8 +66,15 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["server"], 2, "--config"),
     (&["server", "recover", "--config", "f"], 2, "--accept-data-loss"),
     (&["server", "--config", "bad.toml"], 2, "colour"),
+    (&["server", "--config", "latin.toml"], 2, "UTF-8"),
     (&["dev", "--listen", "localhost"], 2, "no address"),
+    (
+        &["dev", "--dir", "public", "--listen", "0.0.0.0"],
+        2,
+        "next: if this network is yours alone, say so: --insecure-listen",
+    ),
     // Not found.
+    (&["server", "init", "--config", "unmounted.toml"], 3, "mount its disk, or make it: mkdir -p nowhere"),
     (&["server", "--config", "missing.toml"], 3, "no such file"),
     (&["quickstart", "missing"], 3, "no such file"),
     (&["debug", "store", "missing"], 3, "no such file"),
@@ -76,6 +83,7 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     // Somebody else's directory is left alone.
     (&["quickstart", "f", "--dir", "foreign"], 5, "nothing was touched"),
     (&["dev", "--dir", "foreign"], 5, "isn't Catena's"),
+    (&["dev", "--dir", "f"], 5, "next: "),
     // No server.
     (&["ls", "/v"], 6, "no endpoint is configured"),
     (&["--endpoint", "127.0.0.1:1", "--timeout", "1", "ls", "/v"], 6, "127.0.0.1:1"),
@@ -97,6 +105,9 @@ fn exit_codes_and_reasons() {
     fs::create_dir(directory.path().join("foreign")).expect("made");
     fs::write(directory.path().join("foreign/thesis.txt"), b"precious").expect("written");
     fs::write(directory.path().join("bad.toml"), b"colour = \"red\"\n").expect("written");
+    fs::write(directory.path().join("latin.toml"), b"name = \"\xe9\"\n").expect("written");
+    let unmounted = b"directory = \"new\"\n[[disks]]\npath = \"nowhere\"\ncapacity = \"2GiB\"\n";
+    fs::write(directory.path().join("unmounted.toml"), unmounted).expect("written");
     fs::write(directory.path().join("zeros.store"), vec![0; 1 << 20]).expect("written");
     for (arguments, code, reason) in TABLE {
         check(directory.path(), arguments, *code, reason);
@@ -104,6 +115,8 @@ fn exit_codes_and_reasons() {
     check(directory.path(), &["ls", &format!("/v/{}", "n".repeat(256))], 2, "256 bytes long");
     check(directory.path(), &["ls", &format!("/v/{}", "d/".repeat(2049))], 2, "4097 bytes long");
     assert!(directory.path().join("foreign/thesis.txt").exists());
+    // What is refused makes nothing.
+    assert!(!directory.path().join("public").exists() && !directory.path().join("new").exists());
 }
 
 fn check(directory: &Path, arguments: &[&str], code: i32, reason: &str) {

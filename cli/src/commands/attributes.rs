@@ -6,7 +6,7 @@ use client::{AttributeChange, InodeKind, NewAttributes, Precondition, Timestamp,
 
 use crate::clock;
 use crate::context::Context;
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::mode::ModeChange;
 use crate::owner::Owner;
@@ -160,12 +160,17 @@ impl Touch {
     }
 
     fn touch(&self, context: &mut Context, place: &RemotePath) -> Result<()> {
+        context.check_slash(place)?;
         let modified = self.date.unwrap_or_else(clock::now);
         let volume = context.volume_of(place)?;
         let change = AttributeChange { modified: Some(modified), ..AttributeChange::default() };
         let made = match volume.set_attributes(&place.path, !self.no_dereference, change).wait() {
             Ok(_) => false,
             Err(client::Error::NotFound { .. }) if self.no_create => return Ok(()),
+            Err(client::Error::NotFound { .. }) if place.trailing_slash => {
+                return Err(Failure::new(Exit::NotFound, format!("{place}/"), "the directory doesn't exist")
+                    .next(format!("make it: catena mkdir -p {place}")));
+            }
             Err(client::Error::NotFound { .. }) => {
                 let attributes = NewAttributes {
                     mode: 0o644,

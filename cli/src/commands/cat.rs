@@ -47,6 +47,7 @@ impl Cat {
 
 /// Begins to read the file at `place`, or the part of it that `range` names.
 pub(crate) fn open(context: &mut Context, place: &RemotePath, range: Option<ByteRange>) -> Result<Download> {
+    context.check_slash(place)?;
     let volume = context.volume_of(place)?;
     let download =
         volume.download(&place.path, read_range(range)).wait().map_err(|error| failure(place, &error))?;
@@ -72,7 +73,8 @@ pub(crate) fn check_range(place: &RemotePath, range: Option<ByteRange>, size: u6
         Some(range) if range.of(size).is_none() => {
             let reason =
                 format!("the range begins behind the end: the file has {}", text::count(size, "byte"));
-            Err(Failure::new(Exit::Failed, place.to_string(), reason))
+            Err(Failure::new(Exit::Failed, place.to_string(), reason)
+                .next("`catena stat` says how long it is"))
         }
         _ => Ok(()),
     }

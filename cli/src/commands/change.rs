@@ -96,6 +96,7 @@ impl Write {
 impl Truncate {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         for place in RemotePath::parse_all(&self.paths)? {
+            context.check_slash(&place)?;
             let volume = context.volume_of(&place)?;
             let cut = volume.truncate(&place.path, self.size, precondition(self.if_version)).wait();
             let committed = cut.map_err(|error| failure(&place, &error))?;
@@ -119,7 +120,8 @@ fn change(
     if_version: Option<u64>,
 ) -> Result<Committed> {
     if place.is_root() || place.trailing_slash {
-        return Err(Failure::usage(place.to_string(), "a file's name is needed here, not a directory"));
+        return Err(Failure::usage(place.to_string(), "a file's name is needed here, not a directory")
+            .next("name the file: /VOLUME/path"));
     }
     let options =
         UploadOptions { attributes: None, precondition: precondition(if_version), change, size_hint: None };
@@ -140,7 +142,8 @@ fn open(source: &OsStr) -> Result<Box<dyn Read>> {
     let path = Path::new(source);
     let file = File::open(path).map_err(|error| Failure::path(path, &error))?;
     if file.metadata().map_err(|error| Failure::path(path, &error))?.is_dir() {
-        return Err(Failure::new(Exit::Failed, path.display().to_string(), "is a directory"));
+        return Err(Failure::new(Exit::Conflict, path.display().to_string(), "is a directory")
+            .next("name a file, or - for standard input"));
     }
     Ok(Box::new(file))
 }

@@ -284,17 +284,18 @@ impl Copy<'_> {
                 attributes: Some(attributes(visit, entry.xattrs.clone())),
                 precondition: self.precondition,
                 change: UploadChange::Replace,
-                size_hint: Some(entry.attributes.size),
+                size_hint: Some(entry.attributes.size.min(entry.attributes.stored_bytes)),
             };
             let mut upload = self.to.upload(&place.path, options).map_err(|error| failure(place, &error))?;
             let file = self.from.at(entry.attributes.inode);
             let download =
                 file.download_entry(&entry, ReadRange::Whole).map_err(|error| failure(&source, &error))?;
-            let mut is_replaced = false;
+            let (mut is_replaced, mut sent) = (false, 0);
             for piece in download {
                 match piece {
                     Ok(Piece::Data { bytes, .. }) => {
                         send::push(&mut upload, &bytes, place)?;
+                        sent += bytes.len() as u64;
                         self.progress.advance(bytes.len() as u64);
                     }
                     Ok(Piece::Hole { length, .. }) => {
@@ -308,9 +309,8 @@ impl Copy<'_> {
                 }
             }
             if !is_replaced {
-                let bytes = upload.position();
                 return match upload.finish().wait() {
-                    Ok(_) => Ok(Outcome::File(bytes)),
+                    Ok(_) => Ok(Outcome::File(sent)),
                     Err(error) => self.refused(place, &error),
                 };
             }

@@ -153,7 +153,7 @@ impl Copies {
             |_| {
                 format!(
                     "{}: {} of cluster {}\n  store        {}, node {}, unit {}\n  superblocks  {}\n  \
-                     incarnation  {}, {}\n  checkpoints  {checkpoints:?}",
+                     incarnation  {}, {}\n  checkpoints  {}",
                     path.display(),
                     block.kind,
                     identity.cluster,
@@ -163,10 +163,19 @@ impl Copies {
                     self.words.join("; "),
                     block.incarnation,
                     if block.clean { "stopped in order" } else { "not stopped in order, as after a kill" },
+                    numbers(&checkpoints),
                 )
                 .into_bytes()
             },
         )
+    }
+}
+
+/// Checkpoints' numbers for people.
+fn numbers(checkpoints: &[u64]) -> String {
+    match checkpoints {
+        [] => "none".to_owned(),
+        several => several.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -52,8 +52,10 @@ impl Dev {
         let config = self.config(&directory)?;
         node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
         let endpoint_file = directory.join(ENDPOINT_FILE);
-        // One that a killed node left would lead clients astray until this one is ready.
-        drop(fs::remove_file(&endpoint_file));
+        // One that a killed node left would lead clients astray until this one is ready; that of a running node is its own.
+        if !local_node::is_running(&config.directory) {
+            drop(fs::remove_file(&endpoint_file));
+        }
         if is_free(&config.directory)? {
             local_node::format(&config)?;
         }
@@ -66,6 +68,15 @@ impl Dev {
     }
 
     fn config(&self, directory: &Path) -> Result<Config> {
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback())
+            && !self.insecure_listen
+        {
+            return Err(Failure::usage(
+                "--listen",
+                format!("{} isn't a loopback address, and nothing authenticates clients yet", listen.ip()),
+            )
+            .next("if this network is yours alone, say so: --insecure-listen"));
+        }
         match local_node::look(directory)? {
             Kind::Free | Kind::Catena => {}
             // An endpoint file or a half-formatted node isn't somebody's own data; everything else may be.

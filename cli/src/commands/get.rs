@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use client::{Attributes, Entry, InodeId, InodeKind, Volume};
+use client::{Attributes, Entry, InodeId, InodeKind, Precondition, Volume};
 
 use crate::clock::Stopwatch;
 use crate::commands::cat;
+use crate::commands::change::precondition;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
@@ -61,6 +62,12 @@ pub(crate) struct Get {
     /// Leave what exists alone, and skip it
     #[arg(short, long)]
     no_clobber: bool,
+    /// Fail where something exists
+    #[arg(long, conflicts_with = "no_clobber")]
+    if_absent: bool,
+    /// Only this version of a file
+    #[arg(long, value_name = "N", conflicts_with = "recursive")]
+    if_version: Option<u64>,
     /// Files fetched at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
@@ -81,6 +88,9 @@ impl Get {
         if self.range.is_some() && sources.len() > 1 {
             return Err(Failure::usage("--range", "is about one file, and there are several sources"));
         }
+        if self.if_version.is_some() && sources.len() > 1 {
+            return Err(Failure::usage("--if-version", "is about one file, and there are several sources"));
+        }
         if target == "-" {
             if self.recursive {
                 return Err(Failure::usage("-", "a tree can't go to standard output")
@@ -88,6 +98,7 @@ impl Get {
             }
             return sources.iter().try_for_each(|place| {
                 let download = cat::open(context, place, self.range)?;
+                fetch::check_version(place, precondition(self.if_version), &download.entry().attributes)?;
                 cat::print(&mut context.output, place, download)
             });
         }
@@ -183,7 +194,8 @@ impl Get {
         progress: &Progress,
         report: &mut Report,
     ) -> Result<()> {
-        let wishes = Wishes { quick: self.quick, no_clobber: self.no_clobber, ..Wishes::default() };
+        let condition = if self.if_absent { Precondition::Absent } else { precondition(self.if_version) };
+        let wishes = Wishes { quick: self.quick, no_clobber: self.no_clobber, precondition: condition };
         let output = &context.output;
         let mut on_result = |result: Result<Outcome>| progress.around(|| report.take(output, result));
         let range = self.range;

@@ -47,6 +47,10 @@ impl Ln {
                 .next("name the link itself")
             })?;
             place = place.join(name);
+        } else if place.trailing_slash {
+            context.check_slash(&place)?;
+            return Err(Failure::new(Exit::NotFound, format!("{place}/"), "the directory doesn't exist")
+                .next(format!("make it: catena mkdir -p {place}")));
         }
         let attributes = NewAttributes { mode: 0o777, ..crate::local::meta::owner_attributes() };
         let volume = context.volume_of(&place)?;

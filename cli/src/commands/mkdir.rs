@@ -50,12 +50,17 @@ impl Mkdir {
                     Exit::Conflict,
                     place.to_string(),
                     "exists already: it is the volume itself",
-                ))
+                )
+                .next("name a directory in it"))
             };
         }
         let attributes =
             NewAttributes { mode: self.mode.apply(0o755, true), ..crate::local::meta::owner_attributes() };
         volume.mkdir(&place.path, attributes, self.parents).wait().map_err(|error| match error {
+            client::Error::AlreadyExists { .. } if self.parents => {
+                Failure::new(Exit::Conflict, place.to_string(), "exists and is no directory")
+                    .next("choose another name, or remove it if it may go")
+            }
             client::Error::AlreadyExists { .. } => {
                 let failure = failure(place, &error);
                 failure.next("-p accepts a directory that exists")

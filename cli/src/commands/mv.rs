@@ -49,7 +49,7 @@ impl Mv {
             return Err(Failure::usage("--exchange", "takes two names, no more"));
         }
         for source in &sources {
-            self.check(source, &target)?;
+            self.check(context, source, &target)?;
         }
         let existing = existing(context, &target)?;
         if sources.len() > 1 {
@@ -65,24 +65,30 @@ impl Mv {
         tally.finish("name")
     }
 
-    /// What can be refused without asking the server.
-    fn check(&self, source: &RemotePath, target: &RemotePath) -> Result<()> {
+    /// What can be refused before anything is moved.
+    fn check(&self, context: &mut Context, source: &RemotePath, target: &RemotePath) -> Result<()> {
+        let Some(name) = source.name() else {
+            return Err(Failure::usage(source.to_string(), "is a volume, which can't be moved")
+                .next(format!("move what is in it: catena ls {source}")));
+        };
         if source.volume != target.volume {
+            // Whether it would go inside the target; `cp -r` never nests, so its own target has to say so.
+            let inside = target.is_root()
+                || target.trailing_slash
+                || matches!(existing(context, target), Ok(Existing::Directory));
+            let copy = if inside { target.join(name) } else { target.clone() };
             return Err(Failure::usage(
                 source.to_string(),
                 format!("can't be moved to another volume (/{})", target.volume),
             )
             .next(format!(
-                "copy it, then remove it: catena cp -r {source} {target} && catena rm -r {source}"
+                "copy it, then remove it: catena cp -r {source} {copy} && catena rm -r {source}"
             )));
         }
-        if source.is_root() {
-            return Err(Failure::usage(source.to_string(), "is a volume, which can't be moved"));
-        }
         if source != target && source.contains(target) && !self.exchange {
-            return Err(Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself"));
+            return Err(into_itself(source));
         }
-        Ok(())
+        context.check_slash(source)
     }
 
     fn move_one(
@@ -109,12 +115,17 @@ impl Mv {
             Placement::Inside => target.join(name),
         };
         if source.contains(&place) && *source != place && !self.exchange {
-            return Err(Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself"));
+            return Err(into_itself(source));
         }
         if self.dry_run {
+            let (verb, between) = if self.exchange {
+                (&b"would exchange "[..], &b" and "[..])
+            } else {
+                (&b"would move "[..], &b" to "[..])
+            };
             let line = |output: &Output| {
                 let names = [output.name(&source.to_bytes()), output.name(&place.to_bytes())];
-                [b"would move ".to_vec(), names.join(&b" to "[..])].concat()
+                [verb.to_vec(), names.join(between)].concat()
             };
             return context.output.result(|| self.object(source, &place), line);
         }
@@ -137,11 +148,15 @@ impl Mv {
                 .output
                 .note(|| object().with("skipped", true), || format!("skipped {source}: {place} exists")),
             Err(error @ client::Error::NotFound { .. }) => Err(failure_making(place, &error)),
-            Err(
-                error @ (client::Error::NotEmpty { .. }
-                | client::Error::IsDirectory { .. }
-                | client::Error::NotDirectory { .. }),
-            ) => Err(failure(place, &error)),
+            Err(client::Error::NotDirectory { .. }) => Err(Failure::new(
+                Exit::Conflict,
+                place.to_string(),
+                "it or a part of its path is no directory, and has to be one for this",
+            )
+            .next("choose another target, or remove it if it may go")),
+            Err(error @ (client::Error::NotEmpty { .. } | client::Error::IsDirectory { .. })) => {
+                Err(failure(place, &error))
+            }
             Err(error) => Err(failure(source, &error)),
         }
     }
@@ -152,6 +167,11 @@ impl Mv {
             .with_bytes("target", &place.to_bytes())
             .with("moved", !self.dry_run)
     }
+}
+
+fn into_itself(source: &RemotePath) -> Failure {
+    Failure::new(Exit::Conflict, source.to_string(), "can't be moved into itself")
+        .next("name a target outside of it")
 }
 
 /// What is at a remote target, links followed.

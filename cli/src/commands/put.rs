@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use client::{Committed, Error, InodeId, InodeKind, NewAttributes, Precondition, UploadOptions, Volume};
@@ -225,7 +225,7 @@ impl PutOptions {
             return Err(Failure::new(
                 Exit::Failed,
                 shown(),
-                "is a device, pipe or socket, which can't be stored",
+                format!("is {}, which can't be stored", special(&metadata)),
             )
             .next("to store what it says: catena put - DST < it"));
         }
@@ -280,6 +280,20 @@ impl PutOptions {
         report.hard_links += hard_links;
         report.other_types += other_types;
         Ok(())
+    }
+}
+
+/// What is neither file, directory nor link.
+fn special(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_block_device() || kind.is_char_device() {
+        "a device"
+    } else {
+        "of an unknown type"
     }
 }
 
@@ -345,7 +359,7 @@ impl Tree<'_> {
         }
         self.other_types += 1;
         let shown = quote(visit.path.as_os_str().as_bytes());
-        progress.around(|| output.warn(&format!("{shown}: skipped, it is a device, pipe or socket")));
+        progress.around(|| output.warn(&format!("{shown}: skipped, it is {}", special(&visit.metadata))));
         Ok(())
     }
 

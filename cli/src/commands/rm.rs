@@ -77,6 +77,7 @@ impl Rm {
     }
 
     fn remove(&self, context: &mut Context, place: &RemotePath, tally: &mut Tally) -> Result<()> {
+        context.check_slash(place)?;
         let Some(entry) = context.entry_if_any(place, false)? else {
             let missing = Failure::new(Exit::NotFound, place.to_string(), "not found");
             return if self.force {
@@ -86,6 +87,11 @@ impl Rm {
             };
         };
         let is_directory = entry.attributes.kind == InodeKind::Directory;
+        if place.trailing_slash && !is_directory {
+            // `link/` is the directory that the link points at, and what would go is the link.
+            return Err(Failure::new(Exit::Conflict, format!("{place}/"), "is a symbolic link")
+                .next(format!("to remove the link itself: catena rm {place}")));
+        }
         if is_directory && !self.recursive {
             return Err(Failure::new(Exit::Conflict, place.to_string(), "is a directory")
                 .next(format!("to remove it with everything in it: catena rm -r {place}")));
@@ -109,7 +115,8 @@ impl Rm {
             text::count(entry.attributes.size, "entry")
         );
         if !self.yes && !self.dry_run && !output::confirm(&question)? {
-            return Err(Failure::new(Exit::Failed, place.to_string(), "not removed, as you answered"));
+            return Err(Failure::new(Exit::Failed, place.to_string(), "not removed, as you answered")
+                .next("answer y, or pass --yes"));
         }
         let walk = Walk::new(volume.clone(), place.clone(), entry.attributes, entry.target);
         if self.dry_run {
@@ -156,7 +163,7 @@ impl Rm {
             Ok(())
         })?;
         output.note(
-            || Object::new().with_bytes("name", &place.to_bytes()).with("removed", removed),
+            || Object::new().with_bytes("tree", &place.to_bytes()).with("removed_names", removed),
             || format!("removed {place}: {}", text::count(removed, "name")),
         )
     }
@@ -181,7 +188,8 @@ impl Job {
                 Exit::Conflict,
                 shown(place, &self.below),
                 "isn't empty: something in it couldn't be removed, or is new",
-            )),
+            )
+            .next("run the command again")),
             Err(error) => Err(failure(shown(place, &self.below), &error)),
         };
         (self.below, result)

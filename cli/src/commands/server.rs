@@ -113,9 +113,27 @@ fn notify(states: &[NotifyState<'_>]) {
     drop(sd_notify::notify(states));
 }
 
+/// Disks have to be there before they are formatted: one that isn't mounted is not made up for (R34).
+fn check_places(config: &Config) -> Result<()> {
+    for disk in &config.disks {
+        if !disk.path.is_dir() {
+            let shown = disk.path.display().to_string();
+            let (exit, reason) = if disk.path.exists() {
+                (Exit::Conflict, "isn't a directory")
+            } else {
+                (Exit::NotFound, "the directory doesn't exist")
+            };
+            return Err(Failure::new(exit, &shown, reason)
+                .next(format!("mount its disk, or make it: mkdir -p {shown}")));
+        }
+    }
+    Ok(())
+}
+
 impl Init {
     fn run(self, context: &mut Context) -> Result<()> {
         let config = load(&self.config)?;
+        check_places(&config)?;
         let made = node::init(&config).map_err(|error| local_node::failure(&error))?;
         context.output.note(
             || {

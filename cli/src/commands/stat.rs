@@ -40,6 +40,7 @@ impl Stat {
 
     fn show(&self, context: &mut Context, place: &RemotePath) -> Result<()> {
         let volume = context.volume_of(place)?;
+        context.check_slash(place)?;
         let follow = self.follow || place.trailing_slash;
         let entry =
             volume.stat_with_xattrs(&place.path, follow).wait().map_err(|error| failure(place, &error))?;

@@ -25,7 +25,7 @@ const TRIES_MAX: u32 = 5;
 Examples:
   catena verify
   catena verify /photos/2026
-  catena verify --json / | grep damage")]
+  catena verify --json / | grep '\"damage\":'")]
 pub(crate) struct Verify {
     /// What to verify: /VOLUME/path [default: every volume]
     #[arg(value_name = "PATH")]
@@ -68,7 +68,10 @@ impl Verify {
             }
         }
         progress.finish();
-        total.print(&mut context.output)?;
+        let failed = tally.failed();
+        if failed == 0 || total.files > 0 || context.output.is_json() {
+            total.print(&mut context.output, failed == 0)?;
+        }
         if total.damaged_chunks > 0 {
             let what = format!(
                 "{} in {}",
@@ -200,7 +203,8 @@ impl Total {
         self.damaged_chunks += finding.damage.len() as u64;
     }
 
-    fn print(&self, output: &mut Output) -> Result<()> {
+    /// `is_complete`: nothing stood in the way of reading everything.
+    fn print(&self, output: &mut Output, is_complete: bool) -> Result<()> {
         output.result(
             || {
                 Object::new()
@@ -209,10 +213,12 @@ impl Total {
                     .with("bytes", self.bytes)
                     .with("damaged_files", self.damaged_files)
                     .with("damaged_chunks", self.damaged_chunks)
+                    .with("complete", is_complete)
             },
             |_| {
                 let damage = match self.damaged_chunks {
-                    0 => "all whole".to_owned(),
+                    0 if is_complete => "all whole".to_owned(),
+                    0 => "whole, as far as they could be read".to_owned(),
                     count => format!("{} damaged or missing", size::grouped(count)),
                 };
                 format!(

@@ -54,7 +54,7 @@ pub(crate) struct Get {
 #[command(after_help = "\
 Examples:
   catena xattr set /photos/cat.jpg user.author Ada
-  catena xattr set --new /photos/cat.jpg user.author Ada")]
+  catena xattr set --new /photos/cat.jpg user.checked yes")]
 pub(crate) struct Set {
     /// /VOLUME/path
     path: OsString,
@@ -100,6 +100,7 @@ impl Xattr {
 }
 
 fn pairs(context: &mut Context, place: &RemotePath, follow: bool) -> Result<Vec<Pair>> {
+    context.check_slash(place)?;
     let volume = context.volume_of(place)?;
     let entry =
         volume.stat_with_xattrs(&place.path, follow).wait().map_err(|error| failure(place, &error))?;
@@ -146,9 +147,10 @@ impl Set {
             (_, true) => XattrMode::Replace,
             (false, false) => XattrMode::Any,
         };
+        context.check_slash(&place)?;
         let volume = context.volume_of(&place)?;
         let set = volume.set_xattr(&place.path, !self.no_dereference, pair, mode).wait();
-        set.map(drop).map_err(|error| match error {
+        set.map_err(|error| match error {
             client::Error::AlreadyExists { .. } => {
                 let reason = format!("has an attribute {} already", quote(self.name.as_bytes()));
                 Failure::new(Exit::Conflict, place.to_string(), reason).next("replace it without --new")
@@ -159,23 +161,35 @@ impl Set {
                 Err(failure) => failure,
             },
             error => failure(&place, &error),
-        })
+        })?;
+        changed(context, &place, self.name.as_bytes(), "set")
     }
+}
+
+/// Says in JSON what was done; people want to hear nothing.
+fn changed(context: &mut Context, place: &RemotePath, name: &[u8], what: &str) -> Result<()> {
+    if !context.output.is_json() {
+        return Ok(());
+    }
+    let object =
+        Object::new().with_bytes("name", &place.to_bytes()).with_bytes("attribute", name).with(what, true);
+    context.output.result(|| object, |_| Vec::new())
 }
 
 impl Remove {
     fn run(self, context: &mut Context) -> Result<()> {
         let place = RemotePath::parse(&self.path)?;
         let name = self.name.as_bytes();
+        context.check_slash(&place)?;
         let volume = context.volume_of(&place)?;
-        volume.remove_xattr(&place.path, !self.no_dereference, name).wait().map(drop).map_err(|error| {
-            match error {
-                client::Error::NotFound { .. } => match context.entry(&place, !self.no_dereference) {
-                    Ok(_) => absent(&place, name),
-                    Err(failure) => failure,
-                },
-                error => failure(&place, &error),
-            }
-        })
+        let removed = volume.remove_xattr(&place.path, !self.no_dereference, name).wait();
+        removed.map_err(|error| match error {
+            client::Error::NotFound { .. } => match context.entry(&place, !self.no_dereference) {
+                Ok(_) => absent(&place, name),
+                Err(failure) => failure,
+            },
+            error => failure(&place, &error),
+        })?;
+        changed(context, &place, name, "removed")
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use client::{Download, Entry, Error, InodeKind, Piece, Volume};
+use client::{Attributes, Download, Entry, Error, InodeKind, Piece, Precondition, Volume};
 
 use crate::commands::cat::{check_range, read_range};
 use crate::failure::{Exit, Failure, Result};
@@ -15,6 +15,7 @@ use crate::local::place::{Draft, Found, look};
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
+use crate::text::quote;
 use crate::transfer::compare;
 use crate::transfer::progress::Progress;
 use crate::transfer::report::Outcome;
@@ -73,16 +74,21 @@ fn file(
     wishes: Wishes,
     progress: &Progress,
 ) -> Result<Option<Outcome>> {
+    check_version(origin.place, wishes.precondition, &entry.attributes)?;
     let is_special = match look(target)? {
         Found::Directory => {
             return Err(Failure::new(
                 Exit::Conflict,
                 target.display().to_string(),
                 "is a directory, and the source is a file",
-            ));
+            )
+            .next("name another target, or remove the directory if it may go"));
         }
         Found::Special => true,
         Found::File | Found::Link if wishes.no_clobber => return Ok(Some(Outcome::Skipped)),
+        Found::File | Found::Link if wishes.precondition == Precondition::Absent => {
+            return Err(exists(target));
+        }
         Found::Nothing | Found::Link => false,
         Found::File => {
             if origin.range.is_none()
@@ -140,7 +146,7 @@ fn settle(origin: Origin<'_>, entry: &Entry, target: &Path, wishes: Wishes) -> R
     Ok(Some(Outcome::Attributes))
 }
 
-/// Writes everything that comes to `file`, holes as holes; `None`: the version was replaced and is gone.
+/// Writes everything that comes to `file`, holes as holes: how many bytes of data. `None`: the version was replaced and is gone.
 fn write(
     place: &RemotePath,
     download: Download,
@@ -151,7 +157,7 @@ fn write(
     let local = |error: io::Error| Failure::path(target, &error);
     // Pieces carry offsets in the remote file; a range begins at the local file's byte 0.
     let mut start = None;
-    let mut end = 0;
+    let (mut end, mut written) = (0, 0);
     for piece in download {
         let (offset, length) = match &piece {
             Ok(Piece::Data { offset, bytes }) => (*offset, bytes.len() as u64),
@@ -165,12 +171,13 @@ fn write(
         let position = offset - *start.get_or_insert(offset);
         if let Ok(Piece::Data { bytes, .. }) = &piece {
             file.write_all_at(bytes, position).map_err(local)?;
+            written += length;
         }
         end = position + length;
         progress.advance(length);
     }
     file.set_len(end).map_err(local)?;
-    Ok(Some(end))
+    Ok(Some(written))
 }
 
 /// Writes everything that comes to a device, pipe or socket, in order.
@@ -207,12 +214,33 @@ fn write_through(
     Ok(Some(total))
 }
 
+/// Refuses a file of another version than the one that is asked for.
+pub(crate) fn check_version(
+    place: &RemotePath,
+    condition: Precondition,
+    attributes: &Attributes,
+) -> Result<()> {
+    match condition {
+        Precondition::Version(wanted) if wanted != attributes.version => Err(failure(
+            place,
+            &Error::VersionConflict { what: client::Subject::Cluster, found: attributes.version },
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn exists(target: &Path) -> Failure {
+    Failure::new(Exit::Conflict, quote(target.as_os_str().as_bytes()), "exists already")
+        .next("name another target, or leave --if-absent out to replace it")
+}
+
 /// Makes a local link like the remote one.
 fn link(entry: &Entry, target: &Path, wishes: Wishes) -> Result<Outcome> {
     let points_at = Path::new(std::ffi::OsStr::from_bytes(&entry.target));
     match look(target)? {
         Found::Nothing => {}
         _ if wishes.no_clobber => return Ok(Outcome::Skipped),
+        _ if wishes.precondition == Precondition::Absent => return Err(exists(target)),
         Found::Directory | Found::Special => {
             let failure = Failure::new(
                 Exit::Conflict,

@@ -112,7 +112,7 @@ impl Report {
             (self.attributes, "file", " with new attributes only"),
             (self.unchanged, "file", " unchanged"),
             (self.skipped, "file", " skipped because it exists"),
-            (self.hard_links, "hard link", " stored as separate files"),
+            (self.hard_links, "name", " of hard links stored as files of their own"),
             (self.other_types, "special file", " skipped"),
             (self.failed, "name", " failed"),
         ];
@@ -160,7 +160,7 @@ mod tests {
         let report = Report { files: 2, bytes: 3 << 20, directories: 1, hard_links: 1, ..Report::default() };
         assert_eq!(
             report.sentence(1_500_000_000),
-            "2 files, 1 directory, 1 hard link stored as separate files; 3.0 MiB in 1.5 s, 2.0 MiB/s"
+            "2 files, 1 directory, 1 name of hard links stored as files of their own; 3.0 MiB in 1.5 s, 2.0 MiB/s"
         );
         assert_eq!(Report { unchanged: 3, ..Report::default() }.sentence(1), "0 files, 3 files unchanged");
     }

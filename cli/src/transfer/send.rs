@@ -119,19 +119,19 @@ pub(crate) fn file(
             attributes: Some(attributes),
             precondition: if wishes.no_clobber { Precondition::Absent } else { wishes.precondition },
             change: UploadChange::Replace,
-            size_hint: Some(metadata.len()),
+            // Holes take no chunks: a sparse file may be larger than what a volume's chunks can hold.
+            size_hint: Some(metadata.len().min(metadata.blocks().saturating_mul(512))),
         };
         let mut upload =
             goal.volume.upload(goal.path, options).map_err(|error| failure(goal.place, &error))?;
         let before = Stamp::of(&metadata);
-        let is_complete = send_bytes(&file, metadata.len(), &mut upload, source, goal.place, progress)?;
+        let sent = send_bytes(&file, metadata.len(), &mut upload, source, goal.place, progress)?;
         let after = Stamp::of(&file.metadata().map_err(local)?);
-        if !is_complete || after != before {
+        let Some(bytes) = sent.filter(|_| after == before) else {
             progress.retreat(upload.position());
             upload.abort();
             continue;
-        }
-        let bytes = upload.position();
+        };
         return match upload.finish().wait() {
             Ok(_) => Ok(Outcome::File(bytes)),
             Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
@@ -239,7 +239,7 @@ pub(crate) fn attributes(
     Ok(outcome)
 }
 
-/// Sends a file's data, its holes as holes. `false`: it ended before `size`, or goes on behind it.
+/// Sends a file's data, its holes as holes: how many bytes of data. `None`: it ended before `size`.
 fn send_bytes(
     file: &File,
     size: u64,
@@ -247,8 +247,9 @@ fn send_bytes(
     source: &Path,
     place: &RemotePath,
     progress: &Progress,
-) -> Result<bool> {
+) -> Result<Option<u64>> {
     let local = |error: io::Error| Failure::path(source, &error);
+    let mut sent = 0;
     let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES)).max(4096)];
     for range in sparse::DataRanges::new(file, size).map_err(local)? {
         let range = range.map_err(local)?;
@@ -260,21 +261,23 @@ fn send_bytes(
             push(upload, &buffer[..count], place)?;
             progress.advance(count as u64);
             position += count as u64;
+            sent += count as u64;
             if count < wanted {
-                return Ok(false);
+                return Ok(None);
             }
         }
     }
     skip_to(upload, size, place, progress)?;
     if size > 0 {
-        return Ok(true);
+        return Ok(Some(sent));
     }
     // Files made by the kernel say that they are empty: they are read to their end.
     loop {
         let count = sparse::read_at(file, &mut buffer, upload.position()).map_err(local)?;
         if count == 0 {
-            return Ok(true);
+            return Ok(Some(sent));
         }
+        sent += count as u64;
         push(upload, &buffer[..count], place)?;
     }
 }
@@ -294,7 +297,11 @@ pub(crate) fn link(source: &Path, goal: Goal<'_>, wishes: Wishes) -> Result<Outc
     let target = fs::read_link(source).map_err(local)?;
     let metadata = fs::symlink_metadata(source).map_err(local)?;
     let target = target.as_os_str().as_bytes();
-    if !goal.is_new {
+    if matches!(wishes.precondition, Precondition::Version(_)) {
+        return Err(Failure::usage("--if-version", "is about a file, and the source is a symbolic link")
+            .next("follow it with -L, or leave the condition out"));
+    }
+    if !goal.is_new && wishes.precondition == Precondition::Any {
         match goal.volume.stat(goal.path, false).wait() {
             Ok(_) if wishes.no_clobber => return Ok(Outcome::Skipped),
             Ok(entry) if entry.attributes.kind == InodeKind::Directory => {

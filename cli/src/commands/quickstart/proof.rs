@@ -102,7 +102,7 @@ fn compare(
         Err(error) => return Err(Failure::path(path, &error)),
     };
     let difference = match self::difference(volume, visit, &entry, path, &metadata, shown, progress) {
-        Ok(None) => return Ok(Verdict::Same(entry.attributes.size)),
+        Ok(None) => return Ok(Verdict::Same(entry.attributes.stored_bytes)),
         Ok(Some(difference)) => {
             Failure::new(Exit::Integrity, shown, format!("isn't as stored: it {difference}")).next(format!(
                 "compare it with {} and please report this",

@@ -1,0 +1,329 @@
+//! What a person types: lines of a shell, what they print and how they end, against one node; and the examples of every `--help`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use harness::{Dev, Node, Run, Scratch};
+
+/// What a line may take.
+const WITHIN: Duration = Duration::from_mins(1);
+
+/// A node, and a directory in which a shell runs.
+struct Shell {
+    node: Node,
+    scratch: Scratch,
+}
+
+impl Shell {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.join("here")).expect("a directory");
+        let node = Dev::new(&scratch.join("node")).start();
+        Self { node, scratch }
+    }
+
+    /// Runs a line by bash: what it printed on both streams, and its exit code.
+    fn run(&self, line: &str) -> (String, i32) {
+        let programs = harness::catena().parent().expect("a binary stands in a folder").display();
+        let home = self.scratch.join("here/home");
+        // A pipe ends as its first command that fails does.
+        let script = format!("set -o pipefail; export PATH={programs}:$PATH HOME={}\n{line}", home.display());
+        let outcome = Run::new("bash")
+            .args(["-c", &format!("{{ {script}\n}} 2>&1")])
+            .env("CATENA_ENDPOINT", self.node.endpoint())
+            .directory(&self.scratch.join("here"))
+            .within(WITHIN)
+            .run();
+        (outcome.text(), outcome.code())
+    }
+
+    /// Runs a line that has to go well.
+    fn prepare(&self, line: &str) {
+        let (printed, code) = self.run(line);
+        assert_eq!(code, 0, "{line}\n{printed}");
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.scratch.join("here").join(name)
+    }
+}
+
+const SOURCES: &str = r"
+mkdir -p tree/sub tree/empty many
+echo hello >a; echo world >b
+echo 1 >tree/1; echo 2 >tree/sub/2; ln -s 1 tree/link; ln -s nowhere tree/dangling; ln tree/1 tree/hard
+mkfifo tree/pipe
+truncate -s 10M tree/sparse; printf x | dd of=tree/sparse bs=1 seek=5000000 conv=notrunc status=none
+truncate -s 2T huge
+catena volume create -q v; catena volume create -q w
+catena put -q a b /v/; catena ln -q -s a /v/file-link; catena mkdir -q /v/d; catena ln -q -s d /v/directory-link
+";
+
+/// Lines, their exit codes, and what they print somewhere. Each has what the lines before it made.
+const TABLE: &[(&str, i32, &str)] = &[
+    // Each kind that can't be stored is named; hard links are counted; holes are no moved bytes.
+    ("catena put -r tree /v/tree", 0, "tree/pipe: skipped, it is a pipe"),
+    (
+        "catena rm -q -r /v/tree; catena put -r tree /v/tree",
+        0,
+        "2 names of hard links stored as files of their own",
+    ),
+    ("catena cp -r /v/tree /w/tree", 0, "; 4.0 KiB in"),
+    ("catena get -r /v/tree got", 0, "; 4.0 KiB in"),
+    ("test $(du -k got/sparse | cut -f 1) -lt 1000 && cmp tree/sparse got/sparse", 0, ""),
+    ("catena put tree/pipe /v/x", 1, "is a pipe, which can't be stored"),
+    // A file with more bytes than its volume's chunks can hold is stored if it is a hole.
+    (
+        "catena put huge /v/huge && catena cp /v/huge /w/huge && catena stat /w/huge",
+        0,
+        "2,199,023,255,552 bytes",
+    ),
+    ("catena truncate --size 9E /v/a", 2, "next: a name has at most 255 bytes"),
+    // Only a directory's name ends in a slash.
+    ("catena stat /v/a/", 5, "/v/a/: isn't a directory"),
+    ("catena ls /v/a/", 5, "isn't a directory"),
+    ("catena cat /v/a/", 5, "isn't a directory"),
+    ("catena get /v/a/ slash", 5, "isn't a directory"),
+    ("catena cp /v/a/ /v/slash", 5, "isn't a directory"),
+    ("catena mv /v/a/ /v/slash", 5, "isn't a directory"),
+    ("catena rm /v/a/", 5, "isn't a directory"),
+    ("catena truncate --size 1 /v/a/", 5, "isn't a directory"),
+    ("catena chmod 600 /v/a/", 5, "isn't a directory"),
+    ("catena xattr list /v/a/", 5, "isn't a directory"),
+    ("catena touch /v/a/", 5, "isn't a directory"),
+    ("catena touch /v/new/", 3, "catena mkdir -p /v/new"),
+    ("catena ln -s x /v/new/", 3, "catena mkdir -p /v/new"),
+    ("catena rm -r /v/directory-link/", 5, "is a symbolic link"),
+    ("catena ls /v/d", 0, ""),
+    ("catena ls /v/a && catena cat /v/a", 0, "hello"),
+    // Conditions hold for links and for what is fetched, too.
+    ("catena put --if-absent tree/link /v/tree/link", 5, "exists already"),
+    ("catena put --if-version 1 tree/link /v/tree/link", 2, "--if-version"),
+    (
+        "catena get --if-absent /v/a fetched && catena get --if-absent /v/a fetched",
+        5,
+        "fetched: exists already",
+    ),
+    ("catena get --if-absent /v/tree/link fetched", 5, "fetched: exists already"),
+    ("catena get --if-version 1 /v/a fetched-2", 5, "another one than expected"),
+    ("catena get --if-version 1 /v/a -", 5, "another one than expected"),
+    ("test ! -e fetched-2", 0, ""),
+    (
+        "catena get --if-version $(catena stat --json /v/a | sed 's/.*\"version\":\\([0-9]*\\).*/\\1/') /v/a fetched-2 && cat fetched-2",
+        0,
+        "hello",
+    ),
+    // Local obstacles are conflicts with a next step.
+    ("catena get /v/a a/x", 5, "next: "),
+    ("catena get /v/a none/x", 3, "mkdir -p none"),
+    ("catena put nothing /v/x", 3, "next: "),
+    ("catena append tree /v/x", 5, "next: name a file"),
+    ("catena get /v/a /dev/full", 1, "next: free some space"),
+    // Moving: the way out between volumes is the right one, wherever the target is.
+    ("catena mv /v/d /w", 2, "catena cp -r /v/d /w/d && catena rm -r /v/d"),
+    ("catena mv /v/d /w/tree", 2, "catena cp -r /v/d /w/tree/d && catena rm -r /v/d"),
+    ("catena mv /v/d /w/new", 2, "catena cp -r /v/d /w/new && catena rm -r /v/d"),
+    ("catena mv /v /w", 2, "is a volume, which can't be moved"),
+    ("catena mv /v/d /v/b", 5, "/v/b: it or a part of its path is no directory"),
+    ("catena mv /v/d /v/d/e", 5, "can't be moved into itself"),
+    ("catena mkdir -q -p /v/to/tree/full && catena mv /v/tree /v/to", 5, "/v/to/tree: isn't empty"),
+    ("catena mv --dry-run --exchange /v/a /v/b", 0, "would exchange /v/a and /v/b"),
+    ("catena cat /v/a", 0, "hello"),
+    ("catena mkdir -p /v/a", 5, "exists and is no directory"),
+    // What isn't there isn't whole.
+    ("catena verify /v/nothing", 3, "not found"),
+    ("! catena verify /v/nothing 2>&1 | grep whole", 0, ""),
+    ("catena verify /v/a /v/nothing", 8, "whole, as far as they could be read"),
+    ("catena verify", 0, "all whole"),
+    ("catena volume info nothing", 3, "catena volume list"),
+    ("catena volume remove nothing", 3, "catena volume list"),
+    ("catena volume remove w", 5, "catena volume remove w --recursive"),
+    ("catena chown 4294967296 /v/a", 2, "no user's number"),
+    // Readers that leave early end a command that reads, and don't stop one that changes.
+    ("catena ls -R /v | head -n 1; echo ${PIPESTATUS[0]}", 0, "0"),
+    ("catena rm -r --json /v/tree | head -n 1 >/dev/null; catena ls /v/tree", 3, "not found"),
+    // A signal: 130, and nothing half-made, here or there.
+    (
+        "mkfifo feed; (sleep 60 >feed & echo $! >sleeper); catena put - /v/half <feed & sleep 0.5; kill -INT $!; wait $!; code=$?; kill $(cat sleeper); test $code = 130 && catena stat /v/half",
+        3,
+        "interrupted",
+    ),
+    ("ls -A | grep -c '^\\.catena' || true", 0, "0"),
+];
+
+#[test]
+fn lines_end_as_they_should() {
+    let shell = Shell::new();
+    shell.prepare(SOURCES);
+    for (line, code, said) in TABLE {
+        let (printed, found) = shell.run(line);
+        assert_eq!(found, *code, "$ {line}\n{printed}");
+        assert!(printed.contains(said), "$ {line}\n{printed}");
+        for forbidden in ["os error", "panicked", "Err(", "Some("] {
+            assert!(!printed.contains(forbidden), "$ {line} says {forbidden}\n{printed}");
+        }
+        // Every error has its next step.
+        let errors = printed.lines().filter(|line| line.starts_with("catena: ") && !line.contains("warning"));
+        let steps = printed.lines().filter(|line| line.starts_with("  next: "));
+        assert_eq!(errors.count(), steps.count(), "$ {line}\n{printed}");
+    }
+}
+
+/// Commands whose output with `--json` is objects alone, one on each line, on both streams.
+const JSON: &[&str] = &[
+    "volume create j",
+    "put a /j/a",
+    "put -r tree /j/tree",
+    "put a nothing /j",
+    "get /j/a json-got",
+    "get -r /j/tree json-tree",
+    "append a /j/a",
+    "write --offset 1 b /j/a",
+    "truncate --size 3 /j/a",
+    "ln -s a /j/l",
+    "chmod 600 /j/a",
+    "chown 1:2 /j/a",
+    "touch /j/a",
+    "xattr set /j/a user.x y",
+    "xattr list /j/a",
+    "xattr get /j/a user.x",
+    "xattr remove /j/a user.x",
+    "ls /",
+    "ls -l -R /j",
+    "stat /j/a /j/nothing",
+    "du /j",
+    "df j",
+    "find /j",
+    "mkdir -p /j/m/n",
+    "mv /j/m /j/o",
+    "mv --dry-run /j/o /j/p",
+    "cp -r /j/tree /j/copy",
+    "rm -r --dry-run /j/copy",
+    "rm -r /j/copy",
+    "rm /j/nothing",
+    "verify /j",
+    "status",
+    "doctor .",
+    "volume list",
+    "volume info j",
+    "volume remove j",
+    "volume remove j --recursive --dry-run",
+    "volume remove j --recursive",
+    "frobnicate",
+];
+
+#[test]
+fn json_is_one_object_a_line() {
+    let shell = Shell::new();
+    shell.prepare(SOURCES);
+    for command in JSON {
+        let (printed, _) = shell.run(&format!("catena {command} --json"));
+        assert!(!printed.is_empty(), "{command} says nothing");
+        for line in printed.lines() {
+            assert!(line.starts_with("{\"v\":1,") && line.ends_with('}'), "{command} says {line}");
+        }
+    }
+}
+
+/// What the examples of `--help` need, and the commands whose examples are run.
+const EXAMPLES_NEED: &str = r"
+mkdir -p home/Pictures home/.zfunc home/.config/fish/completions
+echo pixels | tee cat.jpg home/Pictures/p.jpg lock part1 part2 patch.bin >/dev/null
+for volume in data logs images notes archive photos; do catena volume create -q $volume; done
+for path in /images/disk /logs/today /notes/todo.txt /data/file /data/current /data/next; do
+  seq 1000 | catena put -q - $path
+done
+tar c cat.jpg >a.tar
+";
+
+/// Commands in an order in which their examples work, each with what has to be there first.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("volume create", "catena volume remove -q photos"),
+    ("volume list", ""),
+    ("volume info", ""),
+    ("put", ""),
+    ("get", "catena mkdir -q /photos/2026 && catena put -q cat.jpg /photos/2026/"),
+    ("cat", "catena put -q a.tar /backups/a.tar"),
+    ("append", ""),
+    ("write", ""),
+    ("truncate", ""),
+    ("ln", ""),
+    ("chmod", ""),
+    ("touch", ""),
+    ("xattr set", ""),
+    ("xattr get", ""),
+    ("xattr list", ""),
+    ("xattr remove", ""),
+    ("ls", ""),
+    ("stat", ""),
+    ("du", "catena mkdir -q /photos/2025"),
+    ("df", ""),
+    ("find", ""),
+    ("verify", ""),
+    ("status", ""),
+    ("cp", ""),
+    ("mkdir", "catena rm -q -r /photos/2026"),
+    ("mv", "catena mkdir -q /photos/a /photos/b"),
+    ("rm", "catena put -q cat.jpg /photos/cat.jpg"),
+    ("doctor", ""),
+    ("completions", ""),
+    ("man", ""),
+    ("volume remove", "catena rm -q -r $(catena find /photos --max-depth 1 | grep /photos/)"),
+];
+
+/// Examples that don't end with 0 in this order, and with what they end.
+const EXPECTED: &[(&str, i32)] = &[
+    // It was removed by the example before.
+    ("catena rm --if-version 17 /photos/cat.jpg", 3),
+    // Nothing is damaged: grep finds nothing.
+    ("catena verify --json / | grep '\"damage\":'", 1),
+    ("catena volume remove photos --recursive --dry-run", 3),
+    ("catena volume remove photos --recursive --yes", 3),
+];
+
+/// Places of a machine that a test leaves alone, and programs that it may lack.
+const ELSEWHERE: &[&str] = &["/srv/", "/etc/", "/usr/", "man -l"];
+
+#[test]
+fn examples_of_help_work() {
+    let shell = Shell::new();
+    shell.prepare(EXAMPLES_NEED);
+    let mut count = 0;
+    for (command, first) in EXAMPLES {
+        shell.prepare(if first.is_empty() { "true" } else { first });
+        let (help, _) = shell.run(&format!("catena {command} --help"));
+        let examples = help.lines().skip_while(|line| *line != "Examples:").skip(1);
+        for line in examples.take_while(|line| !line.is_empty()) {
+            // Behind three spaces stands what it does.
+            let example = line.trim_start().split("   ").next().unwrap_or_default();
+            if ELSEWHERE.iter().any(|place| example.contains(place)) {
+                continue;
+            }
+            let (printed, code) = shell.run(example);
+            let expected = EXPECTED.iter().find(|(known, _)| *known == example).map_or(0, |(_, code)| *code);
+            assert_eq!(code, expected, "$ {example}\n{printed}");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count} examples");
+    assert_eq!(std::fs::read(shell.path("home/Pictures/2026/cat.jpg")).expect("fetched"), b"pixels\n");
+}
+
+/// A second node on the same directory can't start, and took the endpoint's file of the running one away.
+#[test]
+fn a_second_node_leaves_the_first_one_alone() {
+    let scratch = Scratch::new();
+    let node = Dev::new(&scratch.join("node")).start();
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let file = scratch.join("node/endpoint");
+    let before = read(&file).expect("a ready node wrote it");
+    let directory = scratch.join("node");
+    let second =
+        Run::catena("").args(["dev".as_ref(), "--dir".as_ref(), directory.as_os_str()]).within(WITHIN).run();
+    let said = second.messages();
+    assert_eq!(second.code(), 5, "{said}");
+    assert!(said.contains("stop the node that runs on it first"), "{said}");
+    assert_eq!(read(&file), Some(before));
+    let outcome = Run::catena(node.endpoint()).args(["volume", "list"]).run();
+    assert_eq!(outcome.code(), 0, "{}", outcome.messages());
+}

@@ -52,6 +52,9 @@ struct Ratios {
     /// One JSON object instead of the table
     #[arg(long)]
     json: bool,
+    /// Only Catena, without ceilings and without reading back: for profilers; prints the server's counters per operation
+    #[arg(long, conflicts_with = "json")]
+    observe: bool,
 }
 
 /// Allocations, system calls, memory, flushes and bytes: the same on any machine
@@ -123,6 +126,10 @@ impl Ratios {
             time: Duration::from_secs(u64::from(self.seconds)),
             rows,
         };
+        if self.observe {
+            ratios::observe(&options)?;
+            return Ok(true);
+        }
         let report = ratios::run(&options)?;
         print(&if self.json { report.json().to_string() } else { report.text() })?;
         Ok(report.is_met())

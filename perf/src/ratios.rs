@@ -195,6 +195,20 @@ pub fn run(options: &Options) -> std::result::Result<Report, RatioError> {
     Ok(Report { machine, conditions, client, results })
 }
 
+/// Runs the rows' load alone, `pairs` times each, and prints what the server counted: for profilers.
+pub fn observe(options: &Options) -> std::result::Result<(), RatioError> {
+    let mut bench = bench::Bench::start(options)?;
+    eprintln!("the server's process is {}", bench.server().pid());
+    for &row in &options.rows {
+        bench.prepare(row)?;
+        for _ in 0..options.pairs.max(1) {
+            eprintln!("{}: {}", row.name(), bench.observe(row)?);
+        }
+    }
+    bench.stop()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! A real server as a child process: formatted, started, observed, stopped. None survives its owner.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -177,6 +178,16 @@ impl Server {
             return Err(self.error(format!("has no metric {name}")));
         }
         Ok(values.iter().sum())
+    }
+
+    /// Every sample, by its name and labels.
+    pub fn metrics(&self) -> Result<BTreeMap<String, f64>, ServerError> {
+        let text = self.scrape().map_err(|error| self.error(format!("gave no metrics ({error})")))?;
+        let samples = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Ok(samples.collect())
     }
 
     fn scrape(&self) -> std::io::Result<String> {

@@ -43,6 +43,8 @@ pub(crate) struct Driver<S: Service> {
 const COMPLETIONS_MAX: usize = 1024;
 /// While there is always work, background tasks get a turn this often.
 const YIELD_INTERVAL: u64 = 200 * Nanos::MICROSECOND;
+/// Sends of up to so many bytes complete while they are handed over, unless the peer doesn't read.
+const SEND_INLINE_BYTES: usize = 16 << 10;
 /// How long a send that didn't complete at once may hold back other completions, in microseconds.
 const GATHER_US: u32 = 20;
 
@@ -433,14 +435,16 @@ impl Io {
             return 0;
         }
         let Some(slice) = link.outbox.next_slice(&mut self.arena) else { return 0 };
-        self.sends_begun += 1;
+        // A large one may have to wait for the peer to read, and others lead to more work: nothing is held back for those.
+        let idle = !slice.told && !slice.more && slice.bytes <= SEND_INLINE_BYTES;
+        self.sends_begun += u32::from(idle);
         link.sending = true;
         link.send_since = now;
         link.send_bytes = slice.bytes;
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL | if slice.more { libc::MSG_MORE } else { 0 };
         let entry = on_target!(link.target(), |fd| match slice.what {
             SliceKind::One(address) => {
-                let len = u32::try_from(slice.bytes).expect("at most 256 KiB");
+                let len = u32::try_from(slice.bytes).expect("at most SEND_BYTES_MAX");
                 opcode::Send::new(fd, address, len).flags(flags).build()
             }
             SliceKind::Many(message) =>

@@ -6,12 +6,13 @@
 
 use std::mem::MaybeUninit;
 
+use wire::limits::PAYLOAD_BYTES_MAX;
 use wire::{Memory, Slot};
 
 use crate::arena::Arena;
 
-/// Bytes of one send operation, at most: a longer one would keep the thread in the kernel, copying, while its disk idles.
-pub(crate) const SEND_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one send operation, at most: the largest payload, with a few heads around it. A longer one would keep the thread in the kernel, copying, while its disk idles.
+pub(crate) const SEND_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (16 << 10);
 /// Ranges of one send operation, at most.
 const SEND_RANGES_MAX: usize = 64;
 /// A batch whose buffer grew beyond this is not kept.
@@ -70,6 +71,8 @@ pub(crate) struct Slice {
     pub(crate) bytes: usize,
     /// Whether more of the batch follows.
     pub(crate) more: bool,
+    /// Whether somebody is told when it has left.
+    pub(crate) told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,13 +112,14 @@ impl Batch {
         let mut skip = self.sent;
         let mut last_head_end = None;
         let mut part = self.next;
-        let mut cut = false;
+        let (mut cut, mut told) = (false, false);
         while part < self.parts.len() && bytes < SEND_BYTES_MAX && self.vectors.len() < SEND_RANGES_MAX {
             let len = self.parts[part].len() - skip;
             let taken = len.min(SEND_BYTES_MAX - bytes);
             cut = taken < len;
             match self.parts[part] {
-                Part::Head { start, .. } => {
+                Part::Head { start, token, .. } => {
+                    told |= token.is_some();
                     let start = start + skip;
                     if last_head_end == Some(start) {
                         self.vectors.last_mut().expect("a head was pushed").iov_len += taken;
@@ -125,7 +129,8 @@ impl Batch {
                     }
                     last_head_end = Some(start + taken);
                 }
-                Part::Payload { slot, offset, .. } => {
+                Part::Payload { slot, offset, token, .. } => {
+                    told |= token.is_some();
                     let (address, _) = arena.address(slot, offset + skip, taken);
                     self.vectors.push(libc::iovec { iov_base: address.cast(), iov_len: taken });
                     last_head_end = None;
@@ -142,7 +147,7 @@ impl Batch {
             self.message.msg_iovlen = self.vectors.len() as _;
             SliceKind::Many(&raw const self.message)
         };
-        Slice { what, bytes, more: cut || part < self.parts.len() }
+        Slice { what, bytes, more: cut || part < self.parts.len(), told }
     }
 
     /// `bytes` more are sent: gives back the slots that are done with and collects the tokens of whole frames.

@@ -125,6 +125,7 @@ fn start_here<S: Service>(
     wake: Arc<Wake>,
     make: impl FnOnce(&mut Io) -> S,
 ) -> Result<Driver<S>, StartError> {
+    sys::exact_timers();
     let mut ring = Ring::new(config.ring_entries)?;
     ring.register_self();
     let heads = HeadBuffers::new(&mut ring)?;

@@ -74,6 +74,8 @@ pub(super) struct Client {
     /// Puts whose fragments aren't all sent, in order.
     sending: VecDeque<usize>,
     credit: u64,
+    /// Payload bytes handed to the runtime and not yet with the kernel.
+    unsent: u64,
     arriving: Option<Arriving>,
     sequences: Sequences,
     serial: u64,
@@ -87,6 +89,8 @@ pub(super) struct Client {
 
 /// Correlation ids of operations are `serial << SERIAL_SHIFT | place`; smaller ones are the client's own.
 const SERIAL_SHIFT: u32 = 16;
+/// Two operations' worth: one that the kernel copies, one that follows.
+const UNSENT_MAX: u64 = 2 * PAYLOAD_BYTES_MAX as u64;
 const OWN: u64 = 1;
 const TICK: u64 = Nanos::SECOND;
 const KEEPALIVE_EVERY: u64 = 5 * Nanos::SECOND;
@@ -118,6 +122,7 @@ impl Client {
             flights: Vec::new(),
             sending: VecDeque::new(),
             credit: 0,
+            unsent: 0,
             arriving: None,
             sequences: Sequences::default(),
             serial: 0,
@@ -142,7 +147,9 @@ impl Client {
         // The leaves verify a fragment: no checksum of its own (R36).
         let meta = PayloadMeta { bytes: payload.map_or(0, |range| range.len), checksum: 0 };
         self.encoder.request(&mut self.out, head, request, meta);
-        if let Err(error) = io.send(link, &self.out, payload, None) {
+        let token = payload.map(|range| u64::from(range.len));
+        self.unsent += token.unwrap_or(0);
+        if let Err(error) = io.send(link, &self.out, payload, token) {
             self.fail(format!("sending: {error}"));
         }
     }
@@ -283,8 +290,8 @@ impl Client {
         match what {
             What::Put { .. } | What::Create { .. } => {
                 self.ordinal += 1;
-                let id = ChunkId { session: self.cluster.session, ordinal: self.ordinal };
-                flight.mint(io.memory(), self.cluster.id, id);
+                flight.chunk = Chunk { ordinal: self.ordinal, root: 0 };
+                flight.moved = 0;
                 flight.stage = Stage::Putting;
                 self.sending.push_back(place);
                 self.pump(io);
@@ -319,11 +326,18 @@ impl Client {
         }
     }
 
-    /// Sends fragments of waiting puts, in order, as far as credit reaches (R38).
+    /// Sends fragments of waiting puts, in order, as far as credit reaches (R38). A chunk is hashed right before it is sent, while the
+    /// kernel still has something to do: then its bytes are in the cache when they are copied.
     fn pump(&mut self, io: &mut Io) {
         let Some(shard) = self.shard else { return };
-        while let Some(&place) = self.sending.front() {
+        while self.unsent < UNSENT_MAX
+            && let Some(&place) = self.sending.front()
+        {
             let flight = &mut self.flights[place];
+            if flight.chunk.root == 0 {
+                let id = ChunkId { session: self.cluster.session, ordinal: flight.chunk.ordinal };
+                flight.mint(io.memory(), self.cluster.id, id);
+            }
             let left = flight.bytes - flight.moved;
             let Some(bytes) = fragment_bytes(left, self.credit) else { return };
             let offset = flight.moved;
@@ -517,6 +531,11 @@ impl Service for Client {
         if reason != CloseReason::Stopping {
             self.fail(format!("a connection ended: {reason}"));
         }
+    }
+
+    fn on_sent(&mut self, io: &mut Io, _: LinkId, token: u64) {
+        self.unsent -= token;
+        self.pump(io);
     }
 
     fn on_mail(&mut self, io: &mut Io) {

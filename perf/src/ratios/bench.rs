@@ -192,6 +192,32 @@ impl Bench {
         Ok(())
     }
 
+    /// One run without ceilings or checks: what a profiler is to see. Prints what each of the server's counters grew by per operation.
+    pub(super) fn observe(&mut self, row: Row) -> Result<String, BenchError> {
+        let (before, cpu) = (self.server.metrics()?, self.server.cpu_nanoseconds()?);
+        let tally = self.load.run(self.job(row))?;
+        let (after, cpu) = (self.server.metrics()?, self.server.cpu_nanoseconds()? - cpu);
+        #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
+        let (cpu, operations, wall) = (cpu as f64, tally.operations.max(1) as f64, tally.nanoseconds as f64);
+        let mut text = format!(
+            "{:.0} a second, {}; server CPU {} each, {:.0} % busy; client {:.0} % busy; p50 {}, p99 {}",
+            tally.operations_per_second(),
+            text::rate(tally.bytes_per_second()),
+            text::nanoseconds(cpu / operations),
+            100.0 * cpu / wall.max(1.0),
+            100.0 * tally.client_busy(),
+            tally.latency.value_at_quantile(0.5),
+            tally.latency.value_at_quantile(0.99),
+        );
+        for (name, value) in after {
+            let grown = value - before.get(&name).copied().unwrap_or(0.0);
+            if grown != 0.0 {
+                text += &format!("\n  {name}: {:.4} each", grown / operations);
+            }
+        }
+        Ok(text)
+    }
+
     /// Bytes that shard and metadata log have written.
     fn disk_bytes(&self) -> Result<u64, BenchError> {
         let shard = self.server.metric("catena_shard_disk_write_bytes_total")?;

@@ -29,7 +29,7 @@ use crate::segments::Segments;
 use crate::superblock::{Identity, Kind, Superblock};
 
 pub use checkpoints::PageContent;
-pub use pipeline::{Appended, Draft, Room};
+pub use pipeline::{Appended, Burden, Draft, Room};
 
 /// What an open needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

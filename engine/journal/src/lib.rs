@@ -25,8 +25,8 @@ mod segments;
 mod superblock;
 
 pub use device::{
-    Appended, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError,
-    Opened, PageContent, Room,
+    Appended, Burden, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note,
+    OpenError, Opened, PageContent, Room,
 };
 pub use io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part, PartRange};
 pub use layout::{

@@ -23,7 +23,8 @@ use wire::{Memory, Nanos, Slot};
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
 use crate::device::{
-    Counters, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError, Opened, PageContent, Room,
+    Burden, Counters, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError, Opened, PageContent,
+    Room,
 };
 use crate::io::{IoEffects, IoOutcome, IoToken};
 use crate::superblock::{Kind, Resume};
@@ -502,7 +503,7 @@ impl Log {
             let waits =
                 self.device.in_flight() > 0 && self.gathered.len() == 1 && self.stage == Stage::Serving;
             let bytes = u32::try_from(first.used).expect("at most a batch");
-            if waits || self.device.room(bytes.div_ceil(4096)) != Room::Ready {
+            if waits || self.device.room(bytes.div_ceil(4096), Burden::Neutral) != Room::Ready {
                 return;
             }
             self.gathered.pop_front();
@@ -526,7 +527,7 @@ impl Log {
         self.device.on_tick(now, memory, &mut effects.io);
         let is_idle =
             self.stage == Stage::Serving && self.is_empty() && now.since(self.last_durable) >= IDLE_NANOS;
-        if is_idle && self.device.wants_empty_batch() && self.device.room(1) == Room::Ready {
+        if is_idle && self.device.wants_empty_batch() && self.device.room(1, Burden::Neutral) == Room::Ready {
             let Some(descriptor) = memory.allocate(4096) else { return };
             let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
             let appended = self.device.append(draft, memory, &mut effects.io);

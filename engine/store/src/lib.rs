@@ -12,6 +12,8 @@ mod api;
 pub mod dump;
 mod index;
 mod leaf_cache;
+#[cfg(all(test, not(planted)))]
+mod space_tests;
 mod store;
 #[cfg(test)]
 mod store_fuzz;

@@ -1,5 +1,5 @@
 //! The state machine. Submodules by conversation: `write` puts and deletes, `read` gets, `keep` checkpoints, `clean` makes space, `scrub`
-//! verifies.
+//! verifies, `space` says who may take how much.
 //!
 //! ```text
 //! Opening ─→ Serving ─→ Closing ─→ Closed
@@ -10,6 +10,7 @@ mod clean;
 mod keep;
 mod read;
 mod scrub;
+mod space;
 mod write;
 
 use std::collections::BTreeSet;
@@ -54,6 +55,7 @@ pub struct Store {
     reads: read::Reads,
     keeper: keep::Keeper,
     cleaner: clean::Cleaner,
+    shortage: space::Shortage,
     scrubber: scrub::Scrubber,
     metrics: Metrics,
     damaged: BTreeSet<ChunkId>,
@@ -86,6 +88,7 @@ impl Store {
             reads: read::Reads::default(),
             keeper: keep::Keeper::default(),
             cleaner: clean::Cleaner::default(),
+            shortage: space::Shortage::default(),
             scrubber: scrub::Scrubber::default(),
             metrics: Metrics::default(),
             damaged: BTreeSet::new(),
@@ -103,7 +106,7 @@ impl Store {
             Event::Start => self.device.start(memory, &mut effects.io),
             Event::Put { token, id, length, root, leaves, slot } => {
                 let put = write::NewChunk { id, length, root, leaves, slot };
-                self.on_put(token, &put, memory, effects);
+                self.on_put(now, token, &put, memory, effects);
             }
             Event::Get { token, id, blocks, whole } => {
                 let blocks = if whole { 0..u32::MAX } else { blocks };
@@ -219,6 +222,7 @@ impl Store {
         let mut began = false;
         if matches!(self.stage, Stage::Serving | Stage::Closing) {
             self.pump_cleaner(memory, effects);
+            self.pump_stalled(now, memory, effects);
             began = self.pump_checkpoint(memory, effects);
         }
         if matches!(self.stage, Stage::Serving | Stage::Fenced) {
@@ -405,7 +409,7 @@ impl Store {
             "a fenced store doesn't serve writes"
         );
         // A fenced store has answered for its batches, whose writes may still end.
-        let counted = self.writes.in_flight() >= self.device.in_flight().saturating_sub(1);
+        let counted = self.writes.in_flight() >= self.device.owners_in_flight().saturating_sub(1);
         assert!(counted || matches!(self.stage, Stage::Fenced | Stage::Failed));
     }
 }

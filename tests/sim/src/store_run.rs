@@ -665,7 +665,7 @@ impl StoreRun {
         while self.disk.fake.pending() > 0 {
             self.complete()?;
         }
-        let leaks = self.memory.leaks_beside_superblock();
+        let leaks = self.memory.leaks_beside_devices_own();
         if !leaks.is_empty() {
             return Err(format!("slots leaked: {leaks:?}"));
         }

@@ -359,8 +359,7 @@ fn settings(random: &mut Random) -> NodeSettings {
     NodeSettings {
         shards,
         geometry,
-        // Smaller stores can be eaten up by restarts alone, each of which opens a fresh segment (R30).
-        store_bytes: segments(geometry, random.between(48, 96)),
+        store_bytes: segments(geometry, random.between(16, 48)),
         log_geometry,
         log_bytes: segments(log_geometry, random.between(12, 32)),
         replica: ReplicaConfig { inventory_sources: u16::try_from(shards).expect("few"), ..replica },

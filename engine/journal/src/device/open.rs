@@ -54,7 +54,7 @@ struct Load {
 
 impl Device {
     pub(super) fn start_opening<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
-        if !self.take_superblock_slot(memory) {
+        if !self.take_own_slots(memory) {
             return;
         }
         if self.config.device_bytes < DATA_START {

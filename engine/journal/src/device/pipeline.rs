@@ -15,6 +15,7 @@ use super::{Device, Note, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES, descriptor_bytes_max};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken, Part};
 use crate::layout::{BATCHES_IN_FLIGHT_MAX, BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
+use crate::segments::SegmentState;
 use crate::superblock::Resume;
 
 /// A batch to append. The descriptor's body is in its slot behind the header, which the device writes; both the descriptor's and
@@ -55,6 +56,16 @@ pub enum Room {
     Never,
 }
 
+/// What a batch does to space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Burden {
+    /// Its segment holds something that stays.
+    Live,
+    /// It leaves as many segments without anything live as there were: tombstones, nothing at all, or all that was live in some other
+    /// segment. Such a batch may take the last free segment, since a crash behind it leaves one that a checkpoint frees.
+    Neutral,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Writing,
@@ -68,6 +79,7 @@ struct InFlight {
     durable_upto: u64,
     bytes: u32,
     has_entries: bool,
+    is_marker: bool,
     state: State,
     slots: Vec<Slot>,
 }
@@ -83,6 +95,11 @@ struct Open {
 pub(super) struct Pipeline {
     open: Option<Open>,
     next: Option<SegmentIndex>,
+    /// The last batch of the open segment names `next`: the log may go on there.
+    is_linked: bool,
+    /// The buffer of the device's own empty batches, kept for life, and the batch that is being written from it.
+    pub(super) marker_slot: Option<Slot>,
+    marker: Option<u64>,
     last_sequence: u64,
     last_checksum: u64,
     in_flight: VecDeque<InFlight>,
@@ -103,6 +120,9 @@ impl Default for Pipeline {
         Self {
             open: None,
             next: None,
+            is_linked: false,
+            marker_slot: None,
+            marker: None,
             last_sequence: 0,
             last_checksum: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
@@ -133,6 +153,7 @@ impl Device {
     pub(super) fn open_fresh_segment(&mut self, segment: SegmentIndex) {
         assert!(self.pipeline.open.is_none(), "a fresh segment is opened once");
         self.pipeline.open = Some(Open { segment, block: 0 });
+        self.pipeline.is_linked = false;
         self.counters.unwritten_segments_opened += u64::from(self.segments.open(segment));
     }
 
@@ -140,12 +161,35 @@ impl Device {
         self.pipeline.open.is_some()
     }
 
-    pub(super) fn has_next_segment(&self) -> bool {
+    /// Whether a segment is kept for the log to go on in.
+    pub fn has_next_segment(&self) -> bool {
         self.pipeline.next.is_some()
     }
 
-    pub(super) fn set_next_segment(&mut self, segment: SegmentIndex) {
-        self.pipeline.next = Some(segment);
+    /// Keeps a segment for the log to go on in, if there is one to spare.
+    pub(super) fn take_next_segment(&mut self) {
+        if self.pipeline.next.is_none() && self.has_free_beyond_checkpoint() {
+            self.pipeline.next = self.segments.take_free(SegmentState::Next, None);
+            self.pipeline.is_linked = false;
+        }
+    }
+
+    /// Blocks that the open segment still has.
+    pub fn open_blocks_left(&self) -> u32 {
+        self.pipeline.open.map_or(0, |open| self.geometry().segment_blocks() - open.block)
+    }
+
+    /// Gives up an open segment behind which the log can't go on, so that a checkpoint frees it if nothing in it is live; false where it
+    /// can, or batches are in flight.
+    pub fn give_up_open_segment(&mut self) -> bool {
+        let is_useless = self.stage == Stage::Serving
+            && self.pipeline.in_flight.is_empty()
+            && self.pipeline.next.is_none()
+            && self.pipeline.open.is_some_and(|open| open.block > 0);
+        if is_useless && let Some(open) = self.pipeline.open.take() {
+            self.segments.seal(open.segment);
+        }
+        is_useless
     }
 
     /// The last batch appended; 0 before the first.
@@ -168,6 +212,11 @@ impl Device {
         self.pipeline.in_flight.len()
     }
 
+    /// Of these, the owner's.
+    pub fn owners_in_flight(&self) -> usize {
+        self.pipeline.in_flight.iter().filter(|batch| !batch.is_marker).count()
+    }
+
     /// Whether something durable would be undecidable after a crash now: an idle owner appends an empty batch (R29).
     pub fn wants_empty_batch(&self) -> bool {
         self.stage == Stage::Serving
@@ -176,7 +225,7 @@ impl Device {
     }
 
     /// Whether a batch of `blocks` may be appended now.
-    pub fn room(&self, blocks: u32) -> Room {
+    pub fn room(&self, blocks: u32, burden: Burden) -> Room {
         if self.stage != Stage::Serving {
             return Room::Never;
         }
@@ -184,14 +233,27 @@ impl Device {
         if self.pipeline.open.is_none() {
             return Room::Segment;
         }
-        // Every batch names the segment behind its own, so that the log can be followed whichever batch is the segment's last.
-        if self.pipeline.next.is_none() {
+        let (rolls, has_next) = (self.rolls(blocks), self.pipeline.next.is_some());
+        let has_segment = match burden {
+            // Whenever something live is written, a free segment is left for the next life.
+            Burden::Live => has_next && (!rolls || self.has_free_beyond_checkpoint()),
+            Burden::Neutral => has_next || !rolls,
+        };
+        if !has_segment {
             return Room::Segment;
         }
-        let fits = self.pipeline.in_flight.len() < BATCHES_IN_FLIGHT_MAX
+        let needs_marker = rolls && !self.pipeline.is_linked;
+        let fits = self.pipeline.in_flight.len() + usize::from(needs_marker) < BATCHES_IN_FLIGHT_MAX
+            && !(needs_marker && self.pipeline.marker.is_some())
             && (self.pipeline.in_flight.is_empty()
                 || self.pipeline.in_flight_bytes + blocks * BLOCK <= IN_FLIGHT_BYTES_MAX);
         if fits { Room::Ready } else { Room::Window }
+    }
+
+    /// Whether a batch of `blocks` goes to the next segment. A segment's last batch names the one behind it, so while there is none a
+    /// block is left for a batch that will.
+    fn rolls(&self, blocks: u32) -> bool {
+        blocks + u32::from(self.pipeline.next.is_none()) > self.open_blocks_left()
     }
 
     /// Writes a batch; `room` said `Ready` for its blocks.
@@ -202,9 +264,11 @@ impl Device {
         assert!(descriptor_bytes <= descriptor_bytes_max(self.config.kind));
         let blocks =
             descriptor_bytes / BLOCK + draft.payload.iter().map(|part| part.length).sum::<u32>() / BLOCK;
-        assert_eq!(self.room(blocks), Room::Ready, "the owner asked for room");
-        let open = self.pipeline.open.expect("room is only there with a segment");
-        if open.block + blocks > self.geometry().segment_blocks() {
+        assert_eq!(self.room(blocks, Burden::Neutral), Room::Ready, "the owner asked for room");
+        if self.rolls(blocks) {
+            if !self.pipeline.is_linked {
+                self.append_marker(memory, io);
+            }
             self.roll();
         }
         let appended = self.write_batch(draft, descriptor_bytes, blocks, memory, io);
@@ -218,6 +282,19 @@ impl Device {
         let full = open.expect("a segment was open").segment;
         self.segments.seal(full);
         self.counters.unwritten_segments_opened += u64::from(self.segments.open(next));
+        self.pipeline.is_linked = false;
+        self.take_next_segment();
+    }
+
+    /// An empty batch of the device's own, in a buffer that it keeps: one at a time.
+    fn append_marker<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+        assert!(self.pipeline.marker.is_none(), "the marker's buffer is written once at a time");
+        let descriptor = self.pipeline.marker_slot.expect("taken when the device was opened");
+        let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
+        // What is given back when it is written is a reference of the batch's own.
+        memory.retain(descriptor);
+        let appended = self.write_batch(draft, BLOCK, 1, memory, io);
+        self.pipeline.marker = Some(appended.sequence);
     }
 
     fn write_batch<M: Memory>(
@@ -262,6 +339,7 @@ impl Device {
         slots.extend(draft.payload.iter().map(|part| part.slot));
         self.pipeline.last_sequence = sequence;
         self.pipeline.last_checksum = checksum;
+        self.pipeline.is_linked = header.next.is_some();
         self.pipeline.in_flight_bytes += blocks * BLOCK;
         let resume = Resume {
             sequence,
@@ -275,6 +353,7 @@ impl Device {
             durable_upto: header.durable_upto,
             bytes: blocks * BLOCK,
             has_entries: draft.entries > 0,
+            is_marker: Some(draft.descriptor) == self.pipeline.marker_slot,
             state: State::Writing,
             slots,
         });
@@ -297,6 +376,9 @@ impl Device {
             memory.release(slot);
         }
         batch.state = State::Written;
+        if self.pipeline.marker == Some(sequence) {
+            self.pipeline.marker = None;
+        }
         if let Some(failure) = failure {
             self.fence(failure);
         }

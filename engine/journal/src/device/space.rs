@@ -3,10 +3,9 @@
 use wire::planted::{Bug, planted};
 use wire::{Memory, Nanos};
 
-use super::{Device, Stage, tag};
+use super::{Burden, Device, Room, Stage, tag};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
 use crate::layout::{BlockIndex, Place, SegmentIndex};
-use crate::segments::SegmentState;
 
 /// Zeros written by one request.
 const ZERO_BYTES: u32 = 1 << 20;
@@ -34,20 +33,20 @@ impl Device {
         } else {
             self.rejoin(memory, io);
         }
-        if !self.has_next_segment()
-            && self.has_free_beyond_checkpoint()
-            && let Some(segment) = self.segments.take_free(SegmentState::Next, None)
-        {
-            self.set_next_segment(segment);
-        }
+        self.take_next_segment();
         self.zero_ahead(io);
         self.grow(io);
     }
 
     /// R32: the next checkpoint's segments are kept for it, since it is what makes space: the log never takes the last free ones. Only
     /// what the file has counts, since growing it may fail.
-    pub(super) fn has_free_beyond_checkpoint(&self) -> bool {
-        self.segments.ready() + self.segments.unwritten() > self.checkpoint_reserve()
+    pub fn has_free_beyond_checkpoint(&self) -> bool {
+        self.free_beyond_checkpoint() > 0
+    }
+
+    /// Free segments that the file has and the next checkpoint doesn't need.
+    pub fn free_beyond_checkpoint(&self) -> u32 {
+        (self.segments.ready() + self.segments.unwritten()).saturating_sub(self.checkpoint_reserve())
     }
 
     /// Free segments that the file has and puts leave alone where it can't grow: the checkpoint's, and two for tombstones and cleaning.
@@ -56,7 +55,7 @@ impl Device {
     }
 
     /// A checkpoint frees its predecessor's predecessor's segments; the first two have none, so their space is kept as well.
-    fn checkpoint_reserve(&self) -> u32 {
+    pub fn checkpoint_reserve(&self) -> u32 {
         let checkpoints = &self.superblock().checkpoints;
         let newest = checkpoints.first().map_or(1, |checkpoint| checkpoint.segments.len());
         let one = self.space.checkpoint_reserve.max(u32::try_from(newest).expect("limited")).max(1);
@@ -171,15 +170,21 @@ impl Device {
         }
     }
 
-    /// Whether the log has no segment to go on in, and neither growth nor a checkpoint under way or due would give it one.
+    /// Whether not even a tombstone can be written, and nothing under way or due changes that.
     pub fn is_stuck(&self) -> bool {
         self.stage == Stage::Serving
-            && (!self.has_open_segment() || !self.has_next_segment())
-            && !self.space.joining
-            && !self.has_free_beyond_checkpoint()
-            && self.segments.growable().is_none()
-            && !self.is_checkpointing()
-            && !self.checkpoint_frees()
+            && self.room(1, Burden::Neutral) == Room::Segment
+            && !self.expects_segment()
+    }
+
+    /// Whether growth or a checkpoint, under way or due, gives the log another segment.
+    pub fn expects_segment(&self) -> bool {
+        self.space.joining
+            || self.space.allocating
+            || self.has_free_beyond_checkpoint()
+            || self.segments.growable().is_some()
+            || self.is_checkpointing()
+            || self.checkpoint_frees()
     }
 
     /// R32.

@@ -1,6 +1,7 @@
 //! Writing the superblock: copies 0 and 1, flush, copies 2 and 3, flush. One write at a time; what changes meanwhile is written
 //! by the next.
 
+use wire::limits::BLOCK_BYTES;
 use wire::{Memory, Slot};
 
 use super::{Device, OpenError, Stage, tag};
@@ -128,12 +129,14 @@ impl Device {
         self.begin_superblock(memory, io);
     }
 
-    /// A superblock buffer, kept for life.
-    pub(super) fn take_superblock_slot<M: Memory>(&mut self, memory: &mut M) -> bool {
+    /// Buffers for the superblock and a marker, kept for life.
+    pub(super) fn take_own_slots<M: Memory>(&mut self, memory: &mut M) -> bool {
         self.writer.slot = memory.allocate(SUPERBLOCK_COPIES * SUPERBLOCK_BYTES);
-        if self.writer.slot.is_none() {
+        self.pipeline.marker_slot = memory.allocate(BLOCK_BYTES);
+        let is_whole = self.writer.slot.is_some() && self.pipeline.marker_slot.is_some();
+        if !is_whole {
             self.fail(OpenError::NoMemory);
         }
-        self.writer.slot.is_some()
+        is_whole
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use wire::{Incarnation, Memory, Slot};
 
-use super::window::Want;
+use super::window::{READ_TRIES, Want};
 use super::{DamagedBatches, Device, Note, OpenError, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::entry::{EntryKind, entries, payload_blocks, payload_matches};
@@ -61,6 +61,9 @@ pub(super) struct Walk {
     entry: usize,
     payload: Option<(Slot, bool)>,
     payload_failed: bool,
+    payload_tries: u8,
+    /// The batch behind which the last joint was crossed.
+    crossed: Option<u64>,
     pub(super) recovered_cut: bool,
     pub(super) is_clean: bool,
 }
@@ -171,10 +174,10 @@ impl Device {
         }
     }
 
-    /// The restart behind which the log goes on elsewhere, if the walk has come to one.
+    /// The joint behind which the log goes on elsewhere, if the walk has come to one. There is one at most behind each batch.
     fn joint(&mut self, is_wanted: impl Fn(&Joint, u64) -> bool) -> Option<Joint> {
-        let (sequence, incarnation) = (self.walk().sequence, self.walk().incarnation);
-        let later = |joint: &&Joint| joint.incarnation > incarnation && is_wanted(joint, sequence);
+        let (sequence, crossed) = (self.walk().sequence, self.walk().crossed);
+        let later = |joint: &&Joint| crossed != Some(joint.after) && is_wanted(joint, sequence);
         self.superblock().joints.iter().find(later).copied()
     }
 
@@ -195,6 +198,7 @@ impl Device {
     fn cross(&mut self, joint: Joint) {
         self.segments.set_state(joint.segment, SegmentState::Ready);
         let walk = self.walk();
+        walk.crossed = Some(joint.after);
         walk.sequence = joint.after;
         walk.incarnation = joint.incarnation;
         walk.place = Place { segment: joint.segment, block: BlockIndex(0) };
@@ -379,9 +383,10 @@ impl Device {
         Read::Later
     }
 
-    /// What can't be read and was durable is damage. What may be the tail isn't cut because the device fails (I6): opening stops.
+    /// That the device fails says nothing about what it holds: neither is a batch called damaged nor the tail cut for it (I6). Opening stops,
+    /// and may be tried again.
     fn unreadable(&mut self, offset: u64) -> Read {
-        if self.walk().sequence < self.walk().durable_upto || self.config.accept_data_loss {
+        if self.config.accept_data_loss {
             return Read::None;
         }
         self.fail(OpenError::Unreadable { offset });
@@ -434,6 +439,10 @@ impl Device {
                     !failed && payload_matches(cluster, &entry, &memory.bytes(slot)[..entry.length as usize]);
                 memory.release(slot);
                 self.walk().payload = None;
+                self.walk().payload_tries = if failed { self.walk().payload_tries + 1 } else { 0 };
+                if failed && self.walk().payload_tries < READ_TRIES {
+                    return true;
+                }
                 if failed && !self.config.accept_data_loss {
                     self.fail(OpenError::Unreadable {
                         offset: self.geometry().offset(first.place.plus(entry.payload_block)),

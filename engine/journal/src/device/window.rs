@@ -14,7 +14,12 @@ pub(super) struct Window {
     length: u32,
     reading: bool,
     failed: bool,
+    tries: u8,
 }
+
+/// A read that fails is tried so often, the second time without what was read ahead: a passing error, or a bad sector further on, must
+/// not keep a store from opening.
+pub(super) const READ_TRIES: u8 = 3;
 
 /// What became of a wish for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +59,23 @@ impl Window {
             return Want::Later;
         }
         if offset >= self.offset && offset + u64::from(length) <= end {
-            return if self.failed {
-                Want::Failed
-            } else {
-                Want::Here(usize::try_from(offset - self.offset).expect("below the window's capacity"))
-            };
+            if !self.failed {
+                let at = offset - self.offset;
+                return Want::Here(usize::try_from(at).expect("below the window's capacity"));
+            }
+            if self.tries == READ_TRIES {
+                return Want::Failed;
+            }
+            self.tries += 1;
+            self.read(offset, length, io);
+        } else {
+            self.tries = 1;
+            self.read(offset, length.max(ahead.min(self.capacity)), io);
         }
-        let length = length.max(ahead.min(self.capacity));
+        Want::Later
+    }
+
+    fn read(&mut self, offset: u64, length: u32, io: &mut IoEffects) {
         (self.offset, self.length, self.reading, self.failed) = (offset, length, true, false);
         io.requests.push(IoRequest::Read {
             io: IoToken::new(tag::WINDOW, 0),
@@ -70,7 +85,6 @@ impl Window {
             length,
             background: false,
         });
-        Want::Later
     }
 
     pub(super) fn on_read(&mut self, failed: bool) {

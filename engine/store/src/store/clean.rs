@@ -5,19 +5,19 @@
 //! Idle ─(free ≤ threshold)→ Collecting: which chunks lie in the victims ─→ Moving: read, verify, write ─→ Idle
 //! ```
 
+use std::collections::BTreeSet;
+
 use journal::entry::payload_blocks;
-use journal::{SegmentIndex, SegmentState};
+use journal::{DESCRIPTOR_BYTES_MAX, SegmentIndex, SegmentState};
 use wire::checksum::{BlockHasher, leaf_count};
 use wire::limits::LEAVES_MAX;
-use wire::{ChunkId, Memory, Slot, Status};
+use wire::{ChunkId, Memory, Slot};
 
 use super::read::Reader;
 use super::{Stage, Store};
 use crate::api::Effects;
 use crate::index::IndexEntry;
 
-/// Kept for deletes, cleaning and checkpoints: 5 %, at least this many segments.
-const RESERVE_SEGMENTS_MIN: u32 = 4;
 /// Segments emptied in one round.
 const VICTIMS_MAX: u32 = 8;
 /// Ids collected in a round: 1 MiB of them. What is beyond is left for the next round.
@@ -28,6 +28,8 @@ const COLLECT_PER_EVENT: usize = 16_384;
 /// gain nothing.
 const MOVES_MAX: usize = 64;
 const MOVES_BLOCKS_MAX: u32 = (8 << 20) / 4096;
+/// Chunks that are moved in one batch where nothing else is possible.
+const SWAP_MOVES_MAX: usize = 512;
 /// Segments fuller than this, in percent, aren't worth emptying: ten bytes moved for one gained.
 const UTILIZATION_PERCENT_MAX: u64 = 90;
 
@@ -50,8 +52,12 @@ pub(super) struct Cleaner {
     moving: usize,
     /// Blocks of both.
     blocks: u32,
-    /// When the last round began: puts and deletes until then, and free segments.
-    last_round: Option<(u64, u32)>,
+    /// The round empties one segment in one batch, since there is no segment to write more into.
+    swaps: bool,
+    /// Segments with more live chunks than one batch moves.
+    unswappable: BTreeSet<SegmentIndex>,
+    /// When the last round began: puts and deletes until then, and free blocks.
+    last_round: Option<(u64, u64)>,
     /// The last round gained nothing, and nothing has changed since.
     fruitless: bool,
     /// No buffer, or nothing to gain: not again before the next tick.
@@ -71,6 +77,15 @@ impl Cleaner {
         self.waits = false;
     }
 
+    /// Whether more moves are about to be queued, or could be.
+    pub(super) fn gathers(&self) -> bool {
+        self.reading > 0 || (!self.collected.is_empty() && !self.waits)
+    }
+
+    fn moves_max(&self) -> usize {
+        if self.swaps { SWAP_MOVES_MAX } else { MOVES_MAX }
+    }
+
     /// Whether more moves are about to be queued.
     pub(super) fn is_reading(&self) -> bool {
         self.reading > 0
@@ -83,15 +98,6 @@ impl Cleaner {
 }
 
 impl Store {
-    /// Segments that puts leave alone. A reserve that the file system hasn't got is none: where the file can't grow, it is what was kept.
-    pub(super) fn reserve_segments(&self) -> u32 {
-        let segments = self.device.segments();
-        if segments.is_growth_blocked() {
-            return self.device.kept_segments();
-        }
-        RESERVE_SEGMENTS_MIN.max(segments.count() / 20) + self.checkpoint_need() - 1
-    }
-
     /// Cleaning begins when this few are free.
     pub(super) fn clean_threshold(&self) -> u32 {
         let segments = self.device.segments();
@@ -99,44 +105,55 @@ impl Store {
         self.reserve_segments() + ahead.max(2)
     }
 
-    /// `NoSpace` where a put may not take more, `Busy` where cleaning will make room.
-    pub(super) fn refuse_for_space(&self, blocks: u32) -> Option<Status> {
-        let segment_blocks = u64::from(self.device.geometry().segment_blocks());
-        // Batches end before their segment does: what is queued may take up to twice its size.
-        let wanted = (self.queued_blocks() + u64::from(blocks)) * 2 / segment_blocks;
-        if u64::from(self.device.segments().free()) > u64::from(self.reserve_segments()) + wanted {
-            return None;
-        }
-        let gains = self.device.segments().drained() > 0
+    /// Whether so little is free that cleaning and checkpoints are due.
+    pub(super) fn is_tight(&self) -> bool {
+        self.device.segments().free() <= self.clean_threshold() || !self.device.has_free_beyond_checkpoint()
+    }
+
+    /// Whether segments may become free that aren't.
+    pub(super) fn may_gain_space(&self) -> bool {
+        self.device.segments().drained() > 0
             || self.cleaner.is_busy()
-            || (!self.is_fruitless() && self.best_victim(self.cleaning_blocks()).is_some());
-        Some(if gains { Status::Busy } else { Status::NoSpace })
+            || (!self.is_fruitless() && self.best_victim(self.cleaning_blocks()).is_some())
     }
 
-    fn queued_blocks(&self) -> u64 {
-        self.writes.queued_blocks()
-    }
-
-    /// Blocks that cleaning may write before anything becomes free: all but the checkpoints' and one segment.
+    /// Blocks that cleaning may write before anything becomes free.
     fn cleaning_blocks(&self) -> u32 {
-        let spare = self.device.segments().free().saturating_sub(self.checkpoint_need());
+        let geometry = self.device.geometry();
+        let spare = self.device.free_beyond_checkpoint().min(VICTIMS_MAX);
+        if spare == 0 {
+            // What one batch moves, with a descriptor of any size (`space`).
+            return geometry.batch_blocks_max() - DESCRIPTOR_BYTES_MAX / 4096;
+        }
         // A batch's descriptor and a segment's end take their part.
-        spare.min(VICTIMS_MAX) * (self.device.geometry().segment_blocks() / 4 * 3)
+        (spare * geometry.segment_blocks() + self.device.open_blocks_left()) / 4 * 3
+    }
+
+    /// Blocks that can be written before anything becomes free.
+    fn spare_blocks(&self) -> u64 {
+        let segments = u64::from(self.device.segments().free()) + u64::from(self.device.has_next_segment());
+        segments * u64::from(self.device.geometry().segment_blocks())
+            + u64::from(self.device.open_blocks_left())
     }
 
     /// The segment whose emptying pays best: what it frees, times its age, for what it costs (Rosenblum and Ousterhout's cost-benefit).
+    /// Below the reserve the one that costs least: a crash in the middle of it leaves two smaller ones.
     fn best_victim(&self, blocks_max: u32) -> Option<(SegmentIndex, u32)> {
         let total = u64::from(self.device.geometry().segment_blocks());
         let now = self.device.durable_sequence();
+        let is_last_resort = !self.device.has_free_beyond_checkpoint();
+        let is_scarce = self.device.segments().free() < self.reserve_segments();
         let candidates = self.device.segments().iter().filter(|(index, segment)| {
             segment.state == SegmentState::Sealed
                 && !segment.damaged
                 && (1..=blocks_max).contains(&segment.live_blocks)
                 && u64::from(segment.live_blocks) * 100 < total * UTILIZATION_PERCENT_MAX
                 && !self.cleaner.victims.contains(index)
+                && !(is_last_resort && self.cleaner.unswappable.contains(index))
         });
         let score = |live: u32, appended: u64| {
-            let (live, age) = (u64::from(live), now.saturating_sub(appended) + 1);
+            let age = if is_scarce { 1 } else { now.saturating_sub(appended) + 1 };
+            let live = u64::from(live);
             u128::from(total - live) * u128::from(age) * 1000 / u128::from(total + live)
         };
         candidates
@@ -159,24 +176,28 @@ impl Store {
         let is_due = self.stage == Stage::Serving
             && !self.cleaner.waits
             && self.cleaner.moving == 0
-            && self.device.segments().free() <= self.clean_threshold()
+            && self.is_tight()
             // What the last round emptied comes first: it shows whether the round gained anything.
             && !self.device.is_checkpointing()
             && !self.device.checkpoint_frees();
         if !is_due {
             return;
         }
-        let (changes, free) = (self.changes(), self.device.segments().free());
-        self.cleaner.fruitless =
-            self.cleaner.last_round.is_some_and(|(then, before)| then == changes && free <= before);
+        let (changes, spare) = (self.changes(), self.spare_blocks());
+        let last = self.cleaner.last_round;
+        self.cleaner.fruitless = last.is_some_and(|(then, before)| then == changes && spare <= before);
+        if last.is_some_and(|(then, _)| then != changes) {
+            self.cleaner.unswappable.clear();
+        }
         if self.cleaner.fruitless {
             self.cleaner.waits = true;
             return;
         }
-        self.cleaner.last_round = Some((changes, free));
+        self.cleaner.last_round = Some((changes, spare));
         let mut blocks = self.cleaning_blocks();
         self.cleaner.victims.clear();
-        for _ in 0..VICTIMS_MAX {
+        self.cleaner.swaps = !self.device.has_free_beyond_checkpoint();
+        for _ in 0..if self.cleaner.swaps { 1 } else { VICTIMS_MAX } {
             let Some((victim, live)) = self.best_victim(blocks) else { break };
             self.cleaner.victims.push(victim);
             blocks -= live;
@@ -210,10 +231,16 @@ impl Store {
         }
         let is_last = seen < COLLECT_PER_EVENT;
         self.cleaner.phase = if is_last { Phase::Moving } else { Phase::Collecting(last) };
+        if is_last && self.cleaner.swaps && self.cleaner.collected.len() > SWAP_MOVES_MAX {
+            self.cleaner.unswappable.extend(self.cleaner.victims.drain(..));
+            self.cleaner.collected.clear();
+            // Another one is looked for, although nothing was gained.
+            self.cleaner.last_round = None;
+        }
     }
 
     fn read_moves<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
-        while self.cleaner.reading + self.cleaner.moving < MOVES_MAX
+        while self.cleaner.reading + self.cleaner.moving < self.cleaner.moves_max()
             && self.cleaner.blocks < MOVES_BLOCKS_MAX
             && !self.cleaner.waits
         {

@@ -13,7 +13,7 @@
 use journal::entry::payload_blocks;
 use journal::{BlockIndex, JOINTS_MAX, PageContent, Place, SegmentIndex};
 use wire::limits::CHUNK_BYTES_MAX;
-use wire::{ChunkId, Memory, Status};
+use wire::{ChunkId, Memory};
 
 use super::{Stage, Store};
 use crate::api::{Effect, Effects};
@@ -51,9 +51,6 @@ impl Store {
     pub(super) fn pump_checkpoint<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) -> bool {
         let mut began = false;
         self.device.set_checkpoint_reserve(self.checkpoint_need());
-        if self.stage == Stage::Closing && self.device.in_flight() == 0 && self.device.is_stuck() {
-            self.refuse_queued(Status::NoSpace, memory, effects);
-        }
         let is_quiet = self.writes.is_empty() && self.device.in_flight() == 0;
         if !self.device.is_checkpointing() {
             let closes = self.stage == Stage::Closing && is_quiet && !self.cleaner.is_busy();
@@ -92,7 +89,7 @@ impl Store {
         let since = self.device.durable_sequence() - self.device.checkpoint_sequence();
         let is_long = since > BATCHES_MIN.max(self.index.count() / ENTRIES_PER_BATCH);
         // R32: drained segments become free once both checkpoints are beyond them.
-        let is_tight = self.device.segments().free() <= self.clean_threshold();
+        let is_tight = self.is_tight();
         let has_restarts = self.device.superblock().joints.len() > JOINTS_MAX / 2;
         is_long || (is_tight && self.device.checkpoint_frees()) || has_restarts
     }

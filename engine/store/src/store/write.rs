@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use journal::batch::HEADER_BYTES;
 use journal::entry::{ENTRY_BYTES, Entry, EntryKind, leaf_words, payload_blocks};
-use journal::{DESCRIPTOR_BYTES_MAX, Draft, Part, Place, Room};
+use journal::{Burden, DESCRIPTOR_BYTES_MAX, Draft, Part, Place, Room};
 use wire::checksum::{leaf_count, root};
 use wire::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX, MESSAGE_CHUNKS_MAX};
-use wire::{ChunkId, Memory, Slot, Status};
+use wire::{ChunkId, Memory, Nanos, Slot, Status};
 
 use super::{Stage, Store, applied, release_all};
 use crate::api::{Effect, Effects};
@@ -36,18 +36,18 @@ pub(super) struct NewChunk<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Queued {
+pub(super) struct Queued {
     id: ChunkId,
-    kind: EntryKind,
+    pub(super) kind: EntryKind,
     root: u64,
-    length: u32,
-    slot: Option<Slot>,
-    token: Option<u64>,
+    pub(super) length: u32,
+    pub(super) slot: Option<Slot>,
+    pub(super) token: Option<u64>,
     serial: u64,
 }
 
 impl Queued {
-    fn blocks(&self) -> u32 {
+    pub(super) fn blocks(&self) -> u32 {
         payload_blocks(self.length)
     }
 
@@ -104,7 +104,7 @@ enum Admission {
 
 /// What fits into the next batch.
 #[derive(Clone, Copy, Debug, Default)]
-struct Plan {
+pub(super) struct Plan {
     /// Of the queue's front.
     taken: usize,
     entries: usize,
@@ -114,6 +114,21 @@ struct Plan {
 }
 
 impl Plan {
+    /// Whether it takes nothing of the queue.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// Entries of the batch; 0 where all that is taken is stale.
+    pub(super) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Of these, those with a chunk's bytes.
+    pub(super) fn payloads(&self) -> usize {
+        self.payloads
+    }
+
     fn body_bytes(&self) -> usize {
         self.entries * ENTRY_BYTES + self.leaf_words * 8
     }
@@ -122,7 +137,7 @@ impl Plan {
         (HEADER_BYTES + self.body_bytes()).next_multiple_of(BLOCK_BYTES)
     }
 
-    fn blocks(&self) -> u32 {
+    pub(super) fn blocks(&self) -> u32 {
         u32::try_from(self.descriptor_bytes() / BLOCK_BYTES).expect("at most 16") + self.payload_blocks
     }
 }
@@ -153,6 +168,35 @@ impl Writes {
         self.pending.contains_key(&id)
     }
 
+    /// What the plan takes.
+    pub(super) fn planned(&self, plan: &Plan) -> impl Iterator<Item = &Queued> {
+        self.queue.iter().take(plan.taken)
+    }
+
+    /// The whole queue, to be put back as far as it stays.
+    pub(super) fn take_queue(&mut self) -> VecDeque<Queued> {
+        self.leaves.clear();
+        self.queued_blocks = 0;
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Tombstones have neither leaves nor blocks.
+    pub(super) fn put_back_tombstones(&mut self, tombstones: VecDeque<Queued>) {
+        assert!(self.queue.is_empty(), "the queue was taken");
+        self.queue = tombstones;
+    }
+
+    /// A put that was taken out of the queue isn't pending any more; returns who waited for it.
+    pub(super) fn forget_put(&mut self, put: &Queued) -> Vec<u64> {
+        if self.pending.get(&put.id).is_some_and(|last| last.serial == put.serial) {
+            self.pending.remove(&put.id);
+        }
+        let waiting: Vec<u64> =
+            self.waiters.iter().filter(|(id, _)| *id == put.id).map(|(_, token)| *token).collect();
+        self.waiters.retain(|(id, _)| *id != put.id);
+        waiting
+    }
+
     fn enqueue(&mut self, mut queued: Queued, leaves: &[u64]) {
         self.last_serial += 1;
         queued.serial = self.last_serial;
@@ -175,12 +219,13 @@ impl Writes {
 impl Store {
     pub(super) fn on_put<M: Memory>(
         &mut self,
+        now: Nanos,
         token: u64,
         put: &NewChunk<'_>,
         memory: &mut M,
         effects: &mut Effects,
     ) {
-        match self.admit_put(token, put) {
+        match self.admit_put(now, token, put) {
             Admission::Write => {}
             Admission::Wait => return,
             Admission::Answer(status) => {
@@ -206,7 +251,7 @@ impl Store {
         }
     }
 
-    fn admit_put(&mut self, token: u64, put: &NewChunk<'_>) -> Admission {
+    fn admit_put(&mut self, now: Nanos, token: u64, put: &NewChunk<'_>) -> Admission {
         match self.stage {
             Stage::Serving => {}
             Stage::Fenced => return Admission::Answer(Status::StoreFailed),
@@ -258,7 +303,7 @@ impl Store {
         if self.writes.queue.len() >= QUEUE_MAX {
             return Admission::Answer(Status::Busy);
         }
-        self.refuse_for_space(payload_blocks(put.length)).map_or(Admission::Write, Admission::Answer)
+        self.refuse_for_space(now, payload_blocks(put.length)).map_or(Admission::Write, Admission::Answer)
     }
 
     pub(super) fn on_delete(&mut self, token: u64, ids: &[ChunkId], effects: &mut Effects) {
@@ -315,7 +360,7 @@ impl Store {
     }
 
     /// R32: a move whose chunk died, is about to die, or lies elsewhere by now isn't written.
-    fn is_stale(&self, queued: &Queued) -> bool {
+    pub(super) fn is_stale(&self, queued: &Queued) -> bool {
         match queued.kind {
             EntryKind::Move(from) => {
                 self.writes.is_pending(queued.id)
@@ -325,9 +370,10 @@ impl Store {
         }
     }
 
-    fn plan_batch(&self) -> Plan {
+    /// What fits into a batch, of the queue's front as long as it is `wanted`.
+    pub(super) fn plan_batch(&self, wanted: impl Fn(&Queued) -> bool) -> Plan {
         let mut plan = Plan::default();
-        for queued in &self.writes.queue {
+        for queued in self.writes.queue.iter().take_while(|queued| wanted(queued)) {
             let mut more = plan;
             more.taken += 1;
             if !self.is_stale(queued) {
@@ -354,11 +400,9 @@ impl Store {
             && matches!(self.stage, Stage::Serving | Stage::Closing)
             && (self.writes.is_large() || (self.device.in_flight() == 0 && !self.moves_gather()))
         {
-            let plan = self.plan_batch();
+            let plan = self.plan_batch(|_| true);
             assert!(plan.taken > 0, "each chunk was checked to fit a batch alone");
-            if plan.entries > 0 && self.device.room(plan.blocks()) != Room::Ready {
-                break;
-            }
+            let Some(plan) = self.fit(plan) else { break };
             if !self.seal_batch(&plan, memory, effects) {
                 break;
             }
@@ -431,7 +475,7 @@ impl Store {
 
     /// R29: says durably that the last acknowledged batch is durable.
     pub(super) fn append_empty_batch<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
-        if !self.writes.queue.is_empty() || self.device.room(1) != Room::Ready {
+        if !self.writes.queue.is_empty() || self.device.room(1, Burden::Neutral) != Room::Ready {
             return;
         }
         let Some(descriptor) = memory.allocate(BLOCK_BYTES) else { return };

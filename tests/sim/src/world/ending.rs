@@ -211,7 +211,7 @@ impl World {
         self.schedule.at(quiet, Happening::Fault);
         self.until("the last frames", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
         for host in self.nodes.iter().flat_map(|node| &node.hosts) {
-            let leaks = host.memory.leaks_beside_superblock();
+            let leaks = host.memory.leaks_beside_devices_own();
             if !leaks.is_empty() {
                 return Err(format!("slots leaked: {leaks:?}"));
             }

@@ -1,0 +1,144 @@
+//! A store that is full: every request has its answer soon, deletes always work, and restarts use nothing up.
+
+use journal::fake_disk::Random;
+use wire::{Nanos, Status};
+
+use crate::testing::{Answer, Bench, SEGMENT_BYTES, config, id};
+use crate::{Event, StoreConfig};
+
+const LENGTH: usize = 12_000;
+/// A put that no space is found for is told so within this, deletes of a store without a free segment included.
+const ANSWER_WITHIN: u64 = 5 * Nanos::SECOND;
+
+/// Puts until there is no space; returns what was stored. `numbers` never repeat.
+fn fill(bench: &mut Bench, numbers: &mut std::ops::RangeFrom<u64>, at_once: usize) -> Vec<u64> {
+    let mut stored = Vec::new();
+    let mut refused_since = None;
+    loop {
+        let puts: Vec<_> =
+            numbers.by_ref().take(at_once).map(|number| (number, bench.put(number, LENGTH))).collect();
+        bench.event(Event::Submit);
+        bench.run();
+        let mut statuses = Vec::new();
+        for (number, token) in puts {
+            let status = answer(bench, token);
+            if status == Status::Ok {
+                stored.push(number);
+            }
+            statuses.push(status);
+        }
+        if statuses.contains(&Status::Ok) {
+            refused_since = None;
+        } else if statuses.iter().all(|status| *status == Status::NoSpace) {
+            return stored;
+        } else {
+            let since = *refused_since.get_or_insert(bench.now);
+            assert!(bench.now.since(since) < ANSWER_WITHIN, "busy without end: {:?}", bench.store.metrics());
+            bench.wait(50 * Nanos::MILLISECOND);
+        }
+    }
+}
+
+/// The answer, for which time may pass.
+fn answer(bench: &mut Bench, token: u64) -> Status {
+    let end = bench.now.after(ANSWER_WITHIN);
+    loop {
+        match bench.answers.remove(&token) {
+            Some(Answer::Status(status)) => return status,
+            Some(other) => panic!("{other:?}"),
+            None if bench.now >= end => {
+                panic!("no answer within {ANSWER_WITHIN} ns: {:?}", bench.store.metrics())
+            }
+            None => bench.wait(50 * Nanos::MILLISECOND),
+        }
+    }
+}
+
+fn delete(bench: &mut Bench, numbers: &[u64]) -> Status {
+    let ids: Vec<_> = numbers.iter().map(|number| id(*number)).collect();
+    let token = bench.token();
+    bench.event(Event::Delete { token, ids: &ids });
+    bench.event(Event::Submit);
+    bench.run();
+    answer(bench, token)
+}
+
+fn reopened(bench: &mut Bench) {
+    bench.reopen();
+    bench.run();
+    assert!(bench.opened, "{:?}", bench.store.open_error());
+}
+
+/// Each start takes a fresh segment. A nearly full store that crashed often enough was without one, its tails nearly empty, and then neither a delete
+/// nor cleaning could be written: `NoSpace` for ever. And a move that waited for a segment let every put be `Busy`, for which clients waited minutes.
+#[test]
+fn restarts_use_no_store_up() {
+    for seed in 0..24 {
+        let mut random = Random::new(seed);
+        let segments = 10 + random.below(20);
+        let mut bench = Bench::format(seed, config(segments));
+        bench.disk.reorders = true;
+        bench.run();
+        let mut numbers = 0..;
+        let mut stored = fill(&mut bench, &mut numbers, 8);
+        let first = stored.len();
+        for life in 0..4 * segments {
+            // Lives of any length: some end within recovery, some in the middle of cleaning, some after it.
+            for _ in 0..random.below(1 + life % 7 * 40) {
+                if random.chance(20) && !stored.is_empty() {
+                    let at = usize::try_from(random.below(stored.len() as u64)).unwrap();
+                    let (number, token) = (stored[at], bench.token());
+                    bench.event(Event::Delete { token, ids: &[id(number)] });
+                } else if random.chance(20) {
+                    let number = numbers.next().unwrap();
+                    bench.put(number, LENGTH);
+                    stored.push(number);
+                }
+                bench.event(Event::Submit);
+                if !bench.step() {
+                    bench.wait(random.below(300 * Nanos::MILLISECOND));
+                }
+            }
+            bench.disk.crash(&mut bench.memory);
+            reopened(&mut bench);
+        }
+        // What was cut off is there or not; one delete frees it either way.
+        for numbers in stored.chunks(7) {
+            let status = delete(&mut bench, numbers);
+            assert_eq!(status, Status::Ok, "seed {seed}: {:?}", bench.store.metrics());
+        }
+        bench.wait(10 * Nanos::SECOND);
+        let again = fill(&mut bench, &mut numbers, 8);
+        assert!(
+            again.len() * 4 >= first * 3,
+            "seed {seed}: {first} chunks at first, {} now: {:?}",
+            again.len(),
+            bench.store.metrics()
+        );
+        println!("seed {seed}: {segments} segments, {first} chunks at first, {} again", again.len());
+    }
+}
+
+/// Puts were taken in on the strength of segments that the file system then didn't give, and waited for ever.
+#[test]
+fn puts_that_the_file_system_has_no_room_for_are_answered() {
+    for seed in 0..8 {
+        let mut bench = Bench::format(seed, StoreConfig { prezero_bytes: 0, ..config(60) });
+        bench.run();
+        bench.disk.capacity = (1 << 20) + (9 + seed) * u64::from(SEGMENT_BYTES);
+        let mut numbers = 0..;
+        let stored = fill(&mut bench, &mut numbers, 200);
+        assert!(stored.len() > 20, "seed {seed}: {} puts", stored.len());
+        for round in 0..3 {
+            bench.disk.crash(&mut bench.memory);
+            reopened(&mut bench);
+            bench.wait(200 * Nanos::MILLISECOND);
+            fill(&mut bench, &mut numbers, 50);
+            assert_eq!(
+                delete(&mut bench, &stored[round * 5..][..5]),
+                Status::Ok,
+                "seed {seed} round {round}"
+            );
+        }
+    }
+}

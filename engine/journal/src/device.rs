@@ -117,8 +117,8 @@ pub enum OpenError {
     /// Batches that were durable can't be read, and this kind of log must be whole (R29).
     #[error("durable batches {} to {} are damaged", .0.first, .0.last)]
     Damaged(DamagedBatches),
-    /// The device failed where the log might go on.
-    #[error("reading failed at byte {offset}")]
+    /// The device failed, again and again. Nothing was changed: open again once it answers.
+    #[error("reading failed at byte {offset}; nothing was changed, so try again, and look at the device")]
     Unreadable {
         /// Where.
         offset: u64,

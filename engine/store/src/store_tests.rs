@@ -154,6 +154,57 @@ fn bytes_read_by_a_restart() {
     assert!(counters.search_bytes <= u64::from(journal::IN_FLIGHT_BYTES_MAX) + 2 * (256 << 10));
 }
 
+/// A read that failed during recovery made a durable batch count as damaged, or cut the log: what was there was lost to a passing error.
+#[test]
+fn a_device_that_fails_during_recovery_loses_nothing() {
+    let mut bench = opened(64);
+    for number in 0..30 {
+        assert_eq!(bench.put_now(number, 10_000), Status::Ok);
+    }
+    bench.event(Event::Shutdown);
+    bench.run();
+    bench.reopen();
+    bench.run();
+    for number in 30..60 {
+        assert_eq!(bench.put_now(number, 10_000), Status::Ok);
+    }
+    let mut failed = 0;
+    for steps in 0.. {
+        bench.disk.kill(&mut bench.memory);
+        bench.reopen();
+        for _ in 0..steps {
+            bench.step();
+        }
+        bench.disk.faults.read_errors = 10_000;
+        bench.run();
+        bench.disk.faults.read_errors = 0;
+        if bench.opened {
+            break;
+        }
+        failed += 1;
+        assert!(
+            matches!(bench.store.open_error(), Some(journal::OpenError::Unreadable { .. })),
+            "{steps}: {:?}",
+            bench.store.open_error()
+        );
+        bench.reopen();
+        bench.run();
+        assert!(bench.opened && bench.store.damaged_batches().is_empty(), "{steps}");
+        assert!(!bench.store.opened().unwrap().recovered_cut, "{steps}");
+        for number in 0..60 {
+            bench.assert_has(number, 10_000);
+        }
+    }
+    assert!(failed > 30, "superblocks, checkpoint, descriptors and payloads: {failed}");
+    // One that fails now and then is asked again.
+    bench.disk.kill(&mut bench.memory);
+    bench.disk.faults.read_errors = 500;
+    bench.reopen();
+    bench.run();
+    assert!(bench.opened, "{:?}", bench.store.open_error());
+    assert!(bench.store.damaged_batches().is_empty());
+}
+
 /// R34: nothing is formatted because it is missing, and nothing foreign is taken for ours.
 #[test]
 fn what_is_missing_foreign_or_newer_is_named() {

@@ -256,6 +256,9 @@ impl StoreRun {
                 self.is_open = true;
                 self.tally.count("store", "opened");
                 self.batches_reported |= !self.store.damaged_batches().is_empty();
+                if self.batches_reported && !self.is_lossy() {
+                    return Err(format!("damage that nobody did: {:?}", self.store.damaged_batches()));
+                }
             }
             Effect::OpenFailed => {
                 self.is_down = true;
@@ -374,7 +377,7 @@ impl StoreRun {
 
     /// Whether the loss of this chunk was reported.
     fn is_excused(&self, id: ChunkId) -> bool {
-        self.profile != Profile::Cuts && (self.batches_reported || self.reported.contains(&id))
+        self.is_lossy() && (self.batches_reported || self.reported.contains(&id))
     }
 
     fn on_got(&mut self, got: &GotChunk, effects: &Effects) -> Result<(), String> {

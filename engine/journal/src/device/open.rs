@@ -50,6 +50,8 @@ struct Load {
     segment: usize,
     block: u32,
     table_entries: u32,
+    /// Where the device failed, in this checkpoint or the one before it.
+    unreadable: Option<u64>,
 }
 
 impl Device {
@@ -105,6 +107,11 @@ impl Device {
                 if unreadable[copy] { Err(SuperblockError::Damaged) } else { Superblock::decode(copy, bytes) }
             })
             .collect();
+        // Copies that can be read suffice; that others can't says nothing about what they hold.
+        let is_any_whole = copies.iter().any(Result::is_ok);
+        if let Some(copy) = unreadable.iter().position(|unreadable| *unreadable).filter(|_| !is_any_whole) {
+            return self.fail(OpenError::Unreadable { offset: copy_offset(copy) });
+        }
         if self.stage == Stage::FormatProbe {
             // R34: formatting never overwrites; only a place without any superblock is empty.
             if copies.iter().all(|copy| matches!(copy, Err(SuperblockError::Absent))) {
@@ -225,7 +232,7 @@ impl Device {
         let at = match window.want(offset, BLOCK, 0, io) {
             Want::Here(at) => at,
             Want::Later => return false,
-            Want::Failed => return self.abandon_checkpoint(),
+            Want::Failed => return self.leave_unreadable_checkpoint(offset),
         };
         let slot = window.slot();
         let Some(length) = PageHeader::peek(&memory.bytes(slot)[at..at + BLOCK as usize]) else {
@@ -234,7 +241,7 @@ impl Device {
         let at = match self.opening_mut().window.want(offset, length.next_multiple_of(BLOCK), 0, io) {
             Want::Here(at) => at,
             Want::Later => return false,
-            Want::Failed => return self.abandon_checkpoint(),
+            Want::Failed => return self.leave_unreadable_checkpoint(offset),
         };
         let page = &memory.bytes(slot)[at..at + length as usize];
         let header = PageHeader::decode(secret, page).filter(|header| {
@@ -291,11 +298,17 @@ impl Device {
         self.opening_mut().load.table_entries += entries;
     }
 
+    /// The older one loses nothing; where there is none, opening stops and may be tried again.
+    fn leave_unreadable_checkpoint(&mut self, offset: u64) -> bool {
+        self.opening_mut().load.unreadable.get_or_insert(offset);
+        self.abandon_checkpoint()
+    }
+
     fn abandon_checkpoint(&mut self) -> bool {
         self.counters.checkpoints_damaged += 1;
         self.notes.push_back(Note::CheckpointAbandoned);
-        let which = self.opening_mut().load.which + 1;
-        self.opening_mut().load = Load { which, ..Load::default() };
+        let Load { which, unreadable, .. } = self.opening_mut().load;
+        self.opening_mut().load = Load { which: which + 1, unreadable, ..Load::default() };
         self.reset_segments();
         true
     }
@@ -308,7 +321,11 @@ impl Device {
         if is_whole_log_there {
             self.begin_walk();
         } else {
-            self.fail(OpenError::CheckpointsDamaged);
+            let unreadable = self.opening_mut().load.unreadable;
+            self.fail(match unreadable {
+                Some(offset) => OpenError::Unreadable { offset },
+                None => OpenError::CheckpointsDamaged,
+            });
         }
         true
     }

@@ -245,16 +245,13 @@ impl World {
             return Ok(());
         };
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
-        // While requests fail, so may reads; whoever reads after the faults sees what is really lost. A sector that can't be read while a
-        // store recovers is damage as well: its batch is reported, and lost once a checkpoint follows.
+        // While requests fail, so may reads; whoever reads after the faults sees what is really lost.
         let is_last = record.began >= self.calm_since;
         // Bits that flip on the way look like damage of the copy, as often as the client asks again.
         if !is_last && self.network.counters.flips > 0 {
             return Ok(());
         }
-        let is_excused = |host: &Host| {
-            host.disk.is_damaged() || (host.disk.was_faulty() && (!is_last || host.batches_damaged))
-        };
+        let is_excused = |host: &Host| host.disk.is_damaged() || (host.disk.was_faulty() && !is_last);
         if hosts.any(is_excused) {
             return Ok(());
         }

@@ -82,22 +82,23 @@ fn restarts_use_no_store_up() {
         let mut numbers = 0..;
         let mut stored = fill(&mut bench, &mut numbers, 8);
         let first = stored.len();
-        for life in 0..4 * segments {
-            // Lives of any length: some end within recovery, some in the middle of cleaning, some after it.
-            for _ in 0..random.below(1 + life % 7 * 40) {
-                if random.chance(20) && !stored.is_empty() {
-                    let at = usize::try_from(random.below(stored.len() as u64)).unwrap();
-                    let (number, token) = (stored[at], bench.token());
-                    bench.event(Event::Delete { token, ids: &[id(number)] });
-                } else if random.chance(20) {
-                    let number = numbers.next().unwrap();
-                    bench.put(number, LENGTH);
-                    stored.push(number);
-                }
-                bench.event(Event::Submit);
-                if !bench.step() {
-                    bench.wait(random.below(300 * Nanos::MILLISECOND));
-                }
+        // Holes in every segment, so that there is something to move.
+        let (gone, kept) = stored.iter().partition::<Vec<u64>, _>(|number| *number % 4 == 0);
+        assert_eq!(delete(&mut bench, &gone), Status::Ok);
+        stored = kept;
+        for _ in 0..6 * segments {
+            // A life stores or deletes something at once, and ends within it, or within the cleaning that begins.
+            let token = bench.token();
+            if random.chance(20) && stored.len() > first / 2 {
+                let at = usize::try_from(random.below(stored.len() as u64)).unwrap();
+                bench.event(Event::Delete { token, ids: &[id(stored.swap_remove(at))] });
+            } else {
+                stored.extend(numbers.next());
+                bench.put(*stored.last().unwrap(), LENGTH);
+            }
+            bench.event(Event::Submit);
+            for _ in 0..random.below([20, 80, 200][usize::try_from(seed % 3).unwrap()]) {
+                bench.step();
             }
             bench.disk.crash(&mut bench.memory);
             reopened(&mut bench);

@@ -10,7 +10,8 @@
 //!
 //! Driving it: `Start`; at each `Page` or `Records` effect take the bytes in and send `Next`; after `Opened` send `Append`s, as far as
 //! [`Log::room`] allows, and `Submit` when no more are at hand. When [`Log::wants_checkpoint`] says so, send `BeginCheckpoint`, and
-//! for each `WantPage` fill the slot and send `Page`.
+//! for each `WantPage` fill the slot and send `Page`. An orderly end is `BeginLastCheckpoint` and, once that is done, `Shutdown`: the log is then
+//! marked as ended in order, and the next start reads the image and nothing else.
 
 #[cfg(test)]
 mod log_fuzz;
@@ -81,6 +82,11 @@ pub enum LogEvent<'a> {
         /// The last record that the image contains.
         index: u64,
     },
+    /// The same at the last record, all records being durable: nothing is appended behind it any more.
+    BeginLastCheckpoint {
+        /// The last record.
+        index: u64,
+    },
     /// The next page of the image, in the slot of `WantPage`.
     Page {
         /// The slot.
@@ -90,7 +96,7 @@ pub enum LogEvent<'a> {
         /// Whether the image ends here.
         last: bool,
     },
-    /// Write what has gathered and end. Ends in `ShutDown`.
+    /// Write what has gathered and end, in order if the newest checkpoint holds all of it. Ends in `ShutDown`.
     Shutdown,
     /// What came of a request.
     IoDone {
@@ -223,6 +229,10 @@ impl LogEffects {
 enum Stage {
     Opening,
     Serving,
+    /// The last checkpoint is wanted, or under way: nothing is appended.
+    Finishing {
+        begun: bool,
+    },
     Closing,
     Ended,
 }
@@ -317,9 +327,17 @@ impl Log {
                 }
             }
             LogEvent::BeginCheckpoint { index } => self.on_begin_checkpoint(index, effects),
+            LogEvent::BeginLastCheckpoint { index } => {
+                assert!(
+                    self.stage == Stage::Serving && self.is_empty(),
+                    "the end comes once, behind all records"
+                );
+                assert!(index == self.last_index && index == self.durable_index, "R15, and nothing follows");
+                self.stage = Stage::Finishing { begun: false };
+            }
             LogEvent::Page { slot, length, last } => self.on_page(slot, length, last, memory, effects),
             LogEvent::Shutdown => match self.stage {
-                Stage::Serving => self.stage = Stage::Closing,
+                Stage::Serving | Stage::Finishing { .. } => self.stage = Stage::Closing,
                 Stage::Closing => {}
                 Stage::Opening | Stage::Ended => effects.list.push(LogEffect::ShutDown),
             },
@@ -330,6 +348,7 @@ impl Log {
     }
 
     fn settle<M: Memory>(&mut self, now: Nanos, gathers: bool, memory: &mut M, effects: &mut LogEffects) {
+        self.begin_last_checkpoint(effects);
         while self.handed == Handed::Nothing {
             self.device.advance(memory, &mut effects.io);
             let Some(note) = self.device.pop_note() else { break };
@@ -339,7 +358,11 @@ impl Log {
             self.seal(memory, effects);
         }
         self.want_page(memory, effects);
-        if self.stage == Stage::Closing && self.is_empty() && self.device.in_flight() == 0 {
+        if self.stage == Stage::Closing
+            && self.is_empty()
+            && self.device.in_flight() == 0
+            && self.device.mark_clean(memory, &mut effects.io)
+        {
             self.stage = Stage::Ended;
             effects.list.push(LogEffect::ShutDown);
         }
@@ -539,7 +562,7 @@ impl Log {
         if matches!(self.stage, Stage::Opening | Stage::Ended) {
             return;
         }
-        let at = if self.device.wants_empty_batch() {
+        let at = if self.stage == Stage::Serving && self.device.wants_empty_batch() {
             // A deadline that has passed and could not be met is tried again soon, not at once.
             self.last_durable.after(IDLE_NANOS).max(now.after(Nanos::MILLISECOND))
         } else if !self.is_empty() || self.device.is_checkpointing() {
@@ -560,6 +583,23 @@ impl Log {
         let began = point.is_some_and(|(_, resume)| self.device.begin_checkpoint_at(*resume, index, false));
         if began {
             self.checkpoint_index = index;
+        } else {
+            effects.list.push(LogEffect::CheckpointFailed);
+        }
+    }
+
+    /// As soon as nothing is in flight: an empty batch may still be.
+    fn begin_last_checkpoint(&mut self, effects: &mut LogEffects) {
+        let is_due = self.stage == Stage::Finishing { begun: false }
+            && self.device.in_flight() == 0
+            && !self.device.is_checkpointing();
+        if !is_due {
+            return;
+        }
+        self.stage = Stage::Finishing { begun: true };
+        let resume = self.device.durable_resume();
+        if self.device.begin_checkpoint_at(resume, self.last_index, true) {
+            self.checkpoint_index = self.last_index;
         } else {
             effects.list.push(LogEffect::CheckpointFailed);
         }
@@ -608,6 +648,11 @@ impl Log {
         let is_long = self.bytes_since_checkpoint >= CHECKPOINT_AFTER_BYTES.min(capacity / 8);
         let is_tight = segments.free() < 2 * RESERVE_SEGMENTS + self.device.checkpoint_segments();
         (has_news && is_long) || (is_tight && self.device.checkpoint_frees())
+    }
+
+    /// Whether the newest checkpoint holds everything, and no batch, not even an empty one, lies behind it.
+    pub fn ends_at_checkpoint(&self) -> bool {
+        self.is_empty() && self.device.ends_at_checkpoint()
     }
 
     /// Bytes of a page's content, at most, in segments of this size.

@@ -105,6 +105,30 @@ impl Device {
         true
     }
 
+    /// Whether the newest checkpoint holds everything and nothing lies behind it.
+    pub fn ends_at_checkpoint(&self) -> bool {
+        let newest = self.superblock().checkpoints.first();
+        self.stage == Stage::Serving
+            && !self.is_checkpointing()
+            && self.pipeline_is_quiet()
+            && newest.is_some_and(|checkpoint| checkpoint.resume.sequence == self.durable_sequence())
+    }
+
+    /// Where the log ends at its newest checkpoint, says so in the superblock: the next start reads nothing behind that. The owner
+    /// appends nothing any more. True once it is durable, or where it isn't so.
+    pub fn mark_clean<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
+        if !self.ends_at_checkpoint() {
+            return true;
+        }
+        let superblock = self.superblock.as_mut().expect("known while serving");
+        if !std::mem::replace(&mut superblock.clean, true) {
+            let before = io.requests.len();
+            self.write_superblock(Covers::default(), memory, io);
+            self.count(io, before);
+        }
+        self.superblock_is_durable()
+    }
+
     fn pipeline_is_quiet(&self) -> bool {
         self.in_flight() == 0 && self.last_sequence() == self.durable_sequence()
     }

@@ -71,6 +71,11 @@ impl Device {
         self.write_pair(0, io);
     }
 
+    /// Whether the superblock on disk is the one in memory.
+    pub(super) fn superblock_is_durable(&self) -> bool {
+        self.writer.phase == Phase::Idle && self.writer.wanted.is_none()
+    }
+
     fn write_pair(&mut self, first_copy: usize, io: &mut IoEffects) {
         let slot = self.writer.slot.expect("taken when the device was opened");
         for copy in first_copy..first_copy + 2 {

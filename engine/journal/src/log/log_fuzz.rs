@@ -190,6 +190,86 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// An orderly end as a metadata replica makes it, as far as `goes_on` lets it come.
+    fn end_in_order(&mut self, mut goes_on: impl FnMut(&mut Self) -> bool) {
+        self.event(LogEvent::Submit);
+        let is_drained =
+            |bench: &Self| bench.durable == bench.state.len() && !bench.log.device().is_checkpointing();
+        while !is_drained(self) {
+            self.event(LogEvent::Submit);
+            if !goes_on(self) || !self.step() {
+                return;
+            }
+        }
+        if !self.log.ends_at_checkpoint() {
+            self.image = Some((write_image(&self.state), 0));
+            self.event(LogEvent::BeginLastCheckpoint { index: self.state.len() as u64 });
+            while !self.log.ends_at_checkpoint() {
+                if !goes_on(self) || !self.step() {
+                    return;
+                }
+            }
+        }
+        self.event(LogEvent::Shutdown);
+        while !self.shut_down && goes_on(self) && self.step() {}
+    }
+
+    fn reopened(&mut self) -> crate::Opened {
+        self.reopen();
+        self.run();
+        *self.log.opened().expect("nothing is wrong with the disk")
+    }
+}
+
+/// A log that was stopped in order was read to its end all the same, as after a kill: up to 32 MiB in search of batches that can't be there.
+#[test]
+fn a_log_that_ended_in_order_is_not_searched() {
+    for seed in 0..20 {
+        let mut bench = Bench::new(seed, 64);
+        bench.run();
+        for life in 0..4 {
+            for _ in 0..bench.random.below(60) {
+                bench.append(life);
+                if bench.random.chance(50) {
+                    bench.event(LogEvent::Submit);
+                    bench.step();
+                }
+                if bench.random.chance(10) {
+                    bench.tick();
+                }
+            }
+            let (state, image) = (bench.state.clone(), write_image(&bench.state).len() as u64);
+            bench.end_in_order(|_| true);
+            assert!(bench.shut_down);
+            // A start that stores nothing ends in order by the superblock alone.
+            for _ in 0..3 {
+                let opened = bench.reopened();
+                assert!(opened.was_clean && !opened.recovered_cut, "seed {seed} life {life}");
+                assert!(bench.state == state);
+                let counters = bench.log.counters();
+                let superblocks = (crate::SUPERBLOCK_COPIES * crate::SUPERBLOCK_BYTES) as u64;
+                let pages = bench.log.device().superblock().checkpoints[0].pages;
+                assert!(
+                    counters.read_bytes <= superblocks + image + 3 * 4096 * u64::from(pages),
+                    "seed {seed} life {life}: {counters:?}, {image} bytes of image in {pages} pages"
+                );
+                assert_eq!((counters.search_bytes, counters.replayed_descriptor_bytes), (0, 0));
+                bench.durable = bench.state.len();
+                bench.end_in_order(|_| true);
+                assert!(bench.shut_down);
+                assert_eq!(bench.log.counters().checkpoints, 0);
+            }
+            assert!(bench.reopened().was_clean);
+            // The mark is of one end: whoever starts and is killed leaves none.
+            bench.disk.kill(&mut bench.memory);
+            assert!(!bench.reopened().was_clean);
+            assert!(bench.state == state);
+            bench.durable = bench.state.len();
+        }
+    }
+}
+
 fn write_image(state: &[Vec<u8>]) -> Vec<u8> {
     let mut image = Vec::new();
     for record in state {
@@ -204,12 +284,12 @@ fn read_image(image: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Appends, checkpoints, crashes; after each recovery what was durable is there, and what is there is a prefix of what was appended.
-fn crash_run(seed: u64, lives: u64) -> (usize, u64) {
+fn crash_run(seed: u64, lives: u64) -> (usize, u64, usize) {
     // The list isn't shortened by checkpoints, so the file has to hold its image: the log itself is recycled all the time.
     let mut bench = Bench::new(seed, 160);
     bench.run();
     assert!(bench.is_open);
-    let mut most = 0;
+    let (mut most, mut clean) = (0, 0);
     for life in 0..lives {
         let steps = bench.random.below(300);
         for _ in 0..steps {
@@ -229,6 +309,9 @@ fn crash_run(seed: u64, lives: u64) -> (usize, u64) {
                 }
             }
         }
+        if bench.random.chance(25) {
+            bench.end_in_order(|bench| bench.random.chance(97));
+        }
         let (durable, appended) = (bench.durable, bench.state.clone());
         most = most.max(durable);
         if bench.random.chance(70) {
@@ -247,21 +330,22 @@ fn crash_run(seed: u64, lives: u64) -> (usize, u64) {
         }
         bench.run();
         assert!(bench.is_open, "seed {seed} life {life}: {:?}", bench.log.open_error());
+        clean += usize::from(bench.log.opened().unwrap().was_clean);
         assert!(bench.state.len() >= durable, "seed {seed} life {life}: {} of {durable}", bench.state.len());
         assert!(bench.state[..] == appended[..bench.state.len()], "seed {seed} life {life}: other records");
         bench.durable = bench.state.len();
     }
-    (most, bench.checkpoints)
+    (most, bench.checkpoints, clean)
 }
 
 #[test]
 fn nothing_durable_is_lost_whatever_is_cut() {
-    let mut total = (0, 0);
+    let mut total = (0, 0, 0);
     for seed in 0..40 {
-        let (records, checkpoints) = crash_run(seed, 30);
-        total = (total.0 + records, total.1 + checkpoints);
+        let (records, checkpoints, clean) = crash_run(seed, 30);
+        total = (total.0 + records, total.1 + checkpoints, total.2 + clean);
     }
-    assert!(total.0 > 10_000 && total.1 > 200, "the run did something: {total:?}");
+    assert!(total.0 > 10_000 && total.1 > 200 && total.2 > 50, "the run did something: {total:?}");
 }
 
 #[test]

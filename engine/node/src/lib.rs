@@ -12,7 +12,6 @@ mod disk;
 mod error;
 mod identity;
 pub mod logging;
-mod meta_link;
 mod meta_log;
 mod meta_thread;
 mod metrics;
@@ -20,7 +19,6 @@ mod node;
 mod progress;
 mod shard_thread;
 mod start;
-mod store_calls;
 mod units;
 
 pub use bootstrap::{Initialized, RecoverReport, init, is_initialized, recover};

@@ -173,6 +173,7 @@ pub(crate) fn start_metadata_thread(
     start: MetaStart,
 ) -> Result<Thread<MetaMail>, Error> {
     let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
+    let start = start.with_length(length_of(file.path(), file.len())?);
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
     let addresses = Addresses::new(config, config.metadata_address(), known_address);
@@ -255,6 +256,11 @@ pub(crate) fn open_file(path: &Path, create: bool) -> Result<StoreFile, Error> {
         }
         source => Error::OpenFile(Box::new(source)),
     })
+}
+
+/// A file whose length isn't known isn't an empty one: it would be taken for one that was never formatted.
+fn length_of(path: &Path, length: std::io::Result<u64>) -> Result<u64, Error> {
+    length.map_err(|source| Error::file("tell the length of", path, source))
 }
 
 /// Where a thread listens: the configured address; with ports from the operating system the one it had before, if that is free.

@@ -19,5 +19,4 @@ mod shard;
 mod store_side;
 
 pub use effects::{CloseReason, Effects, Link, Payload, Placement, Send};
-pub use requests::map_page;
 pub use shard::{Identity, Shard};

@@ -1,9 +1,9 @@
 //! Requests that any port answers, and those of the group: hello, map, deletes, inventory, status.
 
+use placement::map_page;
 use wire::limits::MESSAGE_CHUNKS_MAX;
-use wire::map::Map;
 use wire::message::{ChunkIds, Hello, HelloReply, Reply, Role, StoreCondition};
-use wire::{ChunkId, Incarnation, MapNumber, Memory, Nanos, PROTOCOL_VERSION, Status};
+use wire::{ChunkId, Incarnation, MapNumber, Memory, Nanos, Status};
 
 use crate::effects::{CloseReason, Effects};
 use crate::link::PUT_CREDIT_BYTES;
@@ -18,14 +18,13 @@ impl Shard {
         hello: &Hello,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
-            self.refuse(caller, Status::UnsupportedVersion, effects);
-            return Some(CloseReason::Mismatch);
-        }
-        if hello.cluster.is_some_and(|cluster| cluster != self.identity.cluster) {
-            self.refuse(caller, Status::WrongCluster, effects);
-            return Some(CloseReason::Mismatch);
-        }
+        let version = match hello.accept(self.identity.cluster) {
+            Ok(version) => version,
+            Err(status) => {
+                self.refuse(caller, status, effects);
+                return Some(CloseReason::Mismatch);
+            }
+        };
         if self.links.len() > self.identity.links_max as usize {
             self.refuse(caller, Status::Busy, effects);
             return Some(CloseReason::TooMany);
@@ -35,7 +34,7 @@ impl Shard {
             return None;
         };
         let reply = HelloReply {
-            version: PROTOCOL_VERSION,
+            version,
             features: hello.features & wire::message::FEATURES,
             cluster: self.identity.cluster,
             node: self.identity.node,
@@ -155,7 +154,7 @@ impl Shard {
 fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
     wire::message::ShardState {
         capacity_bytes: metrics.capacity_bytes,
-        used_bytes: metrics.segments_allocated.saturating_sub(metrics.segments_free) * SEGMENT_BYTES,
+        used_bytes: metrics.live_bytes,
         live_bytes: metrics.live_bytes,
         free_bytes: metrics.available_bytes,
         reclaimable_bytes: metrics.segments_drained * SEGMENT_BYTES,
@@ -178,12 +177,3 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
 }
 
 const SEGMENT_BYTES: u64 = journal::SEGMENT_BYTES as u64;
-
-/// The reply that carries a page of the map's `bytes`; `None` for a page that isn't there.
-pub fn map_page(number: MapNumber, bytes: &[u8], have: MapNumber, page: u32) -> Option<Reply<'_>> {
-    if have == number {
-        return Some(Reply::Map { number, page: 0, pages: 0, bytes: &[] });
-    }
-    let pages = Map::page_count(bytes);
-    Map::page(bytes, page).map(|bytes| Reply::Map { number, page, pages, bytes })
-}

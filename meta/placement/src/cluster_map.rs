@@ -3,6 +3,8 @@
 use wire::map::{Group, GroupMember, Map, Member, ReplicaState, Store};
 use wire::{ChunkId, ClusterId, Epoch, GroupId, MapNumber, SessionId, SliceIndex, StoreId};
 
+use wire::message::Reply;
+
 use crate::MapError;
 
 /// A valid cluster map. Immutable: a change is another map.
@@ -134,6 +136,15 @@ impl ClusterMap {
     pub fn is_redundant(&self) -> bool {
         self.map.settings.chain_length > 1
     }
+}
+
+/// The reply that carries a page of the map's `bytes` to whoever has map `have`; `None` for a page that isn't there.
+pub fn map_page(number: MapNumber, bytes: &[u8], have: MapNumber, page: u32) -> Option<Reply<'_>> {
+    if have == number {
+        return Some(Reply::Map { number, page: 0, pages: 0, bytes: &[] });
+    }
+    let pages = Map::page_count(bytes);
+    Map::page(bytes, page).map(|bytes| Reply::Map { number, page, pages, bytes })
 }
 
 #[cfg(test)]

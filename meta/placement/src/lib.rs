@@ -11,5 +11,5 @@ mod error;
 mod validate;
 
 pub use bootstrap::{OneNode, one_node};
-pub use cluster_map::{ClusterMap, Route};
+pub use cluster_map::{ClusterMap, Route, map_page};
 pub use error::MapError;

@@ -83,10 +83,8 @@ impl Replica {
         if self.checkpointer.writing.is_some() {
             return;
         }
+        // Also where nothing has happened since the last one: the log's space may wait for a second checkpoint (R15), and its end for a last one.
         let index = self.state.namespace.index();
-        if index <= self.checkpointer.durable {
-            return; // nothing has happened since the last one
-        }
         self.checkpointer.taken_at = self.checkpointer.log_bytes;
         let frozen = Frozen {
             state: self.state.clone(),

@@ -6,7 +6,7 @@
 //! crates assert of themselves is checked after every event, since a panic is a failure too. `docs/simulator.md` says what goes wrong and what must be
 //! survived.
 //!
-//! Layout: `random`, `schedule`, `trace`, `memory`, `disk`, `network` (the simulated world's parts), `shard_unit`, `meta_unit`, `store_calls`,
+//! Layout: `random`, `schedule`, `trace`, `memory`, `disk`, `network` (the simulated world's parts), `shard_unit`, `meta_unit`,
 //! `node` (a node and its drivers), `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`
 //! (what must hold), `store_run` (the store alone), `level`, `seeds`, `planted`, `report` (running it).
 
@@ -34,7 +34,6 @@ mod scope;
 pub mod seeds;
 mod shard_unit;
 pub mod shrink;
-mod store_calls;
 mod store_run;
 mod task;
 mod trace;

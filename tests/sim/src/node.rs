@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use group::Clock;
 use journal::log::{Log, LogConfig};
 use journal::{Expected, Format, Geometry, Identity};
 use placement::{ClusterMap, OneNode, one_node};
@@ -12,7 +13,7 @@ use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
 
 use crate::disk::SimDisk;
 use crate::memory::SimMemory;
-use crate::meta_unit::{Clock, MetaUnit};
+use crate::meta_unit::MetaUnit;
 use crate::network::{Connection, Frame, Network, Sender, Side};
 use crate::random::Random;
 use crate::report::Tally;
@@ -123,6 +124,8 @@ pub(crate) struct Around<'a> {
 pub(crate) const NODE_CALLERS: usize = 1_000;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ARENA_BYTES: usize = 64 << 20;
+/// Connections that a unit serves.
+const LINKS_MAX: u32 = 64;
 
 impl Node {
     /// A node with empty disks; [`start`](Self::start) formats them.
@@ -195,21 +198,21 @@ impl Node {
                     node: node_id(self.number),
                     shard: shard_index(unit),
                     store: store_id(self.number, unit),
-                    links_max: 64,
+                    links_max: LINKS_MAX,
                 };
                 let memory = &mut self.hosts[unit].memory;
                 Logic::Shard(Box::new(ShardUnit::start(clock.now, identity, store, map, memory, &mut out)))
             } else {
                 let log = self.open_log(unit);
+                let identity = group::Identity {
+                    cluster: CLUSTER,
+                    node: node_id(self.number),
+                    group: self.settings.replica.group,
+                    links_max: LINKS_MAX,
+                };
+                let who = (identity, self.settings.replica);
                 let memory = &mut self.hosts[unit].memory;
-                Logic::Meta(Box::new(MetaUnit::start(
-                    clock,
-                    self.settings.replica,
-                    log,
-                    map,
-                    memory,
-                    &mut out,
-                )))
+                Logic::Meta(Box::new(MetaUnit::start(clock, who, log, map, memory, &mut out)))
             };
             self.hosts[unit].logic = Some(logic);
             self.carry_out(unit, out, around);
@@ -341,9 +344,9 @@ impl Node {
     /// A connection of the metadata replica's own stands.
     pub(crate) fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
         let unit = self.hosts.len() - 1;
-        self.with(unit, around, |logic, _, _, out| {
+        self.with(unit, around, |logic, clock, memory, out| {
             if let Logic::Meta(meta) = logic {
-                meta.on_up(connection, out);
+                meta.on_up(clock, connection, memory, out);
             }
         });
     }
@@ -469,13 +472,16 @@ impl Node {
         for delay in host.disk.submit(around.schedule.now(), &out.io, &mut host.memory) {
             around.schedule.after(delay, Happening::Disk { node, unit, life });
         }
+        // A connection to another unit of this node is the caller's here and the server's there.
+        let side = |network: &Network, host: &Host, connection: Connection| {
+            let is_own = network.caller(connection) == Some(NODE_CALLERS + node)
+                && !host.connections.contains(&connection);
+            if is_own { Side::Caller } else { Side::Server }
+        };
         for send in out.sends {
-            let is_own = around.network.caller(send.connection) == Some(NODE_CALLERS + node)
-                && !host.connections.contains(&send.connection);
-            let from = if is_own { Side::Caller } else { Side::Server };
             let frame = Frame {
                 connection: send.connection,
-                from,
+                from: side(around.network, host, send.connection),
                 life,
                 sender: Sender::Unit { node, unit },
                 head: send.head,
@@ -484,8 +490,9 @@ impl Node {
             Network::send(frame, around.schedule);
         }
         for connection in out.closes {
+            let by = side(around.network, host, connection);
             host.connections.remove(&connection);
-            around.network.close(connection, Side::Server, around.schedule);
+            around.network.close(connection, by, around.schedule);
         }
         for (peer, address) in out.calls {
             let connection = around.network.call(NODE_CALLERS + node, &address, around.schedule);

@@ -43,7 +43,7 @@ pub(crate) struct Out {
     /// Connections that end behind what was sent.
     pub closes: Vec<Connection>,
     /// Connections wanted: for which of the unit's peers, and where.
-    pub calls: Vec<(usize, Arc<str>)>,
+    pub calls: Vec<(u16, Arc<str>)>,
     /// Disk requests.
     pub io: IoEffects,
     /// A tick is wanted at this time.

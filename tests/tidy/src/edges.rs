@@ -36,11 +36,12 @@ const CRATES: &[Crate] = &[
     pure("store", "engine/store", &["wire", "journal"]),
     // A shard passes the store's I/O requests on, and they are the journal's words.
     pure("shard", "engine/shard", &["wire", "placement", "journal", "store"]),
+    pure("group", "engine/group", &["wire", "placement", "replica", "journal"]),
     real("runtime", "engine/runtime", &["wire"]),
     real(
         "node",
         "engine/node",
-        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "runtime"],
+        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "group", "runtime"],
     ),
     real("client", "client", &["wire", "placement", "runtime"]),
     // `catena debug` reads the formats of a stopped store, so the command names the two crates that own them.
@@ -65,7 +66,7 @@ const CRATES: &[Crate] = &[
     real(
         "sim",
         "tests/sim",
-        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "client"],
+        &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "group", "client"],
     ),
     real("node-tests", "tests/node", &["wire", "client", "harness"]),
     real("fault", "tests/fault", &["wire", "client", "harness"]),

@@ -6,7 +6,9 @@ use wire_generated::message_generated as schema;
 
 use super::{DecodeError, check};
 use crate::limits::HELLO_NAME_BYTES_MAX;
-use crate::{ClusterId, GroupId, MapNumber, NodeId, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, ShardIndex};
+use crate::{
+    ClusterId, GroupId, MapNumber, NodeId, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, ShardIndex, Status,
+};
 
 /// Bits of [`Hello::features`] and [`HelloReply::features`]. None is defined yet; unknown bits are ignored.
 pub const FEATURES: u64 = 0;
@@ -85,6 +87,15 @@ impl Hello {
     pub fn common_version(&self) -> Option<u16> {
         let version = self.version_max.min(PROTOCOL_VERSION);
         (version >= self.version_min.max(PROTOCOL_VERSION_MIN)).then_some(version)
+    }
+
+    /// The version that a server of `cluster` speaks with this client, or the status that it answers before it closes.
+    pub fn accept(&self, cluster: ClusterId) -> Result<u16, Status> {
+        let version = self.common_version().ok_or(Status::UnsupportedVersion)?;
+        if self.cluster.is_some_and(|expected| expected != cluster) {
+            return Err(Status::WrongCluster);
+        }
+        Ok(version)
     }
 }
 
@@ -183,6 +194,11 @@ mod tests {
             [(1, 1, Some(1)), (0, 1, Some(1)), (1, 9, Some(1)), (0, 0, None), (2, 9, None)]
         {
             assert_eq!(hello(version_min, version_max).common_version(), expected);
+            let accepted = hello(version_min, version_max).accept(ClusterId([1; 16]));
+            assert_eq!(accepted, expected.ok_or(Status::UnsupportedVersion));
         }
+        let elsewhere = Hello { cluster: Some(ClusterId([2; 16])), ..hello(1, 1) };
+        assert_eq!(elsewhere.accept(ClusterId([1; 16])), Err(Status::WrongCluster));
+        assert_eq!(elsewhere.accept(ClusterId([2; 16])), Ok(1));
     }
 }

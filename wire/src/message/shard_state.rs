@@ -84,9 +84,9 @@ macro_rules! counters {
 counters! {
     /// Bytes that the store may grow to.
     capacity_bytes;
-    /// Bytes of segments in use.
+    /// Bytes of the disk that live chunks take, in whole blocks.
     used_bytes;
-    /// Bytes of live chunks.
+    /// The same, by its older name.
     live_bytes;
     /// Bytes that a client may still write.
     free_bytes;

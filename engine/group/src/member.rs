@@ -1,0 +1,451 @@
+//! The member: its state, and the events that the driver hands it.
+//!
+//! ```text
+//!  Recovering ──(log open, replica restored)──► Serving ──(a write failed)──► Ended: nothing is answered any more
+//!       └──(damage, or what can't be applied)──────────────────────────────────►┘
+//!
+//!  on_shutdown: Draining ──(all entries durable)──► Checkpointing ──► Ending ──► Note::Ended
+//! ```
+//! The last checkpoint is marked as the log's end, so that the next start reads nothing else. One event can lead to at most as many effects as
+//! the replica's one event, the log's notes and the calls that wait for a store; each of the three has its limit.
+
+use std::sync::Arc;
+
+use journal::log::Log;
+use journal::{IoOutcome, IoToken};
+use placement::{ClusterMap, map_page};
+use replica::{Effect, Event, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
+use wire::message::Request;
+use wire::meta::{GroupState, Query};
+use wire::{ClusterId, GroupId, Memory, Nanos, NodeId, Prefix, Status};
+
+use crate::effects::{Clock, CloseReason, Effects, Link, Note, OpenFailure, Turn};
+use crate::group_log::{GroupLog, LogNote};
+use crate::links::{Caller, Links};
+use crate::store_calls::{Answered, StoreCalls};
+
+/// Who a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its group.
+    pub group: GroupId,
+    /// Connections that are served; further ones are answered `Busy` and closed (R43).
+    pub links_max: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The log is being read.
+    Recovering(Box<Restore>),
+    Serving(Box<Replica>),
+    /// The log failed: what is durable isn't known. Or it couldn't be opened.
+    Ended,
+}
+
+/// How far an orderly end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// Entries aren't durable yet, or a checkpoint is under way.
+    Draining,
+    /// The last checkpoint is under way.
+    Checkpointing,
+    /// The log ends.
+    Ending,
+}
+
+/// One member of a metadata group.
+#[derive(Debug)]
+pub struct Member {
+    phase: Phase,
+    settings: ReplicaConfig,
+    log: GroupLog,
+    links: Links,
+    stores: StoreCalls,
+    /// `None` until the node has handed one over: nothing is served before.
+    map: Option<Arc<ClusterMap>>,
+    /// The map's bytes, cut into pages for `GetMap`.
+    map_bytes: Arc<[u8]>,
+    /// What the replica wants done, before it is carried out. Reused.
+    scratch: replica::Effects,
+    /// When the replica wants a tick.
+    tick_at: Option<Nanos>,
+    closing: Option<Closing>,
+}
+
+impl Member {
+    /// A member around a log that hasn't started.
+    pub fn new(identity: Identity, settings: ReplicaConfig, log: Log) -> Self {
+        Self {
+            phase: Phase::Recovering(Box::default()),
+            settings,
+            log: GroupLog::new(log),
+            links: Links::new(identity),
+            stores: StoreCalls::new(identity.group),
+            map: None,
+            map_bytes: Arc::from([]),
+            scratch: replica::Effects::default(),
+            tick_at: None,
+            closing: None,
+        }
+    }
+
+    /// The replica, once it serves.
+    pub fn replica(&self) -> Option<&Replica> {
+        match &self.phase {
+            Phase::Serving(replica) => Some(replica),
+            Phase::Recovering(_) | Phase::Ended => None,
+        }
+    }
+
+    /// What `status` shows of the group, once it serves.
+    pub fn state(&self) -> Option<GroupState> {
+        self.replica().map(Replica::group_state)
+    }
+
+    /// The log begins to open, or to format. The first event of all.
+    pub fn on_start(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.start(&mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// Hands the member a cluster map; it serves from the first one on.
+    pub fn on_map(&mut self, map: Arc<ClusterMap>, bytes: Arc<[u8]>, effects: &mut Effects) {
+        let newer = self.map.as_ref().is_none_or(|known| known.number() < map.number());
+        if newer {
+            self.stores.on_map(&map, effects);
+            self.map = Some(map);
+            self.map_bytes = bytes;
+        }
+    }
+
+    /// A client connected.
+    pub fn on_open(&mut self, link: Link) {
+        self.links.open(link);
+    }
+
+    /// What became of a [`Dial`](crate::Dial): the number under which the connection will stand or be closed; `None` where it wasn't begun.
+    pub fn on_dialled(&mut self, peer: u16, link: Option<Link>) {
+        self.stores.on_dialled(peer, link);
+    }
+
+    /// A connection that was dialled stands.
+    pub fn on_up(&mut self, link: Link, effects: &mut Effects) {
+        if let Some(map) = &self.map {
+            self.stores.on_up(link, map, effects);
+        }
+    }
+
+    /// A connection is gone, or was never made; also one that was closed from here.
+    pub fn on_close(&mut self, clock: Clock, link: Link, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        if !self.stores.on_close(link) && self.links.close(link) {
+            self.handle(Event::ClientGone { client: link.0 }, &mut turn);
+        }
+        self.settle(&mut turn);
+    }
+
+    /// A frame's head has arrived whole and unharmed. `Some` ends the connection; no frame here has a payload.
+    pub fn on_head(
+        &mut self,
+        clock: Clock,
+        link: Link,
+        prefix: &Prefix,
+        message: &[u8],
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        let mut turn = Turn { clock, memory, effects };
+        let close = if self.stores.knows(link) {
+            self.on_reply(link, prefix, message, &mut turn)
+        } else if !self.links.knows(link) || prefix.reply || prefix.payload_bytes > 0 {
+            Some(CloseReason::Protocol)
+        } else {
+            let caller = Caller { link, kind: prefix.kind, correlation: prefix.correlation };
+            match Request::decode(prefix.kind, message) {
+                Ok(request) => self.on_request(caller, prefix.deadline_ms, request, &mut turn),
+                Err(error) => {
+                    self.links.refuse(caller, error.status(), turn.effects);
+                    None
+                }
+            }
+        };
+        self.settle(&mut turn);
+        close
+    }
+
+    /// One of the log's disk requests ended.
+    pub fn on_io(
+        &mut self,
+        clock: Clock,
+        io: IoToken,
+        outcome: IoOutcome,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.on_io(io, outcome, &mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// No further event is at hand: what has gathered is written as one batch.
+    pub fn on_turn(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        if let Some(map) = &self.map {
+            self.stores.on_turn(clock.now, map, turn.effects);
+        }
+        self.log.submit(&mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// A deadline has come.
+    pub fn on_tick(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        if self.tick_at.is_some_and(|at| at <= clock.now) {
+            self.tick_at = None;
+            self.handle(Event::Tick, &mut turn);
+        }
+        if let Some(map) = &self.map {
+            self.stores.on_turn(clock.now, map, turn.effects);
+        }
+        self.log.on_tick(&mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// Everything that was accepted is finished, then the state is checkpointed and the log ends ([`Note::Ended`]).
+    pub fn on_shutdown(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        if self.closing.is_none() {
+            self.closing = Some(Closing::Draining);
+            // From now on nothing is logged: no upkeep, no request, no answer of a store.
+            self.tick_at = None;
+            self.log.submit(&mut turn);
+        }
+        self.settle(&mut turn);
+    }
+
+    /// What a client asks, once its frame is decoded.
+    fn on_request<M: Memory>(
+        &mut self,
+        caller: Caller,
+        deadline_ms: u32,
+        request: Request<'_>,
+        turn: &mut Turn<'_, M>,
+    ) -> Option<CloseReason> {
+        let Some(map) = self.map.clone() else {
+            self.links.refuse(caller, Status::NotServing, turn.effects);
+            return None;
+        };
+        let body = match request {
+            Request::Hello(hello) => return self.links.greet(caller, &hello, map.number(), turn.effects),
+            Request::GetMap { have, page } => {
+                match map_page(map.number(), &self.map_bytes, have, page) {
+                    Some(reply) => self.links.send(caller, Status::Ok, &reply, turn.effects),
+                    None => self.links.refuse(caller, Status::BadRequest, turn.effects),
+                }
+                return None;
+            }
+            _ if !self.links.is_greeted(caller.link) => return Some(CloseReason::Protocol),
+            Request::OpenSession { .. } => RequestBody::OpenSession,
+            Request::KeepAlive { session, pins } => RequestBody::KeepAlive { session, pins },
+            Request::CloseSession { session } => RequestBody::CloseSession { session },
+            Request::Mutate(mutation) => RequestBody::Mutate(mutation),
+            Request::Query(query) => RequestBody::Query(query),
+            _ => {
+                self.links.refuse(caller, Status::Unsupported, turn.effects);
+                return None;
+            }
+        };
+        let is_status = matches!(body, RequestBody::Query(Query::GroupStatus));
+        if self.replica().is_none() || (self.closing.is_some() && !is_status) {
+            self.links.refuse(caller, Status::NotServing, turn.effects);
+            return None;
+        }
+        if !self.links.ask(caller) {
+            return Some(CloseReason::Protocol);
+        }
+        let deadline =
+            (deadline_ms > 0).then(|| turn.clock.now.after(u64::from(deadline_ms) * Nanos::MILLISECOND));
+        let request =
+            replica::Request { client: caller.link.0, correlation: caller.correlation, deadline, body };
+        self.handle(Event::Request(request), turn);
+        None
+    }
+
+    fn on_reply<M: Memory>(
+        &mut self,
+        link: Link,
+        prefix: &Prefix,
+        message: &[u8],
+        turn: &mut Turn<'_, M>,
+    ) -> Option<CloseReason> {
+        let map = self.map.as_ref()?;
+        let answered = self.stores.on_reply(turn.clock.now, link, (prefix, message), map, turn.effects);
+        match answered.filter(|_| self.closing.is_none()) {
+            Some(Answered::Deleted { first, count }) => {
+                self.handle(Event::ShardDeleted { first, count }, turn);
+            }
+            Some(Answered::Inventory { source, ids, end }) => {
+                self.handle(Event::ShardInventory { source, ids: &ids, end }, turn);
+            }
+            None => {}
+        }
+        None
+    }
+
+    /// Hands the replica an event and carries out what it wants; what the log has to say to that comes up in `settle`.
+    fn handle<M: Memory>(&mut self, event: Event<'_>, turn: &mut Turn<'_, M>) {
+        let Phase::Serving(replica) = &mut self.phase else { return };
+        let mut wanted = std::mem::take(&mut self.scratch);
+        replica.handle(turn.clock.now, turn.clock.wall, event, &mut wanted);
+        for effect in &wanted.list {
+            self.carry_out(effect, &wanted, turn);
+        }
+        wanted.clear();
+        self.scratch = wanted;
+    }
+
+    fn carry_out<M: Memory>(&mut self, effect: &Effect, all: &replica::Effects, turn: &mut Turn<'_, M>) {
+        let now = turn.clock.now;
+        match effect {
+            Effect::Append { index, bytes } => self.log.append(*index, all.slice(bytes), turn),
+            Effect::Reply { client, correlation, status, body } => {
+                let body = &all.bodies[*body as usize];
+                self.links.answer(Link(*client), *correlation, *status, body, turn.effects);
+            }
+            Effect::DeleteChunks { first, count, orphans } => {
+                if let Some(map) = &self.map {
+                    turn.effects.notes.push(Note::Deleting { orphans: *orphans });
+                    self.stores.delete(now, map, (*first, *count), *orphans, turn.effects);
+                }
+            }
+            Effect::RequestInventory { source, after } => {
+                if let Some(map) = &self.map {
+                    self.stores.inventory(now, map, *source, *after, turn.effects);
+                }
+            }
+            Effect::Arm(at) => self.tick_at = Some(*at).filter(|_| self.closing.is_none()),
+            Effect::WriteCheckpointPage { index, last, bytes, .. } => {
+                let is_end = self.closing == Some(Closing::Checkpointing);
+                self.log.write_page(*index, (all.slice(bytes), *last), is_end, turn);
+            }
+            // The log frees its segments itself, by the same rule (R15).
+            Effect::TrimLog { .. } => {}
+        }
+    }
+
+    /// Takes in what the log has to say, and what follows, until nothing follows any more.
+    fn settle<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        loop {
+            while let Some(note) = self.log.next(turn) {
+                self.on_note(note, turn);
+            }
+            if !self.advance_closing(turn) {
+                break;
+            }
+        }
+        let wanted = [self.tick_at, self.log.deadline(), self.stores.deadline()];
+        turn.effects.deadline = wanted.into_iter().flatten().min();
+    }
+
+    fn on_note<M: Memory>(&mut self, note: LogNote, turn: &mut Turn<'_, M>) {
+        match note {
+            LogNote::Page(bytes) => self.restore(|restore| restore.page(&bytes), turn),
+            LogNote::PagesAbandoned => {
+                turn.effects.notes.push(Note::CheckpointDamaged);
+                if let Phase::Recovering(restore) = &mut self.phase {
+                    **restore = Restore::new();
+                }
+            }
+            LogNote::Entry(index, bytes) => self.restore(|restore| restore.entry(index, &bytes), turn),
+            LogNote::Opened { last, was_clean } => self.on_opened(last, was_clean, turn),
+            LogNote::OpenFailed(error) => self.fail(OpenFailure::Log(error), turn),
+            LogNote::Durable(index) => self.handle(Event::Durable { index }, turn),
+            LogNote::PageTaken => self.handle(Event::CheckpointPageTaken, turn),
+            LogNote::CheckpointDone(index) => {
+                turn.effects.notes.push(Note::CheckpointDone(index));
+                self.handle(Event::CheckpointDurable { index }, turn);
+            }
+            LogNote::CheckpointFailed => {
+                turn.effects.notes.push(Note::CheckpointFailed);
+                self.handle(Event::CheckpointFailed, turn);
+            }
+            LogNote::Fenced => {
+                self.end();
+                turn.effects.notes.push(Note::Fenced);
+            }
+            LogNote::WantsCheckpoint => self.handle(Event::BeginCheckpoint, turn),
+            LogNote::Closed => turn.effects.notes.push(Note::Ended),
+        }
+    }
+
+    fn restore<M: Memory>(
+        &mut self,
+        step: impl FnOnce(&mut Restore) -> Result<(), RestoreError>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        if let Phase::Recovering(restore) = &mut self.phase
+            && let Err(error) = step(restore)
+        {
+            self.fail(OpenFailure::Restore(error), turn);
+        }
+    }
+
+    fn on_opened<M: Memory>(&mut self, last: wire::CommitIndex, was_clean: bool, turn: &mut Turn<'_, M>) {
+        // It may have failed on an entry before.
+        let Phase::Recovering(restore) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+        match restore.start(self.settings, turn.clock.now) {
+            Ok(replica) => {
+                let committed = replica.committed();
+                assert_eq!(committed, last, "what the log has is what the replica has");
+                self.phase = Phase::Serving(Box::new(replica));
+                turn.effects.notes.push(Note::Opened { committed, was_clean });
+                if self.closing.is_none() {
+                    self.handle(Event::Tick, turn);
+                }
+            }
+            Err(error) => self.fail(OpenFailure::Restore(error), turn),
+        }
+    }
+
+    fn fail<M: Memory>(&mut self, failure: OpenFailure, turn: &mut Turn<'_, M>) {
+        self.end();
+        turn.effects.notes.push(Note::OpenFailed(failure));
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.tick_at = None;
+    }
+
+    /// The next step of an orderly end, if its time has come.
+    fn advance_closing<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        let Some(closing) = self.closing else { return false };
+        let next = match (closing, &self.phase) {
+            (Closing::Ending, _) => return false,
+            // Nothing was answered yet, or nothing can be written any more.
+            (_, Phase::Recovering(_) | Phase::Ended) => Closing::Ending,
+            _ if self.log.is_checkpointing() => return false,
+            (Closing::Checkpointing, _) => Closing::Ending,
+            (Closing::Draining, Phase::Serving(replica)) => {
+                let is_drained = replica.committed() == replica.state().namespace.index();
+                if !is_drained && !self.log.is_full(turn) {
+                    return false;
+                }
+                // Entries for which there is no space were never acknowledged.
+                let has_more = is_drained && !self.log.ends_at_checkpoint();
+                if has_more { Closing::Checkpointing } else { Closing::Ending }
+            }
+        };
+        self.closing = Some(next);
+        match next {
+            Closing::Checkpointing => self.handle(Event::BeginCheckpoint, turn),
+            Closing::Draining | Closing::Ending => self.log.close(turn),
+        }
+        true
+    }
+}

@@ -1,0 +1,321 @@
+//! What the group asks of the stores: deletes of reclaimed chunks (R24) and pages of their inventories (R2).
+//!
+//! It goes over connections like any client's, since a chunk's store may be on another node. A call that is lost is the replica's to repeat.
+//!
+//! ```text
+//! a call waits ─► dialled ─► up, Hello sent ─► greeted, calls sent ─► down: what was asked is given up
+//!                    └──────────────┴─► refused: again after RECONNECT_NANOS
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use placement::ClusterMap;
+use wire::limits::MESSAGE_CHUNKS_MAX;
+use wire::message::{ChunkIds, Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
+use wire::{ChunkId, FrameKind, GroupId, Nanos, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix};
+
+use crate::effects::{CloseReason, Dial, Effects, Link, Note};
+
+/// A connection that can't be had is tried again after this.
+const RECONNECT_NANOS: u64 = Nanos::SECOND;
+/// Calls that wait for a store; further ones are dropped, which the replica repeats.
+pub(crate) const WAITING_MAX: usize = 1024;
+/// Calls of one store that aren't answered; further ones wait. As many as a shard takes at once.
+pub(crate) const ASKED_MAX: usize = 64;
+
+/// What a store answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// All stores have deleted these chunks durably.
+    Deleted { first: ChunkId, count: u32 },
+    /// A page of an inventory: the store's index in the map, its ids, whether none follow.
+    Inventory { source: u16, ids: Vec<ChunkId>, end: bool },
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Delete { delete: u64, ids: Vec<ChunkId> },
+    Inventory { source: u16, after: Option<ChunkId> },
+}
+
+#[derive(Debug)]
+struct Peer {
+    address: Arc<str>,
+    link: Option<Link>,
+    greeted: bool,
+    retry_at: Nanos,
+    waiting: VecDeque<Call>,
+    asked: BTreeMap<u64, Call>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Delete {
+    first: ChunkId,
+    count: u32,
+    /// Calls of which it consists that aren't answered.
+    parts: usize,
+    orphans: bool,
+}
+
+/// The calls under way, and the connections they go over: one for each store of the map.
+#[derive(Debug)]
+pub(crate) struct StoreCalls {
+    group: GroupId,
+    peers: Vec<Peer>,
+    deletes: BTreeMap<u64, Delete>,
+    /// The last correlation id, and the last delete's number; 0 is `Hello`'s.
+    last: u64,
+    encoder: Encoder,
+}
+
+impl StoreCalls {
+    pub(crate) fn new(group: GroupId) -> Self {
+        Self { group, peers: Vec::new(), deletes: BTreeMap::new(), last: 0, encoder: Encoder::new() }
+    }
+
+    /// The map's stores, by their indices there.
+    pub(crate) fn on_map(&mut self, map: &ClusterMap, effects: &mut Effects) {
+        for (index, store) in map.as_map().stores.iter().enumerate() {
+            if self.peers.len() <= index {
+                self.peers.push(Peer {
+                    address: Arc::from(store.address.as_str()),
+                    link: None,
+                    greeted: false,
+                    retry_at: Nanos(0),
+                    waiting: VecDeque::new(),
+                    asked: BTreeMap::new(),
+                });
+            }
+            if *self.peers[index].address != store.address {
+                self.peers[index].address = Arc::from(store.address.as_str());
+                self.redial(index, Nanos(0), effects);
+            }
+        }
+    }
+
+    /// Ends a peer's connection; another is made not before `retry_at`.
+    fn redial(&mut self, index: usize, retry_at: Nanos, effects: &mut Effects) {
+        if let Some(link) = self.peers[index].link {
+            effects.closes.push((link, CloseReason::Redial));
+            self.on_close(link);
+        }
+        self.peers[index].retry_at = retry_at;
+    }
+
+    /// Deletes `count` chunks from `first` on, wherever they are.
+    pub(crate) fn delete(
+        &mut self,
+        now: Nanos,
+        map: &ClusterMap,
+        (first, count): (ChunkId, u32),
+        orphans: bool,
+        effects: &mut Effects,
+    ) {
+        let mut by_store: BTreeMap<u16, Vec<ChunkId>> = BTreeMap::new();
+        for step in 0..u64::from(count) {
+            let id = ChunkId { session: first.session, ordinal: first.ordinal + step };
+            for member in map.route(id).members {
+                by_store.entry(member.store).or_default().push(id);
+            }
+        }
+        self.last += 1;
+        let delete = self.last;
+        let parts = by_store.values().map(|ids| ids.len().div_ceil(MESSAGE_CHUNKS_MAX)).sum();
+        // It is known before its calls are made: one that is dropped gives all of it up.
+        self.deletes.insert(delete, Delete { first, count, parts, orphans });
+        for (store, ids) in by_store {
+            for part in ids.chunks(MESSAGE_CHUNKS_MAX) {
+                self.call(now, map, store, Call::Delete { delete, ids: part.to_vec() }, effects);
+            }
+        }
+    }
+
+    /// Asks store `source` for the ids after `after`.
+    pub(crate) fn inventory(
+        &mut self,
+        now: Nanos,
+        map: &ClusterMap,
+        source: u16,
+        after: Option<ChunkId>,
+        effects: &mut Effects,
+    ) {
+        self.call(now, map, source, Call::Inventory { source, after }, effects);
+    }
+
+    fn call(&mut self, now: Nanos, map: &ClusterMap, store: u16, call: Call, effects: &mut Effects) {
+        let room = |peer: &&mut Peer| peer.waiting.len() < WAITING_MAX;
+        let Some(peer) = self.peers.get_mut(usize::from(store)).filter(room) else {
+            effects.notes.push(Note::StoreSilent { peer: store });
+            self.give_up(&call);
+            return;
+        };
+        peer.waiting.push_back(call);
+        self.proceed(usize::from(store), now, map, effects);
+    }
+
+    /// Connects where calls wait for it, and sends where a connection is greeted.
+    pub(crate) fn on_turn(&mut self, now: Nanos, map: &ClusterMap, effects: &mut Effects) {
+        for index in 0..self.peers.len() {
+            self.proceed(index, now, map, effects);
+        }
+    }
+
+    /// When a connection may be tried again that calls wait for.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        let cold = self.peers.iter().filter(|peer| peer.link.is_none() && !peer.waiting.is_empty());
+        cold.map(|peer| peer.retry_at).min()
+    }
+
+    fn proceed(&mut self, index: usize, now: Nanos, map: &ClusterMap, effects: &mut Effects) {
+        let peer = &mut self.peers[index];
+        if peer.waiting.is_empty() {
+            return;
+        }
+        let Some(link) = peer.link else {
+            if now >= peer.retry_at {
+                peer.retry_at = now.after(RECONNECT_NANOS);
+                let peer_number = u16::try_from(index).expect("stores have 16-bit indices");
+                effects.dials.push(Dial { peer: peer_number, address: Arc::clone(&peer.address) });
+            }
+            return;
+        };
+        while peer.greeted
+            && peer.asked.len() < ASKED_MAX
+            && let Some(call) = peer.waiting.pop_front()
+        {
+            self.last += 1;
+            let head = RequestHead { correlation: self.last, deadline_ms: 0 };
+            let request = match &call {
+                Call::Delete { ids, .. } => {
+                    Request::DeleteChunks { map: map.number(), ids: ChunkIds::new(ids) }
+                }
+                Call::Inventory { after, .. } => Request::Inventory { after: *after, limit: INVENTORY_LIMIT },
+            };
+            let encoder = &mut self.encoder;
+            effects.send(link, |bytes| encoder.request(bytes, head, &request, PayloadMeta::default()));
+            peer.asked.insert(self.last, call);
+        }
+    }
+
+    /// What the driver made of a [`Dial`]: the connection's number, or none.
+    pub(crate) fn on_dialled(&mut self, peer: u16, link: Option<Link>) {
+        let peer = &mut self.peers[usize::from(peer)];
+        assert!(peer.link.is_none(), "a store is dialled once at a time");
+        (peer.link, peer.greeted) = (link, false);
+    }
+
+    fn peer_of(&self, link: Link) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.link == Some(link))
+    }
+
+    /// A connection stands: greets the store.
+    pub(crate) fn on_up(&mut self, link: Link, map: &ClusterMap, effects: &mut Effects) {
+        if self.peer_of(link).is_none() {
+            return;
+        }
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION,
+            features: wire::message::FEATURES,
+            name: format!("metadata group {}", self.group.0),
+            cluster: Some(map.cluster()),
+        };
+        let encoder = &mut self.encoder;
+        effects.send(link, |bytes| {
+            encoder.request(bytes, RequestHead::default(), &Request::Hello(hello), PayloadMeta::default());
+        });
+    }
+
+    /// Whether the connection is to a store.
+    pub(crate) fn knows(&self, link: Link) -> bool {
+        self.peer_of(link).is_some()
+    }
+
+    /// A store's frame.
+    pub(crate) fn on_reply(
+        &mut self,
+        now: Nanos,
+        link: Link,
+        (prefix, message): (&Prefix, &[u8]),
+        map: &ClusterMap,
+        effects: &mut Effects,
+    ) -> Option<Answered> {
+        let index = self.peer_of(link)?;
+        let reply = match Reply::decode(prefix.kind, prefix.status, message) {
+            Ok(reply) if prefix.reply && prefix.payload_bytes == 0 => reply,
+            _ => {
+                self.redial(index, now.after(RECONNECT_NANOS), effects);
+                return None;
+            }
+        };
+        if prefix.kind == FrameKind::Hello {
+            if matches!(reply, Reply::Hello(_)) {
+                self.peers[index].greeted = true;
+                self.proceed(index, now, map, effects);
+            } else {
+                // It is busy, or still starting: nothing but another greeting makes it talk.
+                self.redial(index, now.after(RECONNECT_NANOS), effects);
+            }
+            return None;
+        }
+        let call = self.peers[index].asked.remove(&prefix.correlation)?;
+        self.proceed(index, now, map, effects);
+        self.on_answer(&call, &reply)
+    }
+
+    fn on_answer(&mut self, call: &Call, reply: &Reply<'_>) -> Option<Answered> {
+        match (call, reply) {
+            (Call::Delete { delete, .. }, Reply::DeleteChunks) => {
+                let state = self.deletes.get_mut(delete)?;
+                state.parts -= 1;
+                if state.parts > 0 {
+                    return None;
+                }
+                let Delete { first, count, orphans, .. } = self.deletes.remove(delete)?;
+                (!orphans).then_some(Answered::Deleted { first, count })
+            }
+            (Call::Inventory { source, .. }, Reply::Inventory { ids, end }) => {
+                Some(Answered::Inventory { source: *source, ids: ids.iter().collect(), end: *end })
+            }
+            _ => {
+                self.give_up(call);
+                None
+            }
+        }
+    }
+
+    /// A call that gets no answer; the replica repeats it.
+    fn give_up(&mut self, call: &Call) {
+        if let Call::Delete { delete, .. } = call {
+            self.deletes.remove(delete);
+        }
+    }
+
+    /// Whether this connection was one of these; what was asked over it has no answer.
+    pub(crate) fn on_close(&mut self, link: Link) -> bool {
+        let Some(index) = self.peer_of(link) else {
+            return false;
+        };
+        let peer = &mut self.peers[index];
+        (peer.link, peer.greeted) = (None, false);
+        let lost: BTreeSet<u64> = std::mem::take(&mut peer.asked)
+            .into_values()
+            .filter_map(|call| match call {
+                Call::Delete { delete, .. } => Some(delete),
+                Call::Inventory { .. } => None,
+            })
+            .collect();
+        self.deletes.retain(|delete, _| !lost.contains(delete));
+        true
+    }
+
+    /// Deletes that aren't answered yet.
+    #[cfg(test)]
+    pub(crate) fn deletes(&self) -> usize {
+        self.deletes.len()
+    }
+}
+
+const INVENTORY_LIMIT: u32 = 4096;
+const _: () = assert!(INVENTORY_LIMIT as usize == MESSAGE_CHUNKS_MAX);

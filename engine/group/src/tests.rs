@@ -1,0 +1,6 @@
+//! The member by hand: who is answered and when, what an end leaves behind, what stores are asked.
+
+mod bench;
+mod ending;
+mod greeting;
+mod stores;

@@ -63,6 +63,12 @@ impl Shard {
         Ok(())
     }
 
+    /// The put whose fragments arrive under this correlation id.
+    pub(crate) fn receiving(&mut self, caller: Caller) -> Option<u32> {
+        let index = self.links.state(caller.link)?.put_index(caller.correlation)?;
+        matches!(self.puts.at(index).stage, Stage::Receiving(_)).then_some(index)
+    }
+
     /// A later fragment.
     pub(crate) fn on_fragment(
         &mut self,

@@ -17,6 +17,8 @@ mod reply;
 mod requests;
 mod shard;
 mod store_side;
+#[cfg(test)]
+mod tests;
 
 pub use effects::{CloseReason, Effects, Link, Payload, Placement, Send};
 pub use shard::{Identity, Shard};

@@ -162,7 +162,12 @@ impl Shard {
         let request = match Request::decode(prefix.kind, message) {
             Ok(request) => request,
             Err(error) => {
-                self.refuse(caller, error.status(), effects);
+                // A fragment that can't be read ends its put: whatever follows would leave a gap.
+                let put = (prefix.kind == FrameKind::PutFragment).then(|| self.receiving(caller)).flatten();
+                match put {
+                    Some(index) => self.fail_put(index, error.status(), memory, effects),
+                    None => self.refuse(caller, error.status(), effects),
+                }
                 return self.discard(link, prefix.payload_bytes, effects);
             }
         };
@@ -212,6 +217,8 @@ impl Shard {
         if !put.accept(&hasher, arrived.bytes, memory) {
             self.counters.mismatches += 1;
             self.fail_put(index, Status::ChecksumMismatch, memory, effects);
+            // `fail_put` gives back what was verified before (R38).
+            self.owe_credit(link, arrived.bytes, effects);
         } else if put.is_whole() {
             self.store_put(now, index, memory, effects);
         }

@@ -1,0 +1,6 @@
+//! The shard by hand: what it takes, refuses, holds and gives back.
+
+mod bench;
+mod gets;
+mod links;
+mod puts;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::server::Server;
 
-/// Kernel, processor, commit.
+/// Kernel and its congestion control, processor, commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
@@ -22,7 +22,11 @@ impl Machine {
         let processor = read("/proc/cpuinfo");
         let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: format!(
+                "{} with TCP {}",
+                read("/proc/sys/kernel/osrelease").trim(),
+                read("/proc/sys/net/ipv4/tcp_congestion_control").trim()
+            ),
             processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             commit: commit().unwrap_or_else(|| "unknown".into()),

@@ -11,11 +11,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Exit, Failure, Result};
@@ -27,6 +27,8 @@ static TEMPORARIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Starts the thread that ends the process at a signal.
 pub(crate) fn end_at_signal(json: bool) -> Result<()> {
     let mut signals = subscribe()?;
+    // Heard and passed over: then a write beyond `ulimit -f` fails by name, instead of ending the process with its drafts left behind.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|error| Failure::io("signals", &error))?;
     let thread = move || {
         if signals.forever().next().is_some() {
             // Held until the process ends, so that no worker begins another file.

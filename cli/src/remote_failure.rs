@@ -100,7 +100,7 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::Busy { .. } | Error::Timeout { .. } => "try again; a longer --timeout may help: catena status",
         Error::OutcomeUnknown { .. } => "look with `catena stat` whether it happened before you repeat it",
         Error::Integrity { .. } => {
-            "restore the file from its source; `catena verify` names everything that is damaged"
+            "restore the file from its source by `catena put --resend`; `catena verify` names everything that is damaged"
         }
         Error::NoSpace { .. } => "remove something (deletes still work) or add space: catena df",
         Error::Replaced { .. } | Error::SessionExpired { .. } | Error::ChunksLost { .. } => {

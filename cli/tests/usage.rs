@@ -226,7 +226,7 @@ fn manual_pages_are_written_for_every_command() {
         assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
     }
     let page = fs::read_to_string(directory.path().join("man1/catena-put.1")).expect("readable");
-    assert!(page.contains("standard input"), "{page}");
+    assert!(page.contains("standard input") && page.contains(".SH EXAMPLES"), "{page}");
 }
 
 #[test]

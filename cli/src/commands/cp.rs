@@ -202,8 +202,11 @@ impl Copy<'_> {
         match self.to.mkdir(&place.path, attributes(visit, Vec::new()), false).wait() {
             Ok(committed) => Ok(committed.inode),
             Err(Error::AlreadyExists { .. }) => {
-                let there =
-                    self.to.stat(&place.path, false).wait().map_err(|error| failure(&place, &error))?;
+                let there = self
+                    .to
+                    .stat(&place.path, visit.is_root())
+                    .wait()
+                    .map_err(|error| failure(&place, &error))?;
                 if there.attributes.kind == InodeKind::Directory {
                     return Ok(there.attributes.inode);
                 }

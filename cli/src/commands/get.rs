@@ -59,6 +59,9 @@ pub(crate) struct Get {
     /// A file of the same size and time is the same, without comparing its bytes
     #[arg(long)]
     quick: bool,
+    /// Without extended attributes: for file systems that have none
+    #[arg(long)]
+    no_xattrs: bool,
     /// Leave what exists alone, and skip it
     #[arg(short, long)]
     no_clobber: bool,
@@ -195,7 +198,13 @@ impl Get {
         report: &mut Report,
     ) -> Result<()> {
         let condition = if self.if_absent { Precondition::Absent } else { precondition(self.if_version) };
-        let wishes = Wishes { quick: self.quick, no_clobber: self.no_clobber, precondition: condition };
+        let wishes = Wishes {
+            quick: self.quick,
+            resend: false,
+            no_xattrs: self.no_xattrs,
+            no_clobber: self.no_clobber,
+            precondition: condition,
+        };
         let output = &context.output;
         let mut on_result = |result: Result<Outcome>| progress.around(|| report.take(output, result));
         let range = self.range;
@@ -275,9 +284,8 @@ impl Job {
             Self::Directory { attributes, place, target } => {
                 let entry = volume.at(attributes.inode).stat_with_xattrs(b"", false).wait();
                 let entry = entry.map_err(|error| failure(&place, &error))?;
-                let local = |error: io::Error| Failure::path(&target, &error);
-                let directory = File::open(&target).map_err(local)?;
-                meta::apply(&directory, &attributes, &entry.xattrs).map_err(local)?;
+                let directory = File::open(&target).map_err(|error| Failure::path(&target, &error))?;
+                meta::apply(&directory, &attributes, wishes.xattrs(&entry), &target)?;
                 Ok(Outcome::Settled)
             }
         }

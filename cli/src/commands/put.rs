@@ -64,6 +64,9 @@ pub(crate) struct PutOptions {
     /// A file of the same size and time is the same, without comparing its bytes
     #[arg(long)]
     quick: bool,
+    /// Send every file's bytes, the same ones too: to replace copies that `catena verify` found damaged
+    #[arg(long, conflicts_with = "quick")]
+    resend: bool,
     /// Leave what exists alone, and skip it
     #[arg(short, long)]
     no_clobber: bool,
@@ -135,7 +138,13 @@ impl PutOptions {
 
     fn wishes(&self) -> Wishes {
         let condition = if self.if_absent { Precondition::Absent } else { precondition(self.if_version) };
-        Wishes { quick: self.quick, no_clobber: self.no_clobber, precondition: condition }
+        Wishes {
+            quick: self.quick,
+            resend: self.resend,
+            no_xattrs: false,
+            no_clobber: self.no_clobber,
+            precondition: condition,
+        }
     }
 
     /// Stores standard input.
@@ -342,7 +351,11 @@ impl Tree<'_> {
         let kind = visit.metadata.file_type();
         if kind.is_dir() {
             match self.enter(&item, &visit, &place) {
-                Ok((inode, is_new)) => self.levels.push(Level { inode, is_new, mark: feed.mark(), item }),
+                Ok((inode, is_new)) => {
+                    // From here on it is known by its inode, whatever its name leads to.
+                    let item = Item { parent: inode, name: Vec::new(), ..item };
+                    self.levels.push(Level { inode, is_new, mark: feed.mark(), item });
+                }
                 Err(failure) => {
                     walk.pass_over();
                     return feed.report(Err(failure));
@@ -383,7 +396,10 @@ impl Tree<'_> {
         match parent.mkdir(&item.name, attributes, false).wait() {
             Ok(committed) => Ok(inode(committed)),
             Err(Error::AlreadyExists { .. }) => {
-                let entry = parent.stat(&item.name, false).wait().map_err(|error| failure(place, &error))?;
+                // A link to a directory is one where a person named it; in a tree it is in the way.
+                let is_named = self.levels.is_empty();
+                let entry =
+                    parent.stat(&item.name, is_named).wait().map_err(|error| failure(place, &error))?;
                 if entry.attributes.kind == InodeKind::Directory {
                     return Ok((entry.attributes.inode, false));
                 }
@@ -410,7 +426,13 @@ impl Job {
                 let parent = volume.at(item.parent);
                 let goal = item.goal(&parent);
                 let local = |error: io::Error| Failure::path(&item.source, &error);
-                let directory = File::open(&item.source).map_err(local)?;
+                let directory = match File::open(&item.source) {
+                    // That it can't be read was said when it was to be listed.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        return Ok(Outcome::Settled);
+                    }
+                    opened => opened.map_err(local)?,
+                };
                 let xattrs = meta::xattrs(&directory).map_err(local)?;
                 let entry = parent
                     .stat_with_xattrs(goal.path, false)

@@ -72,12 +72,38 @@ impl Man {
 fn page(command: clap::Command, name: &str) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let named = command.bin_name(name.replace('-', " "));
-    let page = clap_mangen::Man::new(named).title(name.to_owned());
+    let source = concat!("catena ", env!("CARGO_PKG_VERSION"));
+    let page = clap_mangen::Man::new(named).title(name.to_owned()).source(source).manual("Catena");
     page.render(&mut text).map_err(|error| Failure::io("a manual page", &error))?;
-    Ok(text)
+    Ok(with_examples(&String::from_utf8_lossy(&text)).into_bytes())
+}
+
+/// The page with the section of examples named so and kept line by line; its maker calls it EXTRA and fills the lines.
+fn with_examples(page: &str) -> String {
+    let Some((before, extra)) = page.split_once(".SH EXTRA\n") else { return page.to_owned() };
+    let end = extra.find("\n.SH ").map_or(extra.len(), |at| at + 1);
+    let (body, after) = extra.split_at(end);
+    let (heading, body) = match body.strip_prefix("Examples:\n") {
+        Some(examples) => ("EXAMPLES", examples),
+        None => ("NOTES", body),
+    };
+    format!("{before}.SH {heading}\n.nf\n{}\n.fi\n{after}", body.trim_end())
 }
 
 fn write(directory: &Path, name: &str, text: Vec<u8>) -> Result<()> {
     let path = directory.join(format!("{name}.1"));
     std::fs::write(&path, text).map_err(|error| Failure::path(&path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_are_kept_line_by_line() {
+        let page = "x\n.SH EXTRA\nExamples:\n  a\n  b\n.SH VERSION\n1\n";
+        assert_eq!(with_examples(page), "x\n.SH EXAMPLES\n.nf\n  a\n  b\n.fi\n.SH VERSION\n1\n");
+        assert_eq!(with_examples("x\n.SH EXTRA\nRemote\n"), "x\n.SH NOTES\n.nf\nRemote\n.fi\n");
+        assert_eq!(with_examples("x\n"), "x\n");
+    }
 }

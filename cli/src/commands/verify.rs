@@ -79,7 +79,7 @@ impl Verify {
                 text::count(total.damaged_files, "file")
             );
             return Err(Failure::new(Exit::Integrity, "", what)
-                .next("restore the files named above from their source: catena put replaces them"));
+                .next("restore the files named above from their source: catena put --resend replaces them"));
         }
         tally.finish("file")
     }

@@ -11,6 +11,8 @@ use rustix::process::{getegid, geteuid};
 use xattr::FileExt as _;
 
 use crate::clock;
+use crate::failure::{Exit, Failure, Result};
+use crate::text::quote;
 
 /// Permission bits that mean something everywhere.
 const MODE_BITS: u32 = 0o7777;
@@ -66,8 +68,22 @@ pub(crate) fn xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     Ok(xattrs)
 }
 
-/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out.
-pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr]) -> io::Result<()> {
+/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out. `path` is its
+/// name in what is said.
+pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr], path: &Path) -> Result<()> {
+    set_xattrs(file, xattrs).map_err(|error| {
+        if is_unsupported(&error) {
+            let shown = quote(path.as_os_str().as_bytes());
+            let reason = "its file system has no extended attributes, and what is fetched has some";
+            return Failure::new(Exit::Failed, shown, reason)
+                .next("name a place on another file system, or leave them behind: --no-xattrs");
+        }
+        Failure::path(path, &error)
+    })?;
+    set_mode_and_time(file, attributes).map_err(|error| Failure::path(path, &error))
+}
+
+fn set_xattrs(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
     for xattr in xattrs.iter().filter(|xattr| is_portable(&xattr.name)) {
         let name = std::ffi::OsStr::from_bytes(&xattr.name);
         if file.get_xattr(name).ok().flatten().as_deref() == Some(&xattr.value) {
@@ -78,6 +94,10 @@ pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr]) -> i
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn set_mode_and_time(file: &File, attributes: &Attributes) -> io::Result<()> {
     let metadata = file.metadata()?;
     let owner_is_kept = metadata.uid() == attributes.uid && metadata.gid() == attributes.gid;
     // Somebody else's set-id file would lend *our* rights.
@@ -115,11 +135,9 @@ mod tests {
     use super::*;
     use client::{InodeId, InodeKind, Version};
 
-    #[test]
-    fn attributes_go_both_ways() {
-        let file = tempfile::tempfile().expect("a file");
-        let metadata = file.metadata().expect("metadata");
-        let attributes = Attributes {
+    /// Of a file with the same owner.
+    fn attributes_of(metadata: &Metadata) -> Attributes {
+        Attributes {
             inode: InodeId(2),
             kind: InodeKind::File,
             mode: 0o4751,
@@ -133,13 +151,33 @@ mod tests {
             version: Version(1),
             layout: wire::Layout(0),
             xattr_count: 0,
-        };
-        apply(&file, &attributes, &[]).expect("applied");
+        }
+    }
+
+    /// A file with attributes failed as "operation not supported", with no way out.
+    #[test]
+    fn a_file_system_without_attributes_is_named() {
+        let file = File::open("/proc/self/maps").expect("every Linux has it");
+        let xattrs = [Xattr { name: b"user.a".to_vec(), value: b"b".to_vec() }];
+        let refused = set_xattrs(&file, &xattrs).expect_err("no attributes there");
+        assert!(is_unsupported(&refused), "{refused}");
+        let metadata = file.metadata().expect("metadata");
+        let failure = apply(&file, &attributes_of(&metadata), &xattrs, Path::new("f"))
+            .expect_err("no attributes there");
+        assert!(failure.next.is_some_and(|next| next.contains("--no-xattrs")));
+    }
+
+    #[test]
+    fn attributes_go_both_ways() {
+        let file = tempfile::tempfile().expect("a file");
+        let metadata = file.metadata().expect("metadata");
+        let attributes = attributes_of(&metadata);
+        apply(&file, &attributes, &[], Path::new("f")).expect("applied");
         let back = sent(&file.metadata().expect("metadata"), Vec::new());
         assert_eq!((back.mode, back.modified), (0o4751, Some(attributes.modified)));
 
         let foreign = Attributes { uid: metadata.uid() + 1, mode: 0o6755, ..attributes };
-        apply(&file, &foreign, &[]).expect("applied");
+        apply(&file, &foreign, &[], Path::new("f")).expect("applied");
         assert_eq!(file.metadata().expect("metadata").mode() & MODE_BITS, 0o755);
     }
 

@@ -113,7 +113,7 @@ fn file(
     }
     let (draft, file) = Draft::file(target)?;
     let Some(bytes) = write(origin.place, download, &file, target, progress)? else { return Ok(None) };
-    meta::apply(&file, &entry.attributes, &entry.xattrs).map_err(|error| Failure::path(target, &error))?;
+    meta::apply(&file, &entry.attributes, wishes.xattrs(entry), target)?;
     draft.finish()?;
     Ok(Some(Outcome::File(bytes)))
 }
@@ -138,11 +138,11 @@ fn settle(origin: Origin<'_>, entry: &Entry, target: &Path, wishes: Wishes) -> R
         return Ok(None);
     }
     let wanted = meta::sent(&metadata, meta::xattrs(&file).map_err(local)?);
-    let same_xattrs = entry.xattrs.iter().all(|xattr| wanted.xattrs.contains(xattr));
+    let same_xattrs = wishes.xattrs(entry).iter().all(|xattr| wanted.xattrs.contains(xattr));
     if has_time && wanted.mode == entry.attributes.mode && same_xattrs {
         return Ok(Some(Outcome::Unchanged));
     }
-    meta::apply(&file, &entry.attributes, &entry.xattrs).map_err(local)?;
+    meta::apply(&file, &entry.attributes, wishes.xattrs(entry), target)?;
     Ok(Some(Outcome::Attributes))
 }
 

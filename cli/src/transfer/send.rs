@@ -35,10 +35,21 @@ pub(crate) const VANISHED: &str = "vanished before it could be read";
 pub(crate) struct Wishes {
     /// Same size and time means same bytes.
     pub(crate) quick: bool,
+    /// The same bytes are sent, too: the checksums that they match say nothing about what a damaged copy holds.
+    pub(crate) resend: bool,
+    /// Extended attributes stay where they are.
+    pub(crate) no_xattrs: bool,
     /// What exists is left alone.
     pub(crate) no_clobber: bool,
     /// Condition on what is at the target.
     pub(crate) precondition: Precondition,
+}
+
+impl Wishes {
+    /// The extended attributes of `entry` that are wanted.
+    pub(crate) fn xattrs<'a>(&self, entry: &'a Entry) -> &'a [Xattr] {
+        if self.no_xattrs { &[] } else { &entry.xattrs }
+    }
 }
 
 /// Where a file goes.
@@ -183,7 +194,7 @@ fn settle(
         ));
     }
     // A condition is for the server to judge, in its own order of things.
-    let unconditional = wishes.precondition == Precondition::Any;
+    let unconditional = wishes.precondition == Precondition::Any && !wishes.resend;
     if entry.attributes.kind != InodeKind::File || entry.attributes.size != metadata.len() || !unconditional {
         return Ok(None);
     }

@@ -8,6 +8,7 @@
 mod bootstrap;
 mod cluster_map;
 mod error;
+mod loss;
 mod validate;
 
 pub use bootstrap::{OneNode, one_node};

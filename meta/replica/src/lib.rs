@@ -35,6 +35,7 @@ pub use config::{
     INVENTORY_PAGE_MAX, RETRY_AFTER_MS, ReplicaConfig, UPKEEP_ENTRIES_MAX, WAITING_BYTES_MAX, WAITING_MAX,
 };
 pub use event::{Body, Effect, Effects, Event, Request, RequestBody};
+pub use namespace::Losses;
 pub use record::{ENTRY_VERSION, Entry, Record};
 pub use replica::{Metrics, Replica};
 pub use restore::{Restore, RestoreError};

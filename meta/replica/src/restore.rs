@@ -32,7 +32,7 @@ pub enum RestoreError {
     State(CommitIndex, StateError),
     /// The cluster map is older than the log, a backup perhaps: under its generation the ids of sessions would repeat (R20).
     #[error(
-        "the cluster map has generation {0} of this group, and the log was written under generation {1}: it is an older map, restored from a backup?"
+        "the cluster map has generation {0} of this group, and the log was written under generation {1}: it is an older one"
     )]
     Generation(u16, u16),
     /// Entries before the checkpoint's end, or pages after an entry.

@@ -3,20 +3,25 @@
 //! It stands beside the data path: one thread accepts, each connection is served by a short-lived thread, at most [`CONNECTIONS_MAX`] at a time, and has
 //! [`REQUEST_TIMEOUT`] to send its request. One connection is one request. A slow or silent peer holds its own thread and nothing else.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tracing::{debug, warn};
+use wire::Nanos;
+
+use crate::start::nanoseconds;
 
 /// Connections served at a time; others get 503.
 const CONNECTIONS_MAX: usize = 32;
 /// Bytes of a request's head, at most.
-const REQUEST_BYTES_MAX: u64 = 8 << 10;
-/// Time for a request to arrive and for its answer to leave.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Time for a whole request to arrive, and as much for its answer to leave.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a connection that couldn't be accepted, for want of descriptors perhaps: without it the thread would try without end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the endpoint shows.
 pub(crate) trait Inspect: Send + Sync + 'static {
@@ -68,8 +73,13 @@ fn accept(listener: &TcpListener, inspect: &Arc<dyn Inspect>, stopping: &AtomicB
         if stopping.load(Ordering::Acquire) {
             return;
         }
-        let Ok(mut stream) = connection else {
-            continue;
+        let mut stream = match connection {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(%error, "cannot accept an admin connection");
+                std::thread::park_timeout(ACCEPT_PAUSE);
+                continue;
+            }
         };
         if active.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
             active.fetch_sub(1, Ordering::AcqRel);
@@ -81,7 +91,7 @@ fn accept(listener: &TcpListener, inspect: &Arc<dyn Inspect>, stopping: &AtomicB
         }
         let (inspect, active_here) = (Arc::clone(inspect), Arc::clone(&active));
         let spawned = runtime::spawn_thread("admin-request", None, move || {
-            if let Err(error) = serve(&stream, inspect.as_ref()) {
+            if let Err(error) = serve(&stream, inspect.as_ref(), REQUEST_TIMEOUT) {
                 debug!(%error, "an admin connection went away");
             }
             active_here.fetch_sub(1, Ordering::AcqRel);
@@ -93,20 +103,59 @@ fn accept(listener: &TcpListener, inspect: &Arc<dyn Inspect>, stopping: &AtomicB
     }
 }
 
-fn serve(stream: &TcpStream, inspect: &dyn Inspect) -> io::Result<()> {
-    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
-    stream.set_write_timeout(Some(REQUEST_TIMEOUT))?;
-    let mut head = BufReader::new(stream.take(REQUEST_BYTES_MAX));
-    let mut request_line = String::new();
-    head.read_line(&mut request_line)?;
-    let mut header = String::new();
-    while head.read_line(&mut header)? > 2 {
-        header.clear();
-    }
-    let mut words = request_line.split(' ');
+fn serve(stream: &TcpStream, inspect: &dyn Inspect, timeout: Duration) -> io::Result<()> {
+    let head = read_head(stream, Deadline::new(timeout))?;
+    let request_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let request_line = String::from_utf8_lossy(request_line);
+    let mut words = request_line.trim_end().split(' ');
     let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    let mut writer = stream;
-    writer.write_all(answer(method, target, inspect).as_bytes())
+    let answer = answer(method, target, inspect);
+    write_whole(stream, answer.as_bytes(), Deadline::new(timeout))
+}
+
+/// When a peer's time is up, however busy it looks: a byte every few seconds would hold a place for hours.
+#[derive(Clone, Copy)]
+struct Deadline(Nanos);
+
+impl Deadline {
+    fn new(timeout: Duration) -> Self {
+        Self(runtime::clock::now().after(nanoseconds(timeout)))
+    }
+
+    /// What is left, as a socket's timeout.
+    fn left(self) -> io::Result<Option<Duration>> {
+        match self.0.since(runtime::clock::now()) {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(Some(Duration::from_nanos(left))),
+        }
+    }
+}
+
+/// The request up to the empty line, or as much as the peer sends of it.
+fn read_head(mut stream: &TcpStream, deadline: Deadline) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    while head.len() < REQUEST_BYTES_MAX {
+        stream.set_read_timeout(deadline.left()?)?;
+        let count = stream.read(&mut piece)?;
+        head.extend_from_slice(&piece[..count]);
+        let ends = |end: &[u8]| head.windows(end.len()).any(|window| window == end);
+        if count == 0 || ends(b"\r\n\r\n") || ends(b"\n\n") {
+            break;
+        }
+    }
+    Ok(head)
+}
+
+fn write_whole(mut stream: &TcpStream, mut bytes: &[u8], deadline: Deadline) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(deadline.left()?)?;
+        match stream.write(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
 }
 
 fn answer(method: &str, target: &str, inspect: &dyn Inspect) -> String {
@@ -178,6 +227,31 @@ mod tests {
             let text = answer(method, target, &Sample);
             assert!(text.starts_with(start) && text.ends_with(end), "{method} {target}: {text}");
         }
+    }
+
+    /// The time was one for each read: 8 KiB, a byte every four seconds, held one of 32 places for nine hours.
+    #[test]
+    fn a_dripping_request_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (stream, _) = listener.accept().expect("accepted");
+        let (sender, outcome) = std::sync::mpsc::channel();
+        runtime::spawn_thread("served", None, move || {
+            let outcome = serve(&stream, &Sample, Duration::from_millis(300));
+            sender.send(outcome.is_err()).expect("somebody waits");
+        })
+        .expect("a thread");
+        // Each byte is in time; all of them aren't.
+        let mut sent = 0;
+        let failed = loop {
+            match outcome.recv_timeout(Duration::from_millis(20)) {
+                Ok(failed) => break failed,
+                Err(_) => drop(peer.write(b"x")),
+            }
+            sent += 1;
+            assert!(sent < 3000, "it goes on as long as bytes come");
+        };
+        assert!(failed, "no answer to what never came whole");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Formatting: stores, metadata log, identity and the first cluster map of a one-node cluster. An explicit act (R34).
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,9 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::identity::{Identity, NodeDirectory, metadata_path};
 use crate::meta_thread::MetaStart;
+use crate::node::Threads;
 use crate::shard_thread::ShardStart;
-use crate::start::{end_all, start_metadata_thread, start_shard, start_with, wait_ready};
+use crate::start::{open_file, read_map, start_metadata_thread, start_shard, start_with, wait_ready};
 
 /// Slices of a new cluster's ring: 2^12 (R40).
 const RING_BITS: u8 = 12;
@@ -41,27 +42,35 @@ pub fn is_initialized(config: &Config) -> Result<bool, Error> {
 /// Formats the stores and bootstraps a one-node cluster. Refuses whatever isn't new; what it made is removed again when it fails.
 pub fn init(config: &Config) -> Result<Initialized, Error> {
     config.validate()?;
-    let made = Made::begin(config)?;
-    let result = format(config);
+    let mut made = Made::begin(config)?;
+    let result = format(config, &mut made);
     if result.is_err() {
         made.undo();
     }
     result
 }
 
-fn format(config: &Config) -> Result<Initialized, Error> {
+fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
     let directory = NodeDirectory::new(&config.directory);
     let stores = (0..config.shard_count()).map(|_| StoreId(runtime::clock::random_bytes())).collect();
     let identity = Identity { cluster: ClusterId(runtime::clock::random_bytes()), node: NodeId(1), stores };
 
-    let mut threads = Vec::new();
+    // They have ended when this returns, with or without an error: only then may what they made be removed.
+    let mut threads = Threads::default();
     for index in 0..config.shard_count() {
         let start = ShardStart::format(config, &identity, ShardIndex(index));
-        threads.push(start_shard(config, index, None, start)?);
+        let file = start.open_file()?;
+        made.files.push(config.store_path(index));
+        threads.shards.push(start_shard(config, index, None, (start, file))?);
     }
-    let metadata = start_metadata_thread(config, None, MetaStart::format(config, &identity))?;
-    threads.iter().try_for_each(wait_ready)?;
-    wait_ready(&metadata)?;
+    let path = metadata_path(config.metadata_directory());
+    let start = MetaStart::format(config, &identity);
+    let file = open_file(&path, start.is_format())?;
+    made.files.push(path);
+    let metadata = start_metadata_thread(config, None, (start, file))?;
+    let metadata = threads.metadata.insert(metadata);
+    threads.shards.iter().try_for_each(wait_ready)?;
+    wait_ready(metadata)?;
 
     let map = one_node(OneNode {
         cluster: identity.cluster,
@@ -69,7 +78,7 @@ fn format(config: &Config) -> Result<Initialized, Error> {
         name: config.name.clone(),
         stores: (0..)
             .zip(&identity.stores)
-            .zip(&threads)
+            .zip(&threads.shards)
             .map(|((index, store), thread)| (*store, ShardIndex(index), thread.address.to_string()))
             .collect(),
         metadata_address: metadata.address.to_string(),
@@ -77,9 +86,10 @@ fn format(config: &Config) -> Result<Initialized, Error> {
         reclaim_delay_ms: u64::try_from(config.reclaim_delay.0.as_millis()).expect("at most seven days"),
     })
     .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    end_all(vec![metadata])?;
-    end_all(threads)?;
+    threads.stop()?;
 
+    // Nobody else can be here: the stores are this call's.
+    made.files.extend([directory.map_path(), directory.identity_path()]);
     directory.write_map(&map.as_map().encode())?;
     directory.write_identity(&identity)?;
     let paths = (0..config.shard_count()).map(|index| config.store_path(index));
@@ -87,38 +97,64 @@ fn format(config: &Config) -> Result<Initialized, Error> {
 }
 
 /// Starts once with R29's override: damage in the metadata log is cut, and what follows it is lost. The node is stopped again.
+///
+/// The map that says so comes before the loss: cut off at any point, a later start never gives out a session id again (R20), and commits nothing that was acked
+/// before (R8).
 pub fn recover(config: &Config, accept_data_loss: bool) -> Result<RecoverReport, Error> {
+    config.validate()?;
+    if accept_data_loss {
+        accept_loss(config)?;
+    }
     let node = start_with(config.clone(), accept_data_loss)?;
     let cluster = node.cluster();
     node.stop()?;
     Ok(RecoverReport { cluster })
 }
 
-/// What formatting may remove again: only what wasn't there before.
+fn accept_loss(config: &Config) -> Result<(), Error> {
+    let directory = NodeDirectory::new(&config.directory);
+    directory.read_identity()?;
+    let _nobody_serves = open_file(&metadata_path(config.metadata_directory()), false)?;
+    let map = read_map(&directory)?.with_accepted_loss();
+    let map =
+        map.map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
+    directory.write_map(&map.as_map().encode())?;
+    tracing::warn!(
+        map = map.number().0,
+        "data loss is accepted: all sessions are closed, uploads that were under way begin again"
+    );
+    Ok(())
+}
+
+/// What formatting may remove again: only what it has made itself.
 struct Made {
+    /// The node's own directory, where it was made.
     directory: Option<PathBuf>,
     files: Vec<PathBuf>,
+    /// Nobody else formats in the node's directory meanwhile.
+    _lock: File,
 }
 
 impl Made {
     /// Checks that nothing is in the way, and makes the node's own directory.
     fn begin(config: &Config) -> Result<Self, Error> {
-        let mut files: Vec<PathBuf> =
-            (0..config.shard_count()).map(|index| config.store_path(index)).collect();
-        files.push(metadata_path(config.metadata_directory()));
+        let made = make_directory(&config.directory)?;
+        let lock = lock(&config.directory)?;
         let directory = NodeDirectory::new(&config.directory);
-        for path in files.iter().cloned().chain([directory.map_path(), directory.identity_path()]) {
+        let stores = (0..config.shard_count()).map(|index| config.store_path(index));
+        let others =
+            [metadata_path(config.metadata_directory()), directory.map_path(), directory.identity_path()];
+        for path in stores.chain(others) {
             if fs::symlink_metadata(&path).is_ok() {
                 return Err(Error::Exists { path });
             }
         }
-        let made = make_directory(&config.directory)?;
         for path in config.disks.iter().map(|disk| disk.path.as_path()).chain([config.metadata_directory()]) {
             if !path.is_dir() {
                 return Err(Error::Missing { path: path.into() });
             }
         }
-        Ok(Self { directory: made, files })
+        Ok(Self { directory: made, files: Vec::new(), _lock: lock })
     }
 
     fn undo(&self) {
@@ -134,6 +170,16 @@ impl Made {
         {
             tracing::warn!(path = %directory.display(), %error, "cannot remove the directory that a failed init made");
         }
+    }
+}
+
+/// Locks a directory until the handle is closed.
+fn lock(path: &Path) -> Result<File, Error> {
+    let directory = File::open(path).map_err(|source| Error::file("open", path, source))?;
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
+        Err(TryLockError::WouldBlock) => Err(Error::Formatting { directory: path.into() }),
+        Err(TryLockError::Error(source)) => Err(Error::file("lock", path, source)),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::units::{ByteSize, Span};
 pub const SHARDS_MAX: u16 = 256;
 /// A store smaller than this can't hold its reserve and its working segments.
 pub const CAPACITY_BYTES_MIN: u64 = 1 << 30;
+/// With less the group would be full before it holds anything worth having.
+const MEMORY_BUDGET_BYTES_MIN: u64 = 64 << 20;
 /// `dev` takes no more than this unless it is told to.
 const DEVELOPMENT_CAPACITY_BYTES_MAX: u64 = 64 << 30;
 const OFFSET_METADATA_PORT: u16 = 1;
@@ -240,6 +242,13 @@ impl Config {
             );
             return Err(ConfigError::Value { key: "listen", reason });
         }
+        if self.listen.is_unspecified() {
+            let reason = format!(
+                "{} is every address and none: clients are told where to connect, so name one of this machine's addresses",
+                self.listen
+            );
+            return Err(ConfigError::Value { key: "listen", reason });
+        }
         if self.base_port != 0 && self.base_port.checked_add(OFFSET_SHARD_PORT + SHARDS_MAX).is_none() {
             return wrong("base_port", "266 ports from it on must exist: at most 65269");
         }
@@ -271,6 +280,12 @@ impl Config {
         }
         if self.metadata.checkpoint_after.0 < 16 << 20 {
             return wrong("metadata.checkpoint_after", "at least 16MiB");
+        }
+        if (1..MEMORY_BUDGET_BYTES_MIN).contains(&self.metadata.memory_budget.0) {
+            return wrong(
+                "metadata.memory_budget",
+                "at least 64MiB, or 0B for a quarter of the machine's memory",
+            );
         }
         Ok(())
     }
@@ -409,10 +424,13 @@ mod tests {
         let base = "[[disks]]\npath = \"/srv/a\"\ncapacity = \"400GiB\"\n";
         for (text, key) in [
             ("colour = \"red\"\n", "colour"),
-            ("listen = \"0.0.0.0\"\n", "listen"),
+            ("listen = \"0.0.0.0\"\n", "insecure_listen"),
+            ("listen = \"0.0.0.0\"\ninsecure_listen = true\n", "every address"),
+            ("listen = \"::\"\ninsecure_listen = true\n", "every address"),
             ("reclaim_delay = \"10d\"\n", "reclaim_delay"),
             ("base_port = 65500\n", "base_port"),
             ("shards = 300\n", "shards"),
+            ("metadata = { memory_budget = \"50B\" }\n", "metadata.memory_budget"),
         ] {
             let error = toml::from_str::<Config>(&format!("{text}{base}"))
                 .map_err(|error| error.to_string())

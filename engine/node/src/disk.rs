@@ -28,7 +28,7 @@ pub(crate) struct Disk {
     file: FileId,
     path: PathBuf,
     headroom_bytes: u64,
-    /// Allocations refused for want of headroom: each travels as a flush and is answered when that ends.
+    /// Allocations refused for want of headroom: each travels as an allocation of nothing and is answered when that ends.
     refused: Vec<u64>,
     zeros: Option<Slot>,
     zeroing: VecDeque<Zeroing>,
@@ -132,7 +132,8 @@ impl Disk {
             IoRequest::Flush { io: token } => io.flush(self.file, runtime::IoToken(token.to_bits())),
             IoRequest::Allocate { io: token, offset, length } => {
                 if !self.has_room(length) {
-                    let begun = io.flush(self.file, runtime::IoToken(token.to_bits())).is_ok();
+                    // What carries the answer must have no effect: a flush would take an error with it that a batch's own flush then isn't told (R31).
+                    let begun = io.allocate(self.file, 0, 0, runtime::IoToken(token.to_bits())).is_ok();
                     if begun {
                         self.refused.push(token.to_bits());
                     }

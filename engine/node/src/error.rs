@@ -37,6 +37,12 @@ pub enum Error {
         /// What is in the way.
         path: PathBuf,
     },
+    /// Another process formats a node in the directory.
+    #[error("another process is formatting {directory}; nothing was changed")]
+    Formatting {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Something that a formatted node has isn't there (R34).
     #[error(
         "{path} is missing although this node was formatted; is its disk mounted? Catena never formats by itself"

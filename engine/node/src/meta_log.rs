@@ -47,8 +47,10 @@ pub(crate) fn open_failure(failure: &OpenFailure) -> String {
             "; is the right disk mounted? Catena never formats by itself"
         }
         OpenFailure::Log(_) => "",
+        // Nothing that could be cut off would mend these.
+        OpenFailure::Restore(replica::RestoreError::Generation(..)) => "; put the newest `cluster.map` back",
         OpenFailure::Restore(_) => {
-            "; `catena server recover --accept-data-loss` starts from what can be read"
+            "; the log and its checkpoint don't belong together, or another version wrote them: restore the file from a backup"
         }
     };
     format!("metadata log: {failure}{next}")

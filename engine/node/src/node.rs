@@ -7,13 +7,14 @@ use std::time::Duration;
 use runtime::{Sender, ThreadHandle};
 use wire::message::ShardState;
 use wire::meta::GroupState;
-use wire::{ClusterId, MapNumber};
+use wire::{ClusterId, MapNumber, Nanos};
 
 use crate::admin::{Admin, Inspect};
 use crate::meta_thread::MetaMail;
 use crate::metrics::{Snapshot, render};
 use crate::progress::Watch;
 use crate::shard_thread::ShardMail;
+use crate::start::nanoseconds;
 
 /// A thread that doesn't answer in this time is called stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,6 +27,37 @@ pub(crate) struct Thread<M> {
     pub(crate) mail: Sender<M>,
     pub(crate) watch: Watch,
     pub(crate) address: SocketAddr,
+}
+
+/// The threads of a node that is being formatted, started or stopped. Dropped, it stops those that it still holds and waits for their end: files are
+/// closed then.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    pub(crate) shards: Vec<Thread<ShardMail>>,
+    pub(crate) metadata: Option<Thread<MetaMail>>,
+}
+
+impl Threads {
+    /// Stops the metadata replica, which may have something left for the stores, then the shards: all of them, whatever happens. The first error is returned.
+    pub(crate) fn stop(&mut self) -> Result<(), crate::Error> {
+        let mut result = self.metadata.take().map_or(Ok(()), end);
+        for shard in &self.shards {
+            shard.handle.stop();
+        }
+        for shard in self.shards.drain(..) {
+            let ended = end(shard);
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::warn!(%error, "a thread didn't end in order");
+        }
+    }
 }
 
 /// A running node. Dropping it stops nothing: call [`Node::stop`].
@@ -78,11 +110,7 @@ impl Node {
     pub fn stop(self) -> Result<(), crate::Error> {
         let Self { shards, metadata, admin, .. } = self;
         drop(admin);
-        end(metadata)?;
-        for shard in &shards {
-            shard.handle.stop();
-        }
-        shards.into_iter().try_for_each(end)
+        Threads { shards, metadata: Some(metadata) }.stop()
     }
 }
 
@@ -94,7 +122,7 @@ fn failure(what: &str, handle: &ThreadHandle, watch: &Watch) -> Option<String> {
 }
 
 /// Stops a thread and waits for it.
-pub(crate) fn end<M>(thread: Thread<M>) -> Result<(), crate::Error> {
+fn end<M>(thread: Thread<M>) -> Result<(), crate::Error> {
     thread.handle.stop();
     thread.handle.join().map_err(|_| crate::Error::Stopped { what: thread.what })
 }
@@ -108,43 +136,77 @@ pub(crate) struct Inspector {
 }
 
 impl Inspector {
-    fn shard_state(sender: &Sender<ShardMail>) -> Option<ShardState> {
-        let (replier, mut reply) = runtime::reply();
-        sender.send(ShardMail::State(replier)).ok()?;
-        reply.wait_timeout(ANSWER_TIMEOUT)?.ok()
+    /// What all threads say. They are asked at once, so that it takes no longer the more of them are stuck.
+    fn ask(&self) -> Answers {
+        let until = runtime::clock::now().after(nanoseconds(ANSWER_TIMEOUT));
+        let shards: Vec<_> = self
+            .shards
+            .iter()
+            .map(|sender| {
+                let (replier, reply) = runtime::reply();
+                sender.send(ShardMail::State(replier)).is_ok().then_some(reply)
+            })
+            .collect();
+        let (replier, reply) = runtime::reply();
+        let group = self.metadata.send(MetaMail::State(replier)).is_ok().then_some(reply);
+        Answers {
+            shards: shards.into_iter().map(|reply| wait(reply?, until)).collect(),
+            group: group.and_then(|reply| wait(reply, until)),
+        }
     }
+}
 
-    fn group_state(&self) -> Option<GroupState> {
-        let (replier, mut reply) = runtime::reply();
-        self.metadata.send(MetaMail::State(replier)).ok()?;
-        reply.wait_timeout(ANSWER_TIMEOUT)?.ok()
+/// What the threads say of themselves; `None`: nothing.
+struct Answers {
+    shards: Vec<Option<ShardState>>,
+    group: Option<GroupState>,
+}
+
+impl Answers {
+    /// The shards' answers, if all threads answered.
+    fn complete(self) -> Result<Vec<ShardState>, String> {
+        let shards = self.shards.into_iter().enumerate();
+        let shards: Result<_, String> = shards
+            .map(|(index, state)| state.ok_or_else(|| format!("shard {index} doesn't answer")))
+            .collect();
+        if self.group.is_none() {
+            return Err("the metadata replica doesn't answer".into());
+        }
+        shards
     }
+}
+
+fn wait<T>(mut reply: runtime::Reply<T>, until: Nanos) -> Option<T> {
+    let left = until.since(runtime::clock::now());
+    reply.wait_timeout(Duration::from_nanos(left))?.ok()
+}
+
+/// What a shard says of itself.
+pub(crate) fn shard_state(thread: &Thread<ShardMail>) -> Option<ShardState> {
+    let (replier, reply) = runtime::reply();
+    thread.mail.send(ShardMail::State(replier)).ok()?;
+    wait(reply, runtime::clock::now().after(nanoseconds(ANSWER_TIMEOUT)))
 }
 
 impl Inspect for Inspector {
     fn metrics(&self) -> String {
-        let shards = (0_u16..).zip(&self.shards);
-        let shards = shards.filter_map(|(index, sender)| Some((index, Self::shard_state(sender)?))).collect();
-        render(&Snapshot { node: self.name.clone(), map: self.map.0, shards, group: self.group_state() })
+        let answers = self.ask();
+        let shards = (0_u16..).zip(answers.shards);
+        let shards = shards.filter_map(|(index, state)| Some((index, state?))).collect();
+        render(&Snapshot { node: self.name.clone(), map: self.map.0, shards, group: answers.group })
     }
 
     fn health(&self) -> Result<(), String> {
-        for (index, sender) in self.shards.iter().enumerate() {
-            if Self::shard_state(sender).is_none() {
-                return Err(format!("shard {index} doesn't answer"));
-            }
-        }
-        self.group_state().map(|_| ()).ok_or_else(|| "the metadata replica doesn't answer".into())
+        self.ask().complete().map(|_| ())
     }
 
     fn ready(&self) -> Result<(), String> {
-        for (index, sender) in self.shards.iter().enumerate() {
-            let state = Self::shard_state(sender).ok_or_else(|| format!("shard {index} doesn't answer"))?;
+        for (index, state) in self.ask().complete()?.iter().enumerate() {
             if state.condition != wire::message::StoreCondition::Serving {
                 return Err(format!("shard {index} is {:?}", state.condition).to_lowercase());
             }
         }
-        self.group_state().map(|_| ()).ok_or_else(|| "the metadata replica doesn't answer".into())
+        Ok(())
     }
 }
 

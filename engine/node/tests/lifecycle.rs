@@ -47,3 +47,68 @@ fn a_missing_store_is_named_and_never_made() {
     }
     assert!(!store.exists());
 }
+
+/// Who lost the race removed the winner's files.
+#[test]
+fn one_of_several_inits_wins_and_keeps_its_files() {
+    for _ in 0..3 {
+        let directory = directory();
+        let config = config(directory.path());
+        let (sender, results) = std::sync::mpsc::channel();
+        for _ in 0..4 {
+            let (config, sender) = (config.clone(), sender.clone());
+            let init = move || sender.send(node::init(&config)).expect("somebody waits");
+            runtime::spawn_thread("init", None, init).expect("a thread");
+        }
+        drop(sender);
+        let made: Vec<_> = results.iter().collect();
+        assert_eq!(made.len(), 4);
+        let lost = |error: &Error| matches!(error, Error::Exists { .. } | Error::Formatting { .. });
+        assert!(made.iter().flat_map(|made| made.as_ref().err()).all(lost), "{made:?}");
+        let won: Vec<_> = made.into_iter().flatten().collect();
+        assert_eq!(won.len(), 1);
+        let node = node::start(config).expect("everything is there");
+        assert_eq!(node.cluster(), won[0].cluster);
+        node.stop().expect("stopped");
+    }
+}
+
+/// What a failed `init` made is removed once nothing uses it any more, so that the next one finds the place free.
+#[test]
+fn a_failed_init_leaves_nothing() {
+    let directory = directory();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port();
+    let mut config = config(directory.path());
+    // The second shard's port: the first one's thread runs already.
+    config.base_port = port - 11;
+    assert!(matches!(node::init(&config), Err(Error::Failed { .. })));
+    let left: Vec<_> = std::fs::read_dir(directory.path()).expect("there").collect();
+    assert!(left.is_empty(), "{left:?}");
+    config.base_port = 0;
+    node::init(&config).expect("formatted");
+}
+
+/// R20, R8: after an accepted loss session ids of before must not be given out again, and what was acked before isn't committed: the map says so. It said nothing.
+#[test]
+fn an_accepted_loss_is_in_the_map() {
+    let directory = directory();
+    let config = config(directory.path());
+    node::init(&config).expect("formatted");
+    let map = || {
+        let bytes = std::fs::read(directory.path().join("cluster.map")).expect("read");
+        wire::map::Map::decode(&bytes).expect("a map")
+    };
+    let before = map();
+    assert_eq!(before.groups[0].generation, 0);
+    node::recover(&config, true).expect("recovered");
+    let after = map();
+    assert_eq!(after.groups[0].generation, 1);
+    assert!(after.slices.iter().all(|slice| slice.loss_map_number > before.number));
+    // The log knows the new generation: the map of before is refused, instead of giving out its session ids again.
+    std::fs::write(directory.path().join("cluster.map"), before.encode()).expect("written");
+    let Err(Error::Failed { reason, .. }) = node::start(config.clone()) else { panic!("an older map") };
+    assert!(reason.contains("generation 0"), "{reason}");
+    std::fs::write(directory.path().join("cluster.map"), after.encode()).expect("written");
+    node::start(config).expect("started").stop().expect("stopped");
+}

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::identity::{Identity, NodeDirectory, metadata_path};
 use crate::meta_thread::{MetaMail, MetaStart};
-use crate::node::{Node, Thread, Threads, inspector, shard_state};
+use crate::node::{Node, Thread, end, inspector};
 use crate::progress::{Stage, Watch, progress};
 use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
 
@@ -24,11 +24,12 @@ use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
 const MAILS_MAX: usize = 256;
 /// While recovery goes on the node says so this often.
 const RECOVERY_NOTICE: Duration = Duration::from_secs(10);
-/// Links beyond the limit that are told `Busy` instead of being closed at once.
-const LINKS_TOLD_BUSY: usize = 512;
-/// Bytes queued on a connection: a shard has 8 MiB of gets on their way to it, and the largest answer of the metadata replica is 1 MiB. Who lets more gather
-/// doesn't read.
-const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Links beyond the limit, as a part of it, that are told `Busy` instead of being closed at once: 512 of 4,096.
+const LINKS_TOLD_BUSY_PART: u32 = 8;
+/// Descriptors of a node beside its connections: streams, log, files of the node, the admin endpoint's 32 requests.
+const DESCRIPTORS: u64 = 64;
+/// And of each thread: two urings and glommio's three, eventfds, timers, files, listeners.
+const DESCRIPTORS_OF_THREAD: u64 = 32;
 /// Buffers of the metadata replica: log batches, checkpoint pages.
 const METADATA_ARENA_BYTES: usize = 128 << 20;
 
@@ -38,40 +39,35 @@ pub fn start(config: Config) -> Result<Node, Error> {
 }
 
 /// Starts a node, with R29's override where the operator gave it.
-pub(crate) fn start_with(config: Config, accept_data_loss: bool) -> Result<Node, Error> {
+pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<Node, Error> {
     config.validate()?;
     warn_if_exposed(&config);
+    limit_connections(&mut config, runtime::raise_open_files_limit());
     let directory = NodeDirectory::new(&config.directory);
     let identity = directory.read_identity()?;
     check_shards(&config, &identity)?;
     let known = read_map(&directory)?;
 
-    // Whatever fails from here on, the threads that run are stopped.
-    let mut threads = Threads::default();
+    let mut shards = Vec::new();
     for index in 0..config.shard_count() {
         let store = identity.stores[usize::from(index)];
         let address = known.store(store).map(|store| store.address.clone());
         let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
-        let file = start.open_file()?;
-        threads.shards.push(start_shard(&config, index, address, (start, file))?);
+        shards.push(start_shard(&config, index, address, start)?);
     }
     let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
-    let metadata = threads.metadata.insert(metadata);
 
-    let mut map = update_addresses(&directory, &known, &threads.shards, metadata)?;
-    send_map(&threads.shards, &map)?;
-    threads.shards.iter().try_for_each(wait_ready)?;
-    if let Some(stamped) = stamp_damage(&directory, &map.0, &threads.shards)? {
-        map = stamped;
-        send_map(&threads.shards, &map)?;
+    let map = update_addresses(&directory, &known, &shards, &metadata)?;
+    for shard in &shards {
+        hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok())?;
     }
-    // Not before: until it has a map it executes nothing, so no commit names a chunk that its store has just found missing (R8).
-    hand_over(metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
-    wait_ready(metadata)?;
+    hand_over(&metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
+    for shard in &shards {
+        wait_ready(shard)?;
+    }
+    wait_ready(&metadata)?;
 
     let number = map.0.number();
-    let shards = std::mem::take(&mut threads.shards);
-    let metadata = threads.metadata.take().expect("it was just put in");
     let inspect = inspector(&config.name, number, &shards, &metadata);
     let address = config.admin_address();
     let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
@@ -89,6 +85,28 @@ fn warn_if_exposed(config: &Config) {
     }
 }
 
+/// Without a descriptor a connection can't be accepted, not even to be told `Busy`: then fewer are allowed than are configured.
+fn limit_connections(config: &mut Config, open_files: u64) {
+    let allowed = connections_within(open_files, u64::from(config.shard_count()) + 1);
+    if allowed < config.limits.connections {
+        warn!(
+            configured = config.limits.connections,
+            allowed,
+            open_files,
+            "fewer connections a thread than configured: the limit of open files is too small (`ulimit -Hn`, systemd LimitNOFILE)"
+        );
+        config.limits.connections = allowed;
+    }
+}
+
+/// Connections that each of so many threads can have, and refuse more with an answer.
+fn connections_within(open_files: u64, threads: u64) -> u32 {
+    let left = open_files.saturating_sub(DESCRIPTORS) / threads;
+    let part = u64::from(LINKS_TOLD_BUSY_PART);
+    let connections = left.saturating_sub(DESCRIPTORS_OF_THREAD).saturating_mul(part) / (part + 1);
+    u32::try_from(connections).unwrap_or(u32::MAX).max(1)
+}
+
 fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
     let formatted = identity.stores.len();
     if usize::from(config.shard_count()) == formatted {
@@ -101,7 +119,7 @@ fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
     })
 }
 
-pub(crate) fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
+fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
     let bytes = directory.read_map()?;
     let damaged = |reason: String| Error::Damaged { path: directory.map_path(), reason };
     let map = Map::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -137,41 +155,15 @@ fn update_addresses(
     Ok((Arc::new(map), Arc::from(bytes)))
 }
 
-/// Stores that lack chunks after their recovery: what was acked in them may be gone, and whoever still means to commit it has to write it again (R8).
-fn stamp_damage(
-    directory: &NodeDirectory,
-    map: &ClusterMap,
-    shards: &[Thread<ShardMail>],
-) -> Result<Option<SharedMap>, Error> {
-    let states = shards.iter().filter_map(shard_state);
-    let damaged: Vec<_> = states.filter(|state| state.damaged_count > 0).map(|state| state.store).collect();
-    if damaged.is_empty() {
-        return Ok(None);
-    }
-    warn!(
-        stores = damaged.len(),
-        "chunks can't be read: `catena verify` names the files; uploads that were under way begin again"
-    );
-    let stamped = map
-        .with_damaged_stores(&damaged)
-        .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    let bytes = stamped.as_map().encode();
-    directory.write_map(&bytes)?;
-    Ok(Some((Arc::new(stamped), Arc::from(bytes))))
-}
-
-fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> {
-    shards.iter().try_for_each(|shard| hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok()))
-}
-
 /// Starts a shard's thread and waits until it listens.
 pub(crate) fn start_shard(
     config: &Config,
     index: u16,
     known_address: Option<String>,
-    (start, file): (ShardStart, StoreFile),
+    start: ShardStart,
 ) -> Result<Thread<ShardMail>, Error> {
     let what = format!("shard {index}");
+    let file = start.open_file()?;
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
     let addresses = Addresses::new(config, config.shard_address(index), known_address);
@@ -192,22 +184,22 @@ fn start_metadata(
     accept_data_loss: bool,
 ) -> Result<Thread<MetaMail>, Error> {
     let start = MetaStart::open(config, identity, map, accept_data_loss);
-    let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
     let known = map
         .as_map()
         .groups
         .first()
         .and_then(|group| group.members.first())
         .map(|member| member.address.clone());
-    start_metadata_thread(config, known, (start, file))
+    start_metadata_thread(config, known, start)
 }
 
 /// Starts the metadata replica's thread and waits until it listens.
 pub(crate) fn start_metadata_thread(
     config: &Config,
     known_address: Option<String>,
-    (start, file): (MetaStart, StoreFile),
+    start: MetaStart,
 ) -> Result<Thread<MetaMail>, Error> {
+    let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
     let start = start.with_length(length_of(file.path(), file.len())?);
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
@@ -233,10 +225,11 @@ fn thread_config(
     thread.cpu = cpu;
     thread.spin = spin;
     thread.links.links = config.limits.connections as usize;
-    thread.links.links_cap = config.limits.connections as usize + LINKS_TOLD_BUSY;
+    thread.links.links_cap =
+        thread.links.links + (config.limits.connections / LINKS_TOLD_BUSY_PART).max(1) as usize;
     thread.links.idle_timeout =
         Some(u64::try_from(config.limits.idle_timeout.0.as_nanos()).unwrap_or(u64::MAX));
-    thread.links.queue_bytes_max = QUEUE_BYTES_MAX;
+    thread.links.queue_bytes_max = 64 << 20;
     thread
 }
 
@@ -249,17 +242,8 @@ fn finish_start<M>(
     let handle = handle.map_err(|source| Error::Start { what: what.clone(), source: Box::new(source) })?;
     match watch.next(RECOVERY_NOTICE) {
         Some(Stage::Listening(address)) => Ok(Thread { what, handle, mail, watch, address }),
-        Some(Stage::Failed(reason)) => {
-            // It ends by itself, and its file is closed then.
-            if handle.join().is_err() {
-                warn!(thread = %what, "a thread that couldn't start didn't end in order");
-            }
-            Err(Error::Failed { what, reason })
-        }
-        Some(Stage::Ready) | None => {
-            handle.stop();
-            Err(Error::Stopped { what })
-        }
+        Some(Stage::Failed(reason)) => Err(Error::Failed { what, reason }),
+        Some(Stage::Ready) | None => Err(Error::Stopped { what }),
     }
 }
 
@@ -279,6 +263,11 @@ pub(crate) fn wait_ready<M>(thread: &Thread<M>) -> Result<(), Error> {
 /// A thread that takes no mail has ended already: what it reported says why.
 fn hand_over<M>(thread: &Thread<M>, taken: bool) -> Result<(), Error> {
     if taken { Ok(()) } else { wait_ready(thread) }
+}
+
+/// Stops threads that were started for a moment, as formatting does.
+pub(crate) fn end_all<M>(threads: Vec<Thread<M>>) -> Result<(), Error> {
+    threads.into_iter().try_for_each(end)
 }
 
 /// Opens or makes a locked file for direct I/O; a formatted node's file that isn't there is named (R34).
@@ -332,4 +321,25 @@ impl Addresses {
 /// The configuration's spans as the pure crates take them.
 pub(crate) fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX / Nanos::SECOND * Nanos::SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose limit of open files was the usual 1,024 let connections wait for ever in the kernel's queue, without an answer.
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        for (open_files, threads, expected) in [
+            (20_000, 3, 5878),
+            (1024, 2, 398),
+            (1024, 17, 21),
+            (256, 2, 56),
+            (10, 2, 1),
+            (u64::MAX, 2, u32::MAX),
+        ] {
+            let connections = connections_within(open_files, threads);
+            assert_eq!(connections, expected, "{open_files} descriptors, {threads} threads");
+        }
+    }
 }

@@ -74,6 +74,12 @@ pub fn probe() -> Probe {
     }
 }
 
+/// Raises this process's limit of open files as far as it may without privileges; returns the limit. Shells and service managers set a
+/// soft limit of 1,024 for the sake of programs that use `select`.
+pub fn raise_open_files_limit() -> u64 {
+    sys::raise_open_files_limit()
+}
+
 /// CPUs that the calling thread may run on, by number; for pinning threads.
 pub fn allowed_cpus() -> Vec<usize> {
     sys::allowed_cpus()

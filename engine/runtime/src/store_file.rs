@@ -38,6 +38,14 @@ pub enum OpenFileError {
         /// The file system's name.
         file_system: String,
     },
+    /// Its file system is memory, whether or not it takes direct I/O (tmpfs does since Linux 6.6).
+    #[error("{} is on {file_system}, which is memory: nothing in it survives a power cut; use ext4 or xfs on a disk", path.display())]
+    InMemory {
+        /// The file.
+        path: PathBuf,
+        /// The file system's name.
+        file_system: String,
+    },
     /// Its direct I/O wants an alignment above a block's.
     #[error("direct I/O on {} wants {bytes}-byte alignment, more than the 4096 of Catena's formats", path.display())]
     Alignment {
@@ -92,11 +100,14 @@ impl StoreFile {
     }
 
     fn begin(path: &Path, options: &mut OpenOptions, wait: Duration) -> Result<Self, OpenFileError> {
+        let file_system = file_system_of(path);
+        if matches!(file_system.as_str(), "tmpfs" | "ramfs") {
+            return Err(OpenFileError::InMemory { path: path.into(), file_system });
+        }
         let opened = options.read(true).write(true).custom_flags(libc::O_DIRECT).open(path);
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                let file_system = file_system_of(path);
                 return Err(OpenFileError::NoDirectIo { path: path.into(), file_system });
             }
             Err(source) => return Err(OpenFileError::Open { path: path.into(), source }),
@@ -223,6 +234,7 @@ fn name_of(magic: i64) -> String {
         0x9123_683E => "btrfs".into(),
         0xF2F5_2010 => "f2fs".into(),
         0x0102_1994 => "tmpfs".into(),
+        0x8584_58F6 => "ramfs".into(),
         0x794C_7630 => "overlayfs".into(),
         0x2FC1_2FC1 => "zfs".into(),
         0x6969 => "nfs".into(),

@@ -254,6 +254,15 @@ pub(crate) fn open_files_limit() -> (u64, u64) {
     limit(libc::RLIMIT_NOFILE)
 }
 
+/// Raises the soft limit of open files to the hard one; returns the limit that holds then.
+pub(crate) fn raise_open_files_limit() -> u64 {
+    let (soft, hard) = open_files_limit();
+    let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: the pointer is to a structure of the right type.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if result == 0 { hard } else { soft }
+}
+
 fn limit(resource: libc::__rlimit_resource_t) -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to writable memory of the right type.

@@ -28,7 +28,7 @@ use crate::device::{
     Room,
 };
 use crate::io::{IoEffects, IoOutcome, IoToken};
-use crate::superblock::{Kind, Resume};
+use crate::superblock::{JOINTS_MAX, Kind, Resume};
 
 /// A record, at most: a message and what goes with it.
 pub const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
@@ -637,7 +637,7 @@ impl Log {
         self.device.checkpoint_page(slot, content, memory, &mut effects.io);
     }
 
-    /// Whether a checkpoint should begin: the log behind the last one is long, or space is short.
+    /// Whether a checkpoint should begin: the log behind the last one is long, space is short, or there were many restarts.
     pub fn wants_checkpoint(&self) -> bool {
         if self.stage != Stage::Serving || self.device.is_checkpointing() {
             return false;
@@ -647,7 +647,9 @@ impl Log {
         let has_news = self.durable_index > self.device.newest_mark();
         let is_long = self.bytes_since_checkpoint >= CHECKPOINT_AFTER_BYTES.min(capacity / 8);
         let is_tight = segments.free() < 2 * RESERVE_SEGMENTS + self.device.checkpoint_segments();
-        (has_news && is_long) || (is_tight && self.device.checkpoint_frees())
+        // Two checkpoints leave the restarts behind; at the limit no life would find a segment any more.
+        let has_restarts = self.device.superblock().joints.len() > JOINTS_MAX / 2;
+        (has_news && is_long) || (is_tight && self.device.checkpoint_frees()) || has_restarts
     }
 
     /// Whether the newest checkpoint holds everything, and no batch, not even an empty one, lies behind it.

@@ -95,6 +95,8 @@ impl Worker {
                 tally.survived.fetch_add(1, Ordering::Relaxed);
             }
         } else {
+            // A node that had stopped taking writes answered `unavailable` round after round, and passed.
+            assert!(round.crashed.load(Ordering::Relaxed), "nothing has crashed: {outcome}");
             assert!(may_fail(&outcome), "no failure of a crash: {outcome}");
             self.after = Some(after);
             tally.unknown.fetch_add(1, Ordering::Relaxed);
@@ -238,7 +240,8 @@ fn difference(expected: &Directory, found: &BTreeMap<String, Vec<u8>>) -> String
 pub fn check_all(node: &Node, volume: &str, workers: &mut [Worker], tally: &Tally) {
     let scratch = Scratch::new();
     let copy = scratch.join("copy");
-    node.run(["get", "-r", &format!("/{volume}")]).args([&copy]).within(COMMAND_WITHIN).run().ok();
+    let outcome = node.run(["get", "-r", &format!("/{volume}")]).args([&copy]).within(COMMAND_WITHIN).run();
+    assert!(outcome.code() == 0, "{outcome}\n--- what the node says of itself\n{}", node.described());
     for worker in workers {
         worker.check(&copy, tally);
     }

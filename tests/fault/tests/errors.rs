@@ -15,7 +15,7 @@ fn on_node(test: impl FnOnce(&mut FaultyDisk, &mut Node)) {
         Ok(disk) => disk,
         Err(reason) => return skip("fuse", &reason),
     };
-    let mut node = Dev::new(&disk.path().join("node")).start();
+    let mut node = Dev::new(&disk.path().join("node")).log(&scratch.join("node.log")).start();
     node.run(["volume", "create", "v"]).run().ok();
     node.run(["put", "-", "/v/kept"]).input(KEPT.bytes()).run().ok();
     test(&mut disk, &mut node);

@@ -28,7 +28,10 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         Ok(disk) => disk,
         Err(reason) => return skip("fuse", &reason),
     };
-    let mut trial = Trial::start(Dev::new(&disk.path().join("node")), count("CATENA_SEED", 1));
+    let mut trial = Trial::start(
+        Dev::new(&disk.path().join("node")).log(&scratch.join("node.log")),
+        count("CATENA_SEED", 1),
+    );
     let (mut lost_writes, mut lost_sectors) = (0, 0);
     for _ in 0..rounds {
         trial.round(|node, random| {
@@ -54,7 +57,10 @@ fn a_disk_that_lies_about_flushes_is_caught() {
         Ok(disk) => disk,
         Err(reason) => return skip("fuse", &reason),
     };
-    let mut trial = Trial::start(Dev::new(&disk.path().join("node")), count("CATENA_SEED", 1));
+    let mut trial = Trial::start(
+        Dev::new(&disk.path().join("node")).log(&scratch.join("node.log")),
+        count("CATENA_SEED", 1),
+    );
     disk.always(Kind::LostFlush);
     let caught = (0..ROUNDS).any(|_| {
         let round = || {

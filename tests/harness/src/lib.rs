@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`binary`] | the `catena` binary, built once under a file lock |
 //! | [`command`] | running a command to its end: status, output, deadline |
+//! | [`cpu`] | CPU time of other processes, which a busy machine stretches less than the clock |
 //! | [`process`] | a process that runs beside the test: signals, log, no survivors |
 //! | [`node`] | a node (`catena dev`, `catena server`) with readiness, kill and restart |
 //! | [`deadline`] | waiting for a value, never for a time |
@@ -20,6 +21,7 @@
 pub mod binary;
 pub mod command;
 pub mod content;
+pub mod cpu;
 pub mod deadline;
 pub mod documents;
 pub mod http;

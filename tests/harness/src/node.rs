@@ -1,5 +1,6 @@
 //! A node under test: started, awaited, killed and started again on the same data.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -25,14 +26,37 @@ pub struct Dev {
     shards: u16,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    under: Vec<String>,
+    binary: Option<PathBuf>,
+    log: PathBuf,
 }
 
 impl Dev {
     /// A node in `directory`, with one shard.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        let (arguments, environment) = (Vec::new(), Vec::new());
-        Self { directory: directory.to_owned(), shards: 1, arguments, environment }
+        let (arguments, environment, under) = (Vec::new(), Vec::new(), Vec::new());
+        let (directory, log) = (directory.to_owned(), directory.with_extension("log"));
+        Self { directory, shards: 1, arguments, environment, under, binary: None, log }
+    }
+
+    /// With its log in another place than beside its directory: off a disk that loses things.
+    #[must_use]
+    pub fn log(self, log: &Path) -> Self {
+        Self { log: log.to_owned(), ..self }
+    }
+
+    /// Runs it through another command, which takes program and arguments behind its own and becomes it: with other limits, as another user.
+    #[must_use]
+    pub fn under<A: Into<String>>(mut self, command: impl IntoIterator<Item = A>) -> Self {
+        self.under.extend(command.into_iter().map(Into::into));
+        self
+    }
+
+    /// Another file of the same program.
+    #[must_use]
+    pub fn binary(self, binary: &Path) -> Self {
+        Self { binary: Some(binary.to_owned()), ..self }
     }
 
     /// With another number of shards.
@@ -223,6 +247,15 @@ impl Node {
         text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok())
     }
 
+    /// What it says of itself, for the message of a test that fails: readiness, and all metrics but their explanations.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let ask = |path| self.admin(path).map_or_else(|| "no answer".to_owned(), |(_, text)| text);
+        let metrics = ask("/metrics");
+        let lines: Vec<&str> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
+        format!("readiness: {}\n{}", ask("/readyz").trim(), lines.join("\n"))
+    }
+
     /// Starts it (again, on the same data) and waits until it is ready.
     ///
     /// # Panics
@@ -255,19 +288,24 @@ impl Node {
 
     fn spawn(&self) -> Process {
         assert!(self.process.is_none(), "the node runs already");
-        let mut command = Command::new(crate::catena());
-        match &self.launch {
+        let mut command = match &self.launch {
             Launch::Dev(dev) => {
                 // What the last start left would look like readiness.
                 let _ = std::fs::remove_file(dev.directory.join("endpoint"));
-                command.arg("dev").arg("--dir").arg(&dev.directory);
+                let binary = dev.binary.as_deref().unwrap_or_else(|| crate::catena()).as_os_str();
+                let mut words = dev.under.iter().map(OsStr::new).chain([binary]);
+                let mut command = Command::new(words.next().expect("at least the binary"));
+                command.args(words).arg("dev").arg("--dir").arg(&dev.directory);
                 command.args(["--shards", &dev.shards.to_string()]).args(&dev.arguments);
                 command.envs(dev.environment.iter().map(|(name, value)| (name, value)));
+                command
             }
             Launch::Server(server) => {
+                let mut command = Command::new(crate::catena());
                 command.arg("server").arg("--config").arg(&server.config);
+                command
             }
-        }
+        };
         Process::start(&mut command, &self.log_path())
     }
 
@@ -287,7 +325,7 @@ impl Node {
     /// Beside the node's directory, so that the directory holds only what the node put there.
     fn log_path(&self) -> PathBuf {
         match &self.launch {
-            Launch::Dev(dev) => dev.directory.with_extension("log"),
+            Launch::Dev(dev) => dev.log.clone(),
             Launch::Server(server) => server.log.clone(),
         }
     }

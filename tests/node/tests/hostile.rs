@@ -7,8 +7,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use client::{ReadRange, UploadOptions};
-use harness::{Random, count, wait_for};
+use harness::{Dev, Random, count, skip, wait_for};
 use node_tests::{World, fetch, store};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wire::message::{Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
 use wire::{PREFIX_BYTES, PROTOCOL_VERSION, Prefix, Status};
 
@@ -157,39 +158,136 @@ fn half_a_frame_and_silence_are_cut_off() {
     }
 }
 
-#[test]
-fn thousands_of_connections_meet_a_limit_and_the_rest_is_served() {
-    let world = World::new();
-    let port = world.node.endpoint().to_owned();
-    let wanted = count("CATENA_CONNECTIONS", 6000);
-    let mut greeted = Vec::new();
+/// What became of a connection.
+enum Met {
+    Greeted(TcpStream),
+    Busy,
+    Closed,
+}
+
+/// Connects and says hello. Whatever comes has to come: a connection that is left without an answer fails the test.
+fn greet(address: &str) -> Met {
+    let Ok(mut stream) = TcpStream::connect(address) else { return Met::Closed };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    // The node may have closed it by now.
+    let _ = stream.write_all(&hello());
+    match answer(&mut stream) {
+        Some(Status::Ok) => Met::Greeted(stream),
+        Some(Status::Busy) => Met::Busy,
+        Some(status) => panic!("answered {status:?}"),
+        None if stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) => {
+            panic!("no answer, and not closed either")
+        }
+        None => Met::Closed,
+    }
+}
+
+/// Connects until one was refused, at most `wanted` times; how many were refused with `Busy`, and without a word.
+fn fill(address: &str, wanted: u64, greeted: &mut Vec<TcpStream>) -> (u64, u64) {
     let (mut busy, mut closed) = (0, 0);
     for _ in 0..wanted {
-        let Ok(mut stream) = TcpStream::connect(&port) else {
-            closed += 1;
-            continue;
-        };
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        if stream.write_all(&hello()).is_err() {
-            closed += 1;
-            continue;
-        }
-        match answer(&mut stream) {
-            Some(Status::Ok) => greeted.push(stream),
-            Some(Status::Busy) => busy += 1,
-            Some(status) => panic!("answered {status:?}"),
-            None => closed += 1,
+        match greet(address) {
+            Met::Greeted(stream) => greeted.push(stream),
+            Met::Busy => busy += 1,
+            Met::Closed => closed += 1,
         }
     }
-    println!("{} connections: {} greeted, {busy} busy, {closed} closed", wanted, greeted.len());
-    assert!(greeted.len() as u64 <= 4096 && greeted.len() as u64 + busy + closed == wanted);
-    assert!(greeted.len() >= 4000, "up to the limit everybody is served");
-    assert!(busy + closed > 0, "and beyond it nobody");
-    still_serves(&world, "beside-thousands");
+    (busy, closed)
+}
+
+/// Whether a connection that was greeted is served.
+fn is_served(stream: &mut TcpStream, map: wire::MapNumber) -> bool {
+    let sent = stream.write_all(&encode(&Request::GetMap { have: map, page: 0 }, 2));
+    sent.is_ok() && answer(stream) == Some(Status::Ok)
+}
+
+/// Raises this process's limit of open files to at least `wanted`, if that is allowed.
+fn descriptors(wanted: u64) -> Result<(), String> {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit { current: hard, maximum: hard };
+    setrlimit(Resource::Nofile, raised).map_err(|error| error.to_string())?;
+    match hard {
+        Some(hard) if hard < wanted => Err(format!("the hard limit of open files is {hard}, not {wanted}")),
+        _ => Ok(()),
+    }
+}
+
+/// Connections a thread, as `limits.connections` has it by default (R43).
+const CONNECTIONS_MAX: u64 = 4096;
+
+/// Ten thousand clients at once, spread over the node's ports, are all served; beyond a thread's limit they are refused, and those who
+/// were there before go on.
+#[test]
+fn ten_thousand_connections_are_served_and_more_refused() {
+    /// Beyond what is served: more than the node tells `Busy` at once.
+    const MORE: u64 = 2000;
+    let wanted = count("CATENA_CONNECTIONS", 10_000);
+    // The node inherits this process's limit.
+    if let Err(reason) = descriptors((wanted + CONNECTIONS_MAX + 500).max(16_384)) {
+        return skip("open-files", &reason);
+    }
+    let world = World::new();
+    let ports = ports(&world);
+    assert!(wanted <= ports.len() as u64 * (CONNECTIONS_MAX - 10), "three threads have no room for {wanted}");
+    let map = world.client.status().wait().expect("status").map.number;
+
+    let mut greeted = Vec::new();
+    for at in 0..wanted {
+        match greet(&ports[(at % ports.len() as u64) as usize]) {
+            Met::Greeted(stream) => greeted.push(stream),
+            Met::Busy | Met::Closed => panic!("connection {at} of {wanted} is refused, below the limit"),
+        }
+    }
+    still_serves(&world, "beside-ten-thousand");
+
+    let port = world.node.endpoint().to_owned();
+    let (busy, closed) = fill(&port, MORE, &mut greeted);
+    println!("{} connections greeted; of the last {MORE} {busy} told busy, {closed} closed", greeted.len());
+    let at_one = greeted.iter().filter(|stream| peer(stream) == port).count() as u64;
+    assert!((CONNECTIONS_MAX - 10..=CONNECTIONS_MAX).contains(&at_one), "{at_one} at one port");
+    assert!(busy > 0 && at_one + busy + closed >= MORE, "{busy} told busy");
+    let lost = greeted.iter_mut().map(|stream| is_served(stream, map)).filter(|served| !served).count();
+    assert_eq!(lost, 0, "connections that were greeted and aren't served any more");
+    still_serves(&world, "beside-refused");
     drop(greeted);
     wait_for("a place for a new client", Duration::from_secs(20), || {
-        let mut stream = TcpStream::connect(&port).ok()?;
-        stream.write_all(&hello()).ok()?;
-        (answer(&mut stream) == Some(Status::Ok)).then_some(())
+        matches!(greet(&port), Met::Greeted(_)).then_some(())
     });
+}
+
+fn peer(stream: &TcpStream) -> String {
+    stream.peer_addr().map(|address| address.to_string()).unwrap_or_default()
+}
+
+/// A node whose limit of open files was the usual 1,024 accepted that many and left the others in the kernel's queue, without an answer.
+#[test]
+fn a_small_limit_of_open_files_is_a_small_limit_of_connections() {
+    let scratch = harness::Scratch::new();
+    let start = |name: &str, soft_and_hard: &str| {
+        let limit = format!("--nofile={soft_and_hard}");
+        Dev::new(&scratch.join(name)).under(["prlimit", &limit]).start()
+    };
+    if !has_prlimit() {
+        return skip("limits", "prlimit (util-linux) isn't installed");
+    }
+    if let Err(reason) = descriptors(16_384) {
+        return skip("open-files", &reason);
+    }
+    let node = start("small", "1024:1024");
+    assert!(node.log().contains("fewer connections a thread than configured"), "it is said: {}", node.log());
+    let mut greeted = Vec::new();
+    let (busy, closed) = fill(node.endpoint(), 1500, &mut greeted);
+    println!("{} greeted, {busy} told busy, {closed} closed", greeted.len());
+    assert!(greeted.len() > 300 && busy > 0, "{} greeted, {busy} told busy, {closed} closed", greeted.len());
+    assert!(!node.log().contains("accepting connections failed"), "{}", node.log());
+    drop(greeted);
+    // Where only the soft limit is small, the node raises it.
+    let node = start("raised", "256:16384");
+    assert!(!node.log().contains("fewer connections"), "{}", node.log());
+    let mut greeted = Vec::new();
+    assert_eq!(fill(node.endpoint(), 700, &mut greeted), (0, 0));
+}
+
+fn has_prlimit() -> bool {
+    std::process::Command::new("prlimit").arg("--version").output().is_ok()
 }

@@ -61,4 +61,9 @@ fn a_client_takes_no_more_memory_for_a_longer_stream() {
     let scratch = Scratch::new();
     let programs = programs(&scratch, harness::catena());
     check(&client::memory(&programs, &[256 << 20, 512 << 20]).expect("a server that serves"));
+    // The long form: `CATENA_STREAM_GIB=20`, best with `CATENA_TEST_PROFILE=release`.
+    if std::env::var_os("CATENA_STREAM_GIB").is_some() {
+        let gib = harness::count("CATENA_STREAM_GIB", 20);
+        check(&client::memory(&programs, &[gib << 30]).expect("a server that serves"));
+    }
 }

@@ -1,25 +1,29 @@
 //! The client's memory: peak RSS of `catena put -` and `catena cat` over streams of different lengths.
+//!
+//! How much of its window a client fills depends on who is faster. So that a peak doesn't, it is made certain that the window was full: the server is
+//! stopped in the middle of a put until the client's memory no longer grows, and nobody reads what `cat` prints until then.
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use runtime::clock;
+use rustix::process::Signal;
 use wire::Nanos;
 
 use super::{CountError, Figure, Programs, per};
-use crate::server::{Setup, pause};
+use crate::server::{Setup, pause, signal};
 
 /// What a client may take, whatever the stream's length.
 const LIMIT_BYTES: u64 = 256 << 20;
-/// How far a window is filled depends on who is faster, so that peaks of one length differ by as much. Memory that grew with the stream would differ by
-/// hundreds of MiB.
-const WINDOW_BYTES: u64 = 32 << 20;
+/// Peaks of two streams are called equal up to this difference: what the allocator keeps of freed chunks differs by 3 MiB from run to run. A client
+/// that held a thirtieth of what it has passed on would differ by more.
+const NOISE_BYTES: u64 = 8 << 20;
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Peak memory of a put and a get of streams of these lengths. All are compared with the limit; of several, the last with the first too: it may
-/// be higher by a tenth and a window.
+/// Peak memory of a put and a get of streams of these lengths, each compared with the limit; of several, also how much the last differs from the first.
 pub fn memory(programs: &Programs, lengths: &[u64]) -> Result<Vec<Figure>, CountError> {
     let directory = tempfile::Builder::new().prefix("catena-perf-").tempdir_in(&programs.directory)?;
     let sum: u64 = lengths.iter().sum();
@@ -39,47 +43,74 @@ pub fn memory(programs: &Programs, lengths: &[u64]) -> Result<Vec<Figure>, Count
     };
     let status = catena(&["volume", "create", "stream"]).stdout(Stdio::null()).status()?;
     expect(status.success(), "catena volume create failed")?;
-    let mut figures = Vec::new();
-    let mut first: Option<[u64; 2]> = None;
+    let mut peaks = Vec::new();
     for &length in lengths {
         let path = format!("/stream/{length}");
-        let put = put_stream(catena(&["put", "-", &path]), length)?;
-        let get = get_stream(catena(&["cat", &path]), length)?;
-        let [put_first, get_first] = *first.get_or_insert([put, get]);
-        for (what, peak, before) in [("put -", put, put_first), ("cat", get, get_first)] {
-            let limit = before + before / 10 + WINDOW_BYTES;
-            let name = format!("client memory, `{what}` of {} MiB", length >> 20);
-            figures.push(Figure::new(
-                name,
-                per(peak, 1 << 20),
-                per(limit.min(LIMIT_BYTES), 1 << 20),
-                "MiB",
-                "peak RSS",
-            ));
-        }
+        let put = put_stream(catena(&["put", "-", &path]), length, server.pid())?;
+        peaks.push([put, get_stream(catena(&["cat", &path]), length)?]);
     }
     server.stop()?;
-    Ok(figures)
+    Ok(figures(lengths, &peaks))
+}
+
+/// `peaks`: of a put and a get of each length.
+fn figures(lengths: &[u64], peaks: &[[u64; 2]]) -> Vec<Figure> {
+    const WHAT: [&str; 2] = ["put -", "cat"];
+    let figure = |name, bytes, limit, note: &str| {
+        Figure::new(name, per(bytes, 1 << 20), per(limit, 1 << 20), "MiB", note)
+    };
+    let mut figures = Vec::new();
+    for (length, peaks) in lengths.iter().zip(peaks) {
+        for (what, peak) in WHAT.iter().zip(peaks) {
+            let name = format!("client memory, `{what}` of {} MiB", length >> 20);
+            figures.push(figure(name, *peak, LIMIT_BYTES, "peak RSS"));
+        }
+    }
+    if let ([first, .., last], [from, .., to]) = (peaks, lengths) {
+        for (at, what) in WHAT.iter().enumerate() {
+            let name =
+                format!("client memory, `{what}`: difference between {} and {} MiB", from >> 20, to >> 20);
+            figures.push(figure(name, first[at].abs_diff(last[at]), NOISE_BYTES, "of the peaks above"));
+        }
+    }
+    figures
 }
 
 fn expect(holds: bool, otherwise: &str) -> Result<(), CountError> {
     if holds { Ok(()) } else { Err(CountError::Unexpected(otherwise.into())) }
 }
 
-/// Feeds a command so many bytes; its peak memory when it had read them all.
-fn put_stream(mut command: Command, length: u64) -> Result<u64, CountError> {
+/// Feeds a command so many bytes; its peak memory when it had read them all, its window once full because the server stood still.
+fn put_stream(mut command: Command, length: u64, server: u32) -> Result<u64, CountError> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    let mut stdin = child.stdin.take().expect("it was asked for");
+    let stdin = child.stdin.take().expect("it was asked for");
+    let fed = AtomicU64::new(0);
+    let (stopped, stdin) = std::thread::scope(|scope| {
+        let feeder = scope.spawn(|| feed(stdin, length, &fed));
+        while fed.load(Ordering::Relaxed) < length / 2 && !feeder.is_finished() {
+            pause(Duration::from_millis(1));
+        }
+        signal(server, Signal::STOP);
+        let stopped = full_window(&child);
+        signal(server, Signal::CONT);
+        (stopped, feeder.join().expect("it returns its errors"))
+    });
+    // All but a pipe's capacity is taken in; what is in flight still is.
+    let (stdin, peak) = (stdin?, peak_bytes(&child)?);
+    drop(stdin);
+    expect(child.wait()?.success(), "catena put failed")?;
+    Ok(peak.max(stopped?))
+}
+
+/// Writes a stream of so many bytes, and gives the pipe back; `fed` says how many are written.
+fn feed(mut stdin: ChildStdin, length: u64, fed: &AtomicU64) -> std::io::Result<ChildStdin> {
     let mut piece = vec![0_u8; PIECE_BYTES];
     for number in 0..length / PIECE_BYTES as u64 {
         fill(&mut piece, number);
         stdin.write_all(&piece)?;
+        fed.fetch_add(PIECE_BYTES as u64, Ordering::Relaxed);
     }
-    // All but a pipe's capacity is taken in; what is in flight still is.
-    let peak = peak_bytes(&child)?;
-    drop(stdin);
-    expect(child.wait()?.success(), "catena put failed")?;
-    Ok(peak)
+    Ok(stdin)
 }
 
 /// Reads a command's output of so many bytes and compares it; its peak memory just before the end.
@@ -139,4 +170,32 @@ fn peak_bytes(child: &Child) -> Result<u64, CountError> {
     kilobytes
         .map(|kilobytes| kilobytes << 10)
         .ok_or_else(|| CountError::Unexpected(format!("{path} has no VmHWM")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_grows_with_the_stream_is_missed() {
+        let verdicts = |peaks: &[[u64; 2]]| -> Vec<bool> {
+            figures(&[256 << 20, 512 << 20], peaks).iter().map(Figure::is_met).collect()
+        };
+        assert_eq!(verdicts(&[[100 << 20, 120 << 20], [106 << 20, 114 << 20]]), [true; 6]);
+        assert_eq!(
+            verdicts(&[[100 << 20, 120 << 20], [113 << 20, 120 << 20]])[4..],
+            [false, true],
+            "a put that keeps a twentieth of it"
+        );
+        assert_eq!(
+            verdicts(&[[100 << 20, 257 << 20], [100 << 20, 257 << 20]])[..4],
+            [true, false, true, false]
+        );
+        let alone = figures(&[20 << 30], &[[257 << 20, 256 << 20]]);
+        assert_eq!(
+            alone.iter().map(Figure::is_met).collect::<Vec<_>>(),
+            [false, true],
+            "256 MiB and no more, whatever else"
+        );
+    }
 }

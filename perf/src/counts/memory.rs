@@ -11,7 +11,9 @@ use super::{Figure, per};
 /// Between these numbers the worst case is looked for.
 const FEWEST: u64 = 100_000;
 const CHUNKS: u64 = 1_000_000;
-const FILES: u64 = 400_000;
+const FILES: u64 = 1_000_000;
+/// Between two looks. What a table takes grows in steps; no peak of it lasts for fewer.
+const LOOK_EVERY: u64 = 500;
 const FILES_PER_DIRECTORY: u64 = 1000;
 
 /// Bytes a chunk in the index, unused capacity included: the worst between 10⁵ and 10⁶ chunks.
@@ -27,7 +29,7 @@ pub fn index() -> Figure {
             place: journal::Place::default(),
             leaf_word: 0,
         });
-        if index.count() >= FEWEST && number.is_multiple_of(500) {
+        if index.count() >= FEWEST && number.is_multiple_of(LOOK_EVERY) {
             let bytes = per(index.memory_bytes() as u64, index.count());
             if bytes > worst.0 {
                 worst = (bytes, index.count());
@@ -37,7 +39,7 @@ pub fn index() -> Figure {
     Figure::new("index memory per chunk", worst.0, LIMIT, "B", format!("worst at {} chunks", worst.1))
 }
 
-/// Bytes of heap a one-chunk file with a 16-byte name in the namespace: the worst of several numbers of files. Measured at the allocator where
+/// Bytes of heap a one-chunk file with a 16-byte name in the namespace: the worst between 10⁵ and 10⁶ files. Measured at the allocator where
 /// the program has [`CountingAllocator`], else by the namespace's own estimate, which its tests compare with the allocator.
 pub fn metadata() -> Figure {
     const LIMIT: f64 = 300.0;
@@ -50,7 +52,7 @@ pub fn metadata() -> Figure {
     for file in 0..FILES {
         create(&mut namespace, file);
         let files = file + 1;
-        if files >= FEWEST && files.is_multiple_of(50_000) {
+        if files >= FEWEST && files.is_multiple_of(LOOK_EVERY) {
             let held = CountingAllocator::held_bytes() - before;
             let bytes = per(if counts { held } else { namespace.memory_bytes() }, files);
             if bytes > worst.0 {

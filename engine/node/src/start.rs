@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::identity::{Identity, NodeDirectory, metadata_path};
 use crate::meta_thread::{MetaMail, MetaStart};
-use crate::node::{Node, Thread, end, inspector};
+use crate::node::{Node, Thread, Threads, inspector, shard_state};
 use crate::progress::{Stage, Watch, progress};
 use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
 
@@ -30,6 +30,9 @@ const LINKS_TOLD_BUSY_PART: u32 = 8;
 const DESCRIPTORS: u64 = 64;
 /// And of each thread: two urings and glommio's three, eventfds, timers, files, listeners.
 const DESCRIPTORS_OF_THREAD: u64 = 32;
+/// Bytes queued on a connection: a shard has 8 MiB of gets on their way to it, and the largest answer of the metadata replica is 1 MiB. Who lets more gather
+/// doesn't read.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Buffers of the metadata replica: log batches, checkpoint pages.
 const METADATA_ARENA_BYTES: usize = 128 << 20;
 
@@ -48,26 +51,32 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     check_shards(&config, &identity)?;
     let known = read_map(&directory)?;
 
-    let mut shards = Vec::new();
+    // Whatever fails from here on, the threads that run are stopped.
+    let mut threads = Threads::default();
     for index in 0..config.shard_count() {
         let store = identity.stores[usize::from(index)];
         let address = known.store(store).map(|store| store.address.clone());
         let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
-        shards.push(start_shard(&config, index, address, start)?);
+        let file = start.open_file()?;
+        threads.shards.push(start_shard(&config, index, address, (start, file))?);
     }
     let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
+    let metadata = threads.metadata.insert(metadata);
 
-    let map = update_addresses(&directory, &known, &shards, &metadata)?;
-    for shard in &shards {
-        hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok())?;
+    let mut map = update_addresses(&directory, &known, &threads.shards, metadata)?;
+    send_map(&threads.shards, &map)?;
+    threads.shards.iter().try_for_each(wait_ready)?;
+    if let Some(stamped) = stamp_damage(&directory, &map.0, &threads.shards)? {
+        map = stamped;
+        send_map(&threads.shards, &map)?;
     }
-    hand_over(&metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
-    for shard in &shards {
-        wait_ready(shard)?;
-    }
-    wait_ready(&metadata)?;
+    // Not before: until it has a map it executes nothing, so no commit names a chunk that its store has just found missing (R8).
+    hand_over(metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
+    wait_ready(metadata)?;
 
     let number = map.0.number();
+    let shards = std::mem::take(&mut threads.shards);
+    let metadata = threads.metadata.take().expect("it was just put in");
     let inspect = inspector(&config.name, number, &shards, &metadata);
     let address = config.admin_address();
     let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
@@ -119,7 +128,7 @@ fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
     })
 }
 
-fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
+pub(crate) fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
     let bytes = directory.read_map()?;
     let damaged = |reason: String| Error::Damaged { path: directory.map_path(), reason };
     let map = Map::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -155,15 +164,41 @@ fn update_addresses(
     Ok((Arc::new(map), Arc::from(bytes)))
 }
 
+/// Stores that lack chunks after their recovery: what was acked in them may be gone, and whoever still means to commit it has to write it again (R8).
+fn stamp_damage(
+    directory: &NodeDirectory,
+    map: &ClusterMap,
+    shards: &[Thread<ShardMail>],
+) -> Result<Option<SharedMap>, Error> {
+    let states = shards.iter().filter_map(shard_state);
+    let damaged: Vec<_> = states.filter(|state| state.damaged_count > 0).map(|state| state.store).collect();
+    if damaged.is_empty() {
+        return Ok(None);
+    }
+    warn!(
+        stores = damaged.len(),
+        "chunks can't be read: `catena verify` names the files; uploads that were under way begin again"
+    );
+    let stamped = map
+        .with_damaged_stores(&damaged)
+        .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
+    let bytes = stamped.as_map().encode();
+    directory.write_map(&bytes)?;
+    Ok(Some((Arc::new(stamped), Arc::from(bytes))))
+}
+
+fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> {
+    shards.iter().try_for_each(|shard| hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok()))
+}
+
 /// Starts a shard's thread and waits until it listens.
 pub(crate) fn start_shard(
     config: &Config,
     index: u16,
     known_address: Option<String>,
-    start: ShardStart,
+    (start, file): (ShardStart, StoreFile),
 ) -> Result<Thread<ShardMail>, Error> {
     let what = format!("shard {index}");
-    let file = start.open_file()?;
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
     let addresses = Addresses::new(config, config.shard_address(index), known_address);
@@ -184,22 +219,22 @@ fn start_metadata(
     accept_data_loss: bool,
 ) -> Result<Thread<MetaMail>, Error> {
     let start = MetaStart::open(config, identity, map, accept_data_loss);
+    let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
     let known = map
         .as_map()
         .groups
         .first()
         .and_then(|group| group.members.first())
         .map(|member| member.address.clone());
-    start_metadata_thread(config, known, start)
+    start_metadata_thread(config, known, (start, file))
 }
 
 /// Starts the metadata replica's thread and waits until it listens.
 pub(crate) fn start_metadata_thread(
     config: &Config,
     known_address: Option<String>,
-    start: MetaStart,
+    (start, file): (MetaStart, StoreFile),
 ) -> Result<Thread<MetaMail>, Error> {
-    let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
     let start = start.with_length(length_of(file.path(), file.len())?);
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
@@ -229,7 +264,7 @@ fn thread_config(
         thread.links.links + (config.limits.connections / LINKS_TOLD_BUSY_PART).max(1) as usize;
     thread.links.idle_timeout =
         Some(u64::try_from(config.limits.idle_timeout.0.as_nanos()).unwrap_or(u64::MAX));
-    thread.links.queue_bytes_max = 64 << 20;
+    thread.links.queue_bytes_max = QUEUE_BYTES_MAX;
     thread
 }
 
@@ -242,8 +277,17 @@ fn finish_start<M>(
     let handle = handle.map_err(|source| Error::Start { what: what.clone(), source: Box::new(source) })?;
     match watch.next(RECOVERY_NOTICE) {
         Some(Stage::Listening(address)) => Ok(Thread { what, handle, mail, watch, address }),
-        Some(Stage::Failed(reason)) => Err(Error::Failed { what, reason }),
-        Some(Stage::Ready) | None => Err(Error::Stopped { what }),
+        Some(Stage::Failed(reason)) => {
+            // It ends by itself, and its file is closed then.
+            if handle.join().is_err() {
+                warn!(thread = %what, "a thread that couldn't start didn't end in order");
+            }
+            Err(Error::Failed { what, reason })
+        }
+        Some(Stage::Ready) | None => {
+            handle.stop();
+            Err(Error::Stopped { what })
+        }
     }
 }
 
@@ -263,11 +307,6 @@ pub(crate) fn wait_ready<M>(thread: &Thread<M>) -> Result<(), Error> {
 /// A thread that takes no mail has ended already: what it reported says why.
 fn hand_over<M>(thread: &Thread<M>, taken: bool) -> Result<(), Error> {
     if taken { Ok(()) } else { wait_ready(thread) }
-}
-
-/// Stops threads that were started for a moment, as formatting does.
-pub(crate) fn end_all<M>(threads: Vec<Thread<M>>) -> Result<(), Error> {
-    threads.into_iter().try_for_each(end)
 }
 
 /// Opens or makes a locked file for direct I/O; a formatted node's file that isn't there is named (R34).

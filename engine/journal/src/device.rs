@@ -12,6 +12,8 @@
 mod checkpoints;
 mod open;
 mod pipeline;
+#[cfg(test)]
+mod recovery_tests;
 mod space;
 mod superblocks;
 mod walk;
@@ -154,7 +156,7 @@ pub struct Opened {
     pub incarnation: Incarnation,
     /// The log's last batch.
     pub sequence: u64,
-    /// Whether batches behind it were there and cut (R7).
+    /// Whether batches behind it were there and cut (R7), or the file has lost its end.
     pub recovered_cut: bool,
     /// Whether the last life ended in order.
     pub was_clean: bool,
@@ -290,6 +292,7 @@ mod tag {
     pub(super) const PAGE_FLUSH: u8 = 9;
     pub(super) const ALLOCATE: u8 = 10;
     pub(super) const ZERO: u8 = 11;
+    pub(super) const LENGTH_FLUSH: u8 = 12;
 }
 
 impl Device {
@@ -366,8 +369,9 @@ impl Device {
             tag::FLUSH => self.on_flushed(failure, io),
             tag::PAGE => self.on_page_written(token.key(), failure, memory, io),
             tag::PAGE_FLUSH => self.on_pages_flushed(failure, memory, io),
-            tag::ALLOCATE => self.on_allocated(failure, memory, io),
+            tag::ALLOCATE => self.on_allocated(failure, io),
             tag::ZERO => self.on_zeroed(failure, io),
+            tag::LENGTH_FLUSH => self.on_length_flushed(failure, memory, io),
             other => unreachable!("a token of tag {other} isn't the device's"),
         }
         self.count(io, before);

@@ -1,7 +1,7 @@
 //! A test double for tests and the simulator: a disk with a volatile cache, an arena, and a random generator. Pure: no I/O.
 //!
 //! The disk keeps what was flushed, and every write since. A crash keeps any subset of the 4,096-byte sectors of those writes, so writes
-//! are lost, reordered and torn; a sector is written whole or not at all. Faults are switched on from outside.
+//! are lost, reordered and torn; a sector is written whole or not at all. The file's growth is lost likewise. Faults are switched on from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,6 +95,8 @@ type Sector = [u8; BLOCK_BYTES];
 #[derive(Clone, Debug)]
 pub struct FakeDisk {
     length: u64,
+    /// Growth may be lost by a crash until it is flushed.
+    durable_length: u64,
     durable: BTreeMap<u64, Box<Sector>>,
     /// Writes since the last flush, in order.
     volatile: Vec<(u64, Box<Sector>)>,
@@ -146,6 +148,7 @@ impl FakeDisk {
     pub fn new(seed: u64) -> Self {
         Self {
             length: 0,
+            durable_length: 0,
             durable: BTreeMap::new(),
             volatile: Vec::new(),
             pending: Vec::new(),
@@ -304,6 +307,7 @@ impl FakeDisk {
         for (sector, bytes) in self.volatile.drain(..) {
             self.durable.insert(sector, bytes);
         }
+        self.durable_length = self.length;
         IoOutcome::Done
     }
 
@@ -339,6 +343,9 @@ impl FakeDisk {
         self.counters.dropped_sectors += dropped;
         self.counters.torn_crashes += u64::from(kept > 0 && dropped > 0);
         self.counters.reordered_crashes += u64::from(reordered);
+        if keep_percent < 50 {
+            self.truncate(self.durable_length);
+        }
     }
 
     /// The process is killed: what was answered is kept, what was in flight may be.
@@ -366,7 +373,7 @@ impl FakeDisk {
 
     /// The file loses its end.
     pub fn truncate(&mut self, length: u64) {
-        self.length = length;
+        (self.length, self.durable_length) = (length, length);
         self.durable.retain(|sector, _| sector * BLOCK < length);
     }
 

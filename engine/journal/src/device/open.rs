@@ -27,6 +27,8 @@ pub(super) struct Opening {
     pub(super) window: Window,
     load: Load,
     pub(super) walk: Walk,
+    /// The file is shorter than it was, and the operator accepts that.
+    pub(super) lost_its_end: bool,
 }
 
 impl Default for Opening {
@@ -37,6 +39,7 @@ impl Default for Opening {
             window: Window::default(),
             load: Load::default(),
             walk: Walk::default(),
+            lost_its_end: false,
         }
     }
 }
@@ -61,7 +64,7 @@ impl Device {
         }
         if self.config.device_bytes < DATA_START {
             match self.stage {
-                Stage::FormatProbe => self.format_place(memory, io),
+                Stage::FormatProbe => self.format_place(io),
                 _ => self.fail(OpenError::NotFormatted),
             }
             return;
@@ -115,7 +118,7 @@ impl Device {
         if self.stage == Stage::FormatProbe {
             // R34: formatting never overwrites; only a place without any superblock is empty.
             if copies.iter().all(|copy| matches!(copy, Err(SuperblockError::Absent))) {
-                self.format_place(memory, io);
+                self.format_place(io);
             } else {
                 self.fail(OpenError::NotEmpty);
             }
@@ -154,7 +157,7 @@ impl Device {
         self.begin_load(memory);
     }
 
-    fn format_place<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+    fn format_place(&mut self, io: &mut IoEffects) {
         let geometry = self.geometry();
         // The log's open and next segment, a checkpoint and one to clean into, and something to store.
         if geometry.segments_in(self.config.capacity_bytes) < 8 {
@@ -163,7 +166,7 @@ impl Device {
         self.stage = Stage::FormatAllocate;
         let length = DATA_START + u64::from(geometry.segment_bytes());
         if self.config.device_bytes >= length {
-            return self.on_format_allocated(None, memory, io);
+            return self.on_format_allocated(None, io);
         }
         io.requests.push(IoRequest::Allocate {
             io: IoToken::new(tag::ALLOCATE, 0),
@@ -172,12 +175,7 @@ impl Device {
         });
     }
 
-    pub(super) fn on_format_allocated<M: Memory>(
-        &mut self,
-        failure: Option<IoFailure>,
-        memory: &mut M,
-        io: &mut IoEffects,
-    ) {
+    pub(super) fn on_format_allocated(&mut self, failure: Option<IoFailure>, io: &mut IoEffects) {
         if failure.is_some() {
             return self.fail(OpenError::Unwritable);
         }
@@ -185,7 +183,7 @@ impl Device {
         self.config.device_bytes = self.config.device_bytes.max(length);
         self.reset_segments();
         self.segments.rebuild(0);
-        self.begin_incarnation(memory, io);
+        self.begin_incarnation(io);
     }
 
     fn reset_segments(&mut self) {
@@ -252,7 +250,10 @@ impl Device {
         let Some(header) = header else { return self.abandon_checkpoint() };
         let content = PAGE_HEADER_BYTES..length as usize;
         if header.kind == PageKind::Segments {
-            self.absorb_table(&page[content], header.entries);
+            if !self.absorb_table(&page[content], header.entries) {
+                self.fail(OpenError::Truncated);
+                return true;
+            }
         } else {
             self.notes.push_back(Note::Page {
                 slot,
@@ -280,8 +281,15 @@ impl Device {
         }
     }
 
-    fn absorb_table(&mut self, content: &[u8], entries: u32) {
+    /// False where the table knows segments that the file hasn't got: it has lost its end.
+    fn absorb_table(&mut self, content: &[u8], entries: u32) -> bool {
         let first = self.opening_mut().load.table_entries;
+        if first + entries > self.segments.allocated() {
+            self.opening_mut().lost_its_end = true;
+            if !self.config.accept_data_loss {
+                return false;
+            }
+        }
         let listed = content.chunks_exact(TABLE_ENTRY_BYTES).take(entries as usize);
         for (index, entry) in (first..self.segments.allocated()).zip(listed) {
             let touched = u64::from_le_bytes(entry[8..16].try_into().expect("8 bytes"));
@@ -296,6 +304,7 @@ impl Device {
             }
         }
         self.opening_mut().load.table_entries += entries;
+        true
     }
 
     /// The older one loses nothing; where there is none, opening stops and may be tried again.
@@ -333,14 +342,17 @@ impl Device {
     fn begin_walk(&mut self) {
         let which = self.opening_mut().load.which;
         let superblock = self.superblock.as_mut().expect("read before");
+        // R29: what a damaged checkpoint's reference says was durable is durable all the same.
+        let known = superblock.checkpoints.iter().map(|known| known.durable_upto.max(known.resume.sequence));
+        let mut durable_upto = known.max().unwrap_or(0);
         superblock.checkpoints.drain(..which.min(superblock.checkpoints.len()));
         self.recycle_beyond = superblock.older_checkpoint_sequence();
         let superblock = self.superblock();
         let checkpoint_segments: Vec<_> =
             superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.clone()).collect();
-        let (resume, mut durable_upto) = match superblock.checkpoints.first() {
-            Some(checkpoint) => (checkpoint.resume, checkpoint.durable_upto),
-            None => (Resume { sequence: 0, ..self.pipeline.durable }, 0),
+        let resume = match superblock.checkpoints.first() {
+            Some(checkpoint) => checkpoint.resume,
+            None => Resume { sequence: 0, ..self.pipeline.durable },
         };
         // What an earlier recovery went on from was checked by it.
         for joint in &superblock.joints {
@@ -354,9 +366,14 @@ impl Device {
         self.stage = Stage::Walk;
     }
 
-    /// The log's end is known: begins the new life (R30, I4).
-    pub(super) fn begin_incarnation<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+    /// The log's end is known: begins the new life (R30, I4). The file's length comes first: another life may have grown it and have been
+    /// killed before any flush, and the superblock names only segments that stay.
+    pub(super) fn begin_incarnation(&mut self, io: &mut IoEffects) {
         self.stage = Stage::Incarnation;
+        io.requests.push(IoRequest::Flush { io: IoToken::new(tag::LENGTH_FLUSH, 0) });
+    }
+
+    pub(super) fn on_length_durable<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
         let superblock = self.superblock.as_mut().expect("known");
         superblock.incarnation.0 += 1;
         superblock.clean = false;
@@ -389,7 +406,7 @@ impl Device {
         let opening = self.opening.take();
         let (recovered_cut, was_clean) = opening.map_or((false, false), |mut opening| {
             opening.window.close(memory);
-            (opening.walk.recovered_cut, opening.walk.is_clean)
+            (opening.walk.recovered_cut || opening.lost_its_end, opening.walk.is_clean)
         });
         self.stage = Stage::Serving;
         self.notes.push_back(Note::Opened(Opened {

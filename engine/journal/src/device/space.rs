@@ -130,23 +130,38 @@ impl Device {
         });
     }
 
-    pub(super) fn on_allocated<M: Memory>(
+    pub(super) fn on_allocated(&mut self, failure: Option<IoFailure>, io: &mut IoEffects) {
+        if self.stage == Stage::FormatAllocate {
+            return self.on_format_allocated(failure, io);
+        }
+        // Nothing was promised yet: a file that can't grow is a store that is full, not one that failed.
+        if failure.is_none() {
+            io.requests.push(IoRequest::Flush { io: IoToken::new(tag::LENGTH_FLUSH, 0) });
+        } else {
+            self.space.allocating = false;
+            self.segments.set_growth_blocked(true);
+        }
+    }
+
+    /// The file's length is on the medium: only now may batches and the superblock name what it has grown by. So a segment that is named and
+    /// isn't there is always a file that has lost its end.
+    pub(super) fn on_length_flushed<M: Memory>(
         &mut self,
         failure: Option<IoFailure>,
         memory: &mut M,
         io: &mut IoEffects,
     ) {
-        if self.stage == Stage::FormatAllocate {
-            return self.on_format_allocated(failure, memory, io);
+        if let Some(failure) = failure {
+            self.fence(failure);
         }
-        self.space.allocating = false;
-        // Nothing was promised yet: a file that can't grow is a store that is full, not one that failed.
-        match failure {
-            None => {
+        match self.stage {
+            Stage::Incarnation => self.on_length_durable(memory, io),
+            Stage::Serving => {
+                self.space.allocating = false;
                 self.segments.grew();
                 self.segments.set_growth_blocked(false);
             }
-            Some(_) => self.segments.set_growth_blocked(true),
+            _ => {}
         }
     }
 

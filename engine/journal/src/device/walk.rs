@@ -209,7 +209,9 @@ impl Device {
     fn look_next<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
         let place = self.walk().place;
         let search = Look::Search { place, budget_blocks: self.search_blocks(), in_next: false };
-        match self.walk().next {
+        let next = self.walk().next;
+        match next {
+            Some(segment) if !self.segments.is_allocated(segment) => self.lost_its_end(search),
             Some(segment) if segment != place.segment => {
                 self.try_place(Place { segment, block: BlockIndex(0) }, true, search, memory, io)
             }
@@ -218,6 +220,18 @@ impl Device {
                 true
             }
         }
+    }
+
+    /// The log names a segment that isn't there. Growth is flushed before a segment is used, so the file was longer: whatever lay behind its
+    /// end is gone, and was maybe acknowledged.
+    fn lost_its_end(&mut self, otherwise: Look) -> bool {
+        if !self.config.accept_data_loss {
+            self.fail(OpenError::Truncated);
+            return true;
+        }
+        self.opening_mut().lost_its_end = true;
+        self.walk().look = otherwise;
+        true
     }
 
     /// Where a durable batch is missing everything reachable is searched; else what batches in flight could take.
@@ -330,7 +344,7 @@ impl Device {
         let at = match self.opening_mut().window.want(offset, BLOCK, ahead, io) {
             Want::Here(at) => at,
             Want::Later => return self.waits(requested, is_next, io),
-            Want::Failed => return self.unreadable(offset),
+            Want::Failed => return self.unreadable(offset, is_next),
         };
         let slot = self.opening_mut().window.slot();
         let Some(bytes) = BatchHeader::peek(kind, &memory.bytes(slot)[at..at + BLOCK as usize]) else {
@@ -342,7 +356,7 @@ impl Device {
         let at = match self.opening_mut().window.want(offset, bytes, ahead.max(bytes).min(left), io) {
             Want::Here(at) => at,
             Want::Later => return self.waits(requested, is_next, io),
-            Want::Failed => return self.unreadable(offset),
+            Want::Failed => return self.unreadable(offset, is_next),
         };
         let descriptor = &memory.bytes(slot)[at..at + bytes as usize];
         let Some((header, checksum)) = BatchHeader::decode(kind, secret, descriptor) else {
@@ -384,9 +398,10 @@ impl Device {
     }
 
     /// That the device fails says nothing about what it holds: neither is a batch called damaged nor the tail cut for it (I6). Opening stops,
-    /// and may be tried again.
-    fn unreadable(&mut self, offset: u64) -> Read {
-        if self.config.accept_data_loss {
+    /// and may be tried again. A search goes on: where the next batch must begin was read and none was there, so it takes a second fault to
+    /// hide a durable one, and a bad sector in free space is no reason not to open.
+    fn unreadable(&mut self, offset: u64, is_next: bool) -> Read {
+        if !is_next || self.config.accept_data_loss {
             return Read::None;
         }
         self.fail(OpenError::Unreadable { offset });
@@ -401,7 +416,7 @@ impl Device {
     pub(super) fn advance_payloads<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
         let passed = self.walk().passed.sequence;
         let Some(first) = self.walk().candidates.front().cloned() else {
-            self.finish_walk(memory, io);
+            self.finish_walk(io);
             return false;
         };
         if first.header.sequence != passed + 1 {
@@ -499,10 +514,10 @@ impl Device {
         }
     }
 
-    fn finish_walk<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+    fn finish_walk(&mut self, io: &mut IoEffects) {
         let passed = self.walk().passed;
         self.resume_from(passed);
-        self.begin_incarnation(memory, io);
+        self.begin_incarnation(io);
     }
 }
 

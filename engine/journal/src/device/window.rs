@@ -15,6 +15,8 @@ pub(super) struct Window {
     reading: bool,
     failed: bool,
     tries: u8,
+    /// A read ahead up to here failed: what lies before is read piece by piece, or each piece would wait for the bad sector again.
+    careful_until: u64,
 }
 
 /// A read that fails is tried so often, the second time without what was read ahead: a passing error, or a bad sector further on, must
@@ -67,10 +69,12 @@ impl Window {
                 return Want::Failed;
             }
             self.tries += 1;
+            self.careful_until = end.max(self.careful_until);
             self.read(offset, length, io);
         } else {
             self.tries = 1;
-            self.read(offset, length.max(ahead.min(self.capacity)), io);
+            let ahead = if offset < self.careful_until { 0 } else { ahead.min(self.capacity) };
+            self.read(offset, length.max(ahead), io);
         }
         Want::Later
     }

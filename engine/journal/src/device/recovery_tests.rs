@@ -1,0 +1,236 @@
+//! Recovery of a log whose medium was damaged in one known place: what must be told is told, and what is whole is kept.
+
+use wire::{ClusterId, Memory, Nanos, NodeId, StoreId};
+
+use crate::checkpoint::PAGE_HEADER_BYTES;
+use crate::fake_disk::{FakeDisk, FakeMemory};
+use crate::layout::{BlockIndex, DATA_START, Geometry, Place};
+use crate::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
+use crate::superblock::Identity;
+use crate::{Expected, Format, OpenError};
+
+const SEGMENT_BYTES: u32 = 256 << 10;
+
+struct Bench {
+    log: Log,
+    disk: FakeDisk,
+    memory: FakeMemory,
+    effects: LogEffects,
+    config: LogConfig,
+    /// Records as appended, or as recovered.
+    records: Vec<Vec<u8>>,
+    /// The image that a checkpoint takes, or that recovery has read.
+    image: Vec<u8>,
+    is_open: bool,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = LogConfig {
+            capacity_bytes: DATA_START + 64 * u64::from(SEGMENT_BYTES),
+            device_bytes: 0,
+            prezero_bytes: 0,
+            accept_data_loss: false,
+        };
+        let format = Format {
+            identity: Identity {
+                cluster: ClusterId([1; 16]),
+                store: StoreId([2; 16]),
+                node: NodeId(1),
+                unit: 0,
+            },
+            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
+            secret: 99,
+            index_key: 0,
+        };
+        let mut bench = Self {
+            log: Log::format(config, format),
+            disk: FakeDisk::new(1),
+            memory: FakeMemory::default(),
+            effects: LogEffects::default(),
+            config,
+            records: Vec::new(),
+            image: Vec::new(),
+            is_open: false,
+        };
+        bench.run(LogEvent::Start);
+        assert!(bench.is_open);
+        bench
+    }
+
+    /// Killed, and started again.
+    fn restart(&mut self) {
+        self.disk.kill(&mut self.memory);
+        self.memory.clear();
+        self.records.clear();
+        self.image.clear();
+        self.is_open = false;
+        self.config.device_bytes = self.disk.length();
+        let expected = Expected { cluster: None, store: None, node: NodeId(1), unit: 0 };
+        self.log = Log::open(self.config, expected);
+        self.run(LogEvent::Start);
+    }
+
+    /// One event and all that follows from it.
+    fn run(&mut self, event: LogEvent<'_>) {
+        self.handle(event);
+        while let Some((io, outcome)) = self.disk.complete(&mut self.memory) {
+            self.handle(LogEvent::IoDone { io, outcome });
+        }
+    }
+
+    fn handle(&mut self, event: LogEvent<'_>) {
+        self.log.handle(Nanos(1), event, &mut self.memory, &mut self.effects);
+        loop {
+            self.disk.submit(&self.effects.io, &mut self.memory);
+            let list = std::mem::take(&mut self.effects.list);
+            self.effects.clear();
+            if list.is_empty() {
+                return;
+            }
+            for effect in list {
+                self.effect(effect);
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: LogEffect) {
+        match effect {
+            LogEffect::Page { slot, offset, length } => {
+                self.image.extend_from_slice(&self.memory.bytes(slot)[offset as usize..][..length as usize]);
+                let records = crate::log::split_records(&self.image, u32::MAX);
+                self.records = records.map(<[u8]>::to_vec).collect();
+                self.then(LogEvent::Next);
+            }
+            LogEffect::Restart => {
+                self.records.clear();
+                self.image.clear();
+            }
+            LogEffect::Records(records) => {
+                self.records.extend(records.iter(&self.memory).map(|(_, bytes)| bytes.to_vec()));
+                self.then(LogEvent::Next);
+            }
+            LogEffect::WantPage { slot, offset, capacity } => {
+                let page: Vec<u8> = self.image.drain(..self.image.len().min(capacity as usize)).collect();
+                self.memory.bytes_mut(slot)[offset as usize..][..page.len()].copy_from_slice(&page);
+                let (length, last) = (u32::try_from(page.len()).unwrap(), self.image.is_empty());
+                self.then(LogEvent::Page { slot, length, last });
+            }
+            LogEffect::Opened { .. } => self.is_open = true,
+            _ => {}
+        }
+    }
+
+    /// An event in answer to an effect.
+    fn then(&mut self, event: LogEvent<'_>) {
+        self.log.handle(Nanos(1), event, &mut self.memory, &mut self.effects);
+    }
+
+    /// Durable records of `bytes` each, a batch each.
+    fn append(&mut self, count: usize, bytes: usize) {
+        for _ in 0..count {
+            let record = vec![u8::try_from(self.records.len() % 251).unwrap(); bytes];
+            assert_eq!(self.log.room(bytes, &mut self.memory), LogRoom::Ready);
+            self.records.push(record.clone());
+            let index = self.records.len() as u64;
+            self.run(LogEvent::Append { index, record: &record });
+            self.run(LogEvent::Submit);
+            assert_eq!(self.log.durable_index(), index);
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        for record in &self.records {
+            self.image.extend_from_slice(&u32::try_from(record.len()).unwrap().to_le_bytes());
+            self.image.extend_from_slice(record);
+        }
+        let before = self.log.counters().checkpoints;
+        self.run(LogEvent::BeginCheckpoint { index: self.records.len() as u64 });
+        assert_eq!(self.log.counters().checkpoints, before + 1);
+    }
+
+    fn offset(&self, place: Place) -> u64 {
+        self.log.device().geometry().offset(place)
+    }
+
+    /// The first byte behind the log.
+    fn end(&self) -> u64 {
+        self.offset(self.log.device().durable_resume().place)
+    }
+
+    fn assert_refused(&self, is_right: impl Fn(OpenError) -> bool) {
+        assert!(!self.is_open && self.log.open_error().is_some_and(is_right), "{:?}", self.log.open_error());
+    }
+}
+
+/// A sector that could not be read behind the log's end, where nothing was ever written, kept the node from starting; and with the loss
+/// accepted, good batches before it were cut because they had been read together with it.
+#[test]
+fn a_bad_sector_in_free_space_hides_nothing() {
+    for blocks_behind in [1, 10, 50] {
+        let mut bench = Bench::new();
+        bench.append(8, 100);
+        let records = bench.records.clone();
+        bench.disk.break_sector(bench.end() + blocks_behind * 4096);
+        bench.restart();
+        assert!(bench.is_open && bench.records == records, "{:?}", bench.log.open_error());
+    }
+}
+
+/// Where the next batch must begin it may be a durable one that can't be read: refused by name. Accepted, nothing that is whole is lost.
+#[test]
+fn a_bad_sector_where_the_log_would_go_on_is_not_passed_over() {
+    let mut bench = Bench::new();
+    bench.append(8, 100);
+    let (records, end) = (bench.records.clone(), bench.end());
+    bench.disk.break_sector(end);
+    bench.restart();
+    bench.assert_refused(|error| error == OpenError::Unreadable { offset: end });
+    bench.config.accept_data_loss = true;
+    bench.restart();
+    assert!(bench.is_open && bench.records == records);
+}
+
+/// The file lost its end, and with it whole batches that were durable: it opened as if nothing had happened, because only the segments in the
+/// superblock were looked for.
+#[test]
+fn a_file_that_lost_its_end_is_refused() {
+    for lost in 1..4 {
+        let mut bench = Bench::new();
+        bench.append(20, 60_000);
+        let records = bench.records.clone();
+        let last = bench.log.device().durable_resume().place.segment.0;
+        assert!(last >= 4, "the log goes through some segments");
+        let first_lost = Place { segment: crate::SegmentIndex(last + 1 - lost), block: BlockIndex(0) };
+        bench.disk.truncate(bench.offset(first_lost));
+        bench.restart();
+        bench.assert_refused(|error| error == OpenError::Truncated);
+        bench.config.accept_data_loss = true;
+        bench.restart();
+        assert!(bench.is_open && bench.log.opened().unwrap().recovered_cut);
+        assert!(bench.records.len() < 20 && bench.records[..] == records[..bench.records.len()]);
+    }
+}
+
+/// A checkpoint says in the superblock how far the log was durable. When its pages were damaged, that was forgotten with them, and a rotten
+/// last batch passed for a torn one.
+#[test]
+fn a_damaged_checkpoint_still_says_what_was_durable() {
+    let mut bench = Bench::new();
+    bench.append(5, 100);
+    bench.checkpoint();
+    bench.append(5, 100);
+    bench.checkpoint();
+    let newest = bench.log.device().superblock().checkpoints[0].segments[0];
+    let page = bench.offset(Place { segment: newest, block: BlockIndex(0) }) + PAGE_HEADER_BYTES as u64;
+    let last = bench.log.device().durable_resume().sequence;
+    bench.disk.flip(page, 1);
+    bench.disk.flip(bench.end() - 4096 + 200, 1);
+    bench.restart();
+    bench.assert_refused(
+        |error| matches!(error, OpenError::Damaged(batches) if (batches.first, batches.last) == (last, last)),
+    );
+    bench.config.accept_data_loss = true;
+    bench.restart();
+    assert!(bench.is_open && bench.records.len() == 9);
+}

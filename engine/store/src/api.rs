@@ -286,7 +286,7 @@ pub struct Metrics {
     pub chunks_moved: u64,
     /// Their bytes.
     pub moved_bytes: u64,
-    /// Chunks found damaged or unreadable.
+    /// Chunks known to be damaged or unreadable.
     pub chunks_damaged: u64,
     /// Chunks that scrubbing has verified.
     pub scrubbed: u64,

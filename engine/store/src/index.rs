@@ -6,7 +6,7 @@
 //! is a cursor that stays valid whatever is put or deleted.
 //!
 //! ```text
-//! entry  [u32; 9]:  0–3 id   4–5 root   6 segment   7–8 block 14 | leaf word 23 | length-1 22   (bits from the lowest up)
+//! entry  [u32; 9]:  0–3 id   4–5 root   6 segment   7–8 block 14 | leaf word 23 | length-1 22 | damaged 1   (bits from the lowest up)
 //! ```
 
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ const BLOCK_BITS: u32 = 14;
 const LEAF_BITS: u32 = 23;
 const LENGTH_BITS: u32 = 22;
 const _: () = assert!(CHUNK_BYTES_MAX <= 1 << LENGTH_BITS);
+/// In the last word: the copy could not be read, or isn't what the root says.
+const DAMAGED: u32 = 1 << (BLOCK_BITS + LEAF_BITS + LENGTH_BITS - 32);
 const _: () =
     assert!(journal::SEGMENT_BYTES / 4096 <= 1 << BLOCK_BITS && journal::SEGMENT_BYTES / 8 <= 1 << LEAF_BITS);
 
@@ -60,6 +62,10 @@ impl Packed {
         ChunkId { session: SessionId(whole(self.0[0], self.0[1])), ordinal: whole(self.0[2], self.0[3]) }
     }
 
+    fn is_damaged(&self) -> bool {
+        self.0[8] & DAMAGED != 0
+    }
+
     fn entry(&self) -> IndexEntry {
         let rest = whole(self.0[7], self.0[8]);
         let bits = |from: u32, count: u32| {
@@ -90,12 +96,13 @@ pub struct Index {
     key: u64,
     buckets: Vec<Vec<Packed>>,
     count: u64,
+    damaged: u64,
 }
 
 impl Index {
     /// An empty index with the store's key.
     pub fn new(key: u64) -> Self {
-        Self { key, buckets: vec![Vec::new(); BUCKET_COUNT], count: 0 }
+        Self { key, buckets: vec![Vec::new(); BUCKET_COUNT], count: 0, damaged: 0 }
     }
 
     /// Draws the buckets anew; the index is empty.
@@ -126,15 +133,46 @@ impl Index {
         bucket.binary_search_by_key(&id, Packed::id).ok().map(|at| bucket[at].entry())
     }
 
-    /// Puts an entry in; returns the one that it replaces.
+    /// Entries whose copy is known to be damaged.
+    pub fn damaged_count(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Whether the chunk's copy is known to be damaged.
+    pub fn is_damaged(&self, id: ChunkId) -> bool {
+        if self.damaged == 0 {
+            return false;
+        }
+        let bucket = &self.buckets[self.bucket_of(id)];
+        bucket.binary_search_by_key(&id, Packed::id).is_ok_and(|at| bucket[at].is_damaged())
+    }
+
+    /// Remembers whether the copy is damaged, until another replaces it; true if that is news.
+    pub fn set_damaged(&mut self, id: ChunkId, damaged: bool) -> bool {
+        let bucket = self.bucket_of(id);
+        let bucket = &mut self.buckets[bucket];
+        let Ok(at) = bucket.binary_search_by_key(&id, Packed::id) else { return false };
+        if bucket[at].is_damaged() == damaged {
+            return false;
+        }
+        bucket[at].0[8] ^= DAMAGED;
+        if damaged {
+            self.damaged += 1;
+        } else {
+            self.damaged -= 1;
+        }
+        true
+    }
+
+    /// Puts an entry in, a good one; returns the one that it replaces.
     pub fn insert(&mut self, entry: &IndexEntry) -> Option<IndexEntry> {
         let at = self.bucket_of(entry.id);
         let bucket = &mut self.buckets[at];
         match bucket.binary_search_by_key(&entry.id, Packed::id) {
             Ok(at) => {
-                let old = bucket[at].entry();
-                bucket[at] = Packed::new(entry);
-                Some(old)
+                let old = std::mem::replace(&mut bucket[at], Packed::new(entry));
+                self.damaged -= u64::from(old.is_damaged());
+                Some(old.entry())
             }
             Err(at) => {
                 if bucket.len() == bucket.capacity() {
@@ -152,13 +190,14 @@ impl Index {
         let at = self.bucket_of(id);
         let bucket = &mut self.buckets[at];
         let found = bucket.binary_search_by_key(&id, Packed::id).ok()?;
-        let old = bucket.remove(found).entry();
+        let old = bucket.remove(found);
         self.count -= 1;
+        self.damaged -= u64::from(old.is_damaged());
         // Deleting gives memory back in the steps in which putting took it.
         if bucket.capacity() - bucket.len() > 2 + bucket.len() / 4 {
             bucket.shrink_to(bucket.len() + 1 + bucket.len() / 8);
         }
-        Some(old)
+        Some(old.entry())
     }
 
     /// Takes everything out.
@@ -199,6 +238,8 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use journal::fake_disk::Random;
 
@@ -221,13 +262,20 @@ mod tests {
         let mut random = Random::new(1);
         let mut index = Index::new(7);
         let mut model = BTreeMap::new();
+        let mut damaged = BTreeSet::new();
         for _ in 0..20_000 {
             let entry = entry(random.below(3_000));
+            let was_damaged = damaged.remove(&entry.id);
+            assert_eq!(index.is_damaged(entry.id), was_damaged);
             if random.chance(60) {
                 assert_eq!(index.insert(&entry), model.insert(entry.id, entry));
             } else {
                 assert_eq!(index.remove(entry.id), model.remove(&entry.id));
             }
+            if random.chance(10) && index.set_damaged(entry.id, true) {
+                assert!(!index.set_damaged(entry.id, true) && damaged.insert(entry.id));
+            }
+            assert_eq!(index.damaged_count(), damaged.len() as u64);
             assert_eq!(index.find(entry.id), model.get(&entry.id).copied());
             assert_eq!(index.count(), model.len() as u64);
         }

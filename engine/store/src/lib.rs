@@ -15,6 +15,8 @@ mod leaf_cache;
 #[cfg(all(test, not(planted)))]
 mod space_tests;
 mod store;
+#[cfg(all(test, not(planted)))]
+mod store_damage_tests;
 #[cfg(test)]
 mod store_fuzz;
 #[cfg(all(test, not(planted)))]

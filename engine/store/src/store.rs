@@ -194,7 +194,7 @@ impl Store {
             }
             Note::Fenced => self.on_fenced(memory, effects),
             Note::CheckpointDone { .. } => self.on_checkpoint_done(effects),
-            Note::CheckpointFailed => self.on_checkpoint_failed(),
+            Note::CheckpointFailed => self.on_checkpoint_failed(effects),
         }
     }
 
@@ -278,6 +278,7 @@ impl Store {
     /// What a durable entry does, at run time and at replay alike.
     fn apply(&mut self, applied: &Applied, sequence: u64) {
         let new = &applied.entry;
+        let was_damaged = self.index.is_damaged(new.id);
         let old = match applied.kind {
             EntryKind::Put => self.index.insert(new),
             // R32: only while the index still has the place that it was read from.
@@ -290,7 +291,9 @@ impl Store {
         if let Some(old) = old {
             let blocks = payload_blocks(old.length);
             self.device.segments_mut().remove_live(old.place.segment, blocks, sequence);
-            self.forget_damage(&old);
+            if was_damaged {
+                self.forget_damage(&old);
+            }
         }
         if applied.kind != EntryKind::Tombstone {
             self.device.segments_mut().add_live(new.place.segment, payload_blocks(new.length));
@@ -320,23 +323,37 @@ impl Store {
         effects.list.push(Effect::Listed { token, chunks, end });
     }
 
-    /// A chunk can't be returned: said once.
+    /// A copy can't be returned: said once. A copy that died or was moved while it was read is nobody's any more.
     fn report_damage(&mut self, entry: &IndexEntry, effects: &mut Effects) {
+        if !self.is_at(entry) {
+            return;
+        }
         self.device.segments_mut().set_damaged(entry.place.segment, true);
-        if self.damaged.len() < DAMAGED_LISTED_MAX && self.damaged.insert(entry.id) {
-            self.metrics.chunks_damaged += 1;
+        if self.index.set_damaged(entry.id, true) && self.damaged.len() < DAMAGED_LISTED_MAX {
+            self.damaged.insert(entry.id);
             effects.list.push(Effect::Damaged { id: entry.id });
         }
     }
 
-    /// A damaged copy is out of the index: cleaning may touch its segment again, unless another one lies there.
-    fn forget_damage(&mut self, old: &IndexEntry) {
-        if !self.damaged.remove(&old.id) {
-            return;
+    /// A copy was read whole and is good: what was said of it was an error that passed.
+    fn retract_damage(&mut self, entry: &IndexEntry) {
+        if self.is_at(entry) && self.index.set_damaged(entry.id, false) {
+            self.forget_damage(entry);
         }
+    }
+
+    /// Whether the chunk's copy is still this one.
+    fn is_at(&self, entry: &IndexEntry) -> bool {
+        self.index.find(entry.id).is_some_and(|now| now.place == entry.place)
+    }
+
+    /// A damaged copy is out of the index, or isn't damaged: cleaning may touch its segment again, unless another one lies there.
+    fn forget_damage(&mut self, old: &IndexEntry) {
+        self.damaged.remove(&old.id);
         let lies_there =
             |id: &ChunkId| self.index.find(*id).is_some_and(|entry| entry.place.segment == old.place.segment);
-        if !self.damaged.iter().any(lies_there) {
+        let is_all_listed = self.damaged.len() as u64 == self.index.damaged_count();
+        if is_all_listed && !self.damaged.iter().any(lies_there) {
             self.device.segments_mut().set_damaged(old.place.segment, false);
         }
     }
@@ -355,7 +372,7 @@ impl Store {
         self.open_error
     }
 
-    /// Chunks found damaged since the start, and not deleted since.
+    /// Chunks found damaged since the start, and neither mended nor deleted since; the first 4,096 of them.
     pub fn damaged(&self) -> impl Iterator<Item = ChunkId> + '_ {
         self.damaged.iter().copied()
     }
@@ -384,6 +401,7 @@ impl Store {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = Metrics { disk: self.device.counters(), ..self.metrics };
         metrics.chunks = self.index.count();
+        metrics.chunks_damaged = self.index.damaged_count();
         metrics.index_bytes = self.index.memory_bytes() as u64;
         metrics.queued = self.writes.len() as u64;
         metrics.fenced = u64::from(self.stage == Stage::Fenced);

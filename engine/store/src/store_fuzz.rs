@@ -216,19 +216,27 @@ impl Fuzz {
         self.bench.answers.clear();
     }
 
+    /// An orderly end, which comes whatever the disk does.
+    fn shut_down(&mut self) {
+        self.bench.event(Event::Shutdown);
+        self.bench.wait(2 * Nanos::SECOND);
+        self.take_answers();
+        // Whatever was in the queue is answered before the end.
+        assert!(self.bench.shut_down, "seed {}: {:?}", self.seed, self.bench.store.metrics());
+        assert!(self.asked.is_empty(), "seed {}: {:?} without an answer", self.seed, self.asked);
+    }
+
     /// The machine stops, and starts again as often as it takes.
     fn restart(&mut self) {
         match self.random.below(10) {
-            0 => {
-                self.bench.event(Event::Shutdown);
-                self.bench.wait(2 * Nanos::SECOND);
-                self.take_answers();
-                // Whatever was in the queue is answered before the end.
-                assert!(self.bench.shut_down, "seed {}: {:?}", self.seed, self.bench.store.metrics());
-            }
+            0 => self.shut_down(),
             1..4 => self.bench.disk.kill(&mut self.bench.memory),
             _ => self.bench.disk.crash(&mut self.bench.memory),
         }
+        self.start();
+    }
+
+    fn start(&mut self) {
         self.forget_questions();
         self.bench.reopen();
         while self.random.chance(25) {
@@ -335,7 +343,7 @@ fn crashes_of_a_full_store_lose_nothing() {
 #[cfg(not(planted))]
 #[test]
 fn failing_writes_and_flushes_fence_and_lose_nothing() {
-    let mut fences = 0;
+    let (mut fences, mut fences_at_the_end) = (0, 0);
     for seed in seeds(200, 40) {
         let mut fuzz = Fuzz::new(seed, 64);
         for _ in 0..8 {
@@ -345,6 +353,15 @@ fn failing_writes_and_flushes_fence_and_lose_nothing() {
                 _ => Faults { allocate_errors: 3000, ..Faults::default() },
             };
             fuzz.work(300);
+            if fuzz.random.chance(30) {
+                let was_fenced = fuzz.bench.store.metrics().fenced == 1;
+                fuzz.shut_down();
+                fences_at_the_end += u32::from(!was_fenced && fuzz.bench.store.metrics().fenced == 1);
+                fuzz.bench.disk.faults = Faults::default();
+                fuzz.start();
+                fuzz.check();
+                continue;
+            }
             let is_fenced = fuzz.bench.store.metrics().fenced == 1;
             fences += u32::from(is_fenced);
             fuzz.bench.disk.faults = Faults::default();
@@ -360,7 +377,7 @@ fn failing_writes_and_flushes_fence_and_lose_nothing() {
             fuzz.check();
         }
     }
-    assert!(fences > 40, "{fences}");
+    assert!(fences > 40 && fences_at_the_end > 0, "{fences} {fences_at_the_end}");
 }
 
 /// Faults of the medium: a chunk may be lost, then the store says so; bytes that are returned are right.

@@ -101,8 +101,12 @@ impl Store {
         }
     }
 
-    pub(super) fn on_checkpoint_failed(&mut self) {
+    /// The last checkpoint isn't tried twice: without it the next start replays the log, and nothing is lost.
+    pub(super) fn on_checkpoint_failed(&mut self, effects: &mut Effects) {
         self.keeper.waits = true;
+        if self.keeper.closing {
+            self.close(effects);
+        }
     }
 
     pub(super) fn keeper_tick(&mut self) {
@@ -118,8 +122,8 @@ impl Store {
     pub(super) fn absorb_page(&mut self, content: &[u8], entries: u32) {
         self.identify();
         for entry in decode_entries(content, entries) {
-            // Checksums say that this release wrote the page; a segment that isn't there all the same is no reason to panic.
-            if entry.place.segment.0 >= self.device.segments().count() {
+            // A file that has lost its end is refused, or the loss is accepted; neither is a reason to panic.
+            if !self.device.segments().is_allocated(entry.place.segment) {
                 continue;
             }
             let blocks = payload_blocks(entry.length);
@@ -167,4 +171,21 @@ pub(crate) fn decode_entries(content: &[u8], entries: u32) -> impl Iterator<Item
                 && entry.place.block.0 < 1 << 14
                 && entry.leaf_word < 1 << 23
         })
+}
+
+#[cfg(all(test, not(planted)))]
+mod tests {
+    use super::*;
+    use crate::testing::{Bench, config};
+
+    /// A last checkpoint that found no room was begun again at once, for ever: pages were written and given up without end.
+    #[test]
+    fn a_last_checkpoint_without_room_ends_the_store() {
+        let mut bench = Bench::format(1, config(32));
+        bench.run();
+        let store = &mut bench.store;
+        (store.stage, store.keeper.closing) = (Stage::Closing, true);
+        store.on_checkpoint_failed(&mut bench.effects);
+        assert_eq!((bench.effects.list.as_slice(), store.stage), (&[Effect::ShutDown][..], Stage::Closed));
+    }
 }

@@ -192,6 +192,10 @@ impl Store {
         }
         if verified.is_err() {
             self.report_damage(&read.entry, effects);
+        } else if read.blocks.len() == leaf_count(read.entry.length as usize)
+            && self.index.is_damaged(read.entry.id)
+        {
+            self.retract_damage(&read.entry);
         }
         match read.reader {
             Reader::Client(token) => match verified {

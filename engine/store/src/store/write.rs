@@ -26,6 +26,9 @@ const WAITERS_MAX: usize = 1024;
 /// Gathered bytes that are worth a batch although another one is in flight.
 const EAGER_BATCH_BLOCKS: u64 = (512 << 10) / BLOCK_BYTES as u64;
 
+/// Number of a put, delete or move, in the order of arrival.
+type Serial = u64;
+
 /// A chunk to store.
 pub(super) struct NewChunk<'a> {
     pub(super) id: ChunkId,
@@ -43,7 +46,7 @@ pub(super) struct Queued {
     pub(super) length: u32,
     pub(super) slot: Option<Slot>,
     pub(super) token: Option<u64>,
-    serial: u64,
+    serial: Serial,
 }
 
 impl Queued {
@@ -60,7 +63,7 @@ impl Queued {
 struct Operation {
     entry: Entry,
     token: Option<u64>,
-    serial: u64,
+    serial: Serial,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -72,7 +75,7 @@ struct Batch {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Pending {
-    serial: u64,
+    serial: Serial,
     /// Length and root of a put; `None` of a tombstone.
     content: Option<(u32, u64)>,
 }
@@ -85,8 +88,9 @@ pub(super) struct Writes {
     leaves: VecDeque<u64>,
     queued_blocks: u64,
     pending: BTreeMap<ChunkId, Pending>,
-    waiters: Vec<(ChunkId, u64)>,
-    last_serial: u64,
+    /// Repeated puts: what they repeat, and their own token.
+    waiters: Vec<(ChunkId, Serial, u64)>,
+    last_serial: Serial,
     in_flight: VecDeque<Batch>,
     spare: Vec<Vec<Operation>>,
     parts: Vec<Part>,
@@ -191,9 +195,10 @@ impl Writes {
         if self.pending.get(&put.id).is_some_and(|last| last.serial == put.serial) {
             self.pending.remove(&put.id);
         }
-        let waiting: Vec<u64> =
-            self.waiters.iter().filter(|(id, _)| *id == put.id).map(|(_, token)| *token).collect();
-        self.waiters.retain(|(id, _)| *id != put.id);
+        let waits = |(id, repeats, _): &(ChunkId, Serial, u64)| (*id, *repeats) == (put.id, put.serial);
+        let waiting =
+            self.waiters.iter().filter(|waiter| waits(waiter)).map(|(_, _, token)| *token).collect();
+        self.waiters.retain(|waiter| !waits(waiter));
         waiting
     }
 
@@ -266,8 +271,8 @@ impl Store {
         let content = (put.length, put.root);
         let here = match self.writes.pending.get(&put.id) {
             Some(Pending { content: None, .. }) => None,
-            Some(Pending { content: Some(pending), .. }) => Some((*pending, false)),
-            None => self.index.find(put.id).map(|entry| ((entry.length, entry.root), true)),
+            Some(Pending { content: Some(pending), serial }) => Some((*pending, Some(*serial))),
+            None => self.index.find(put.id).map(|entry| ((entry.length, entry.root), None)),
         };
         match here {
             // I1, R4: another content is refused, counted, and an alarm.
@@ -276,18 +281,18 @@ impl Store {
                 return Admission::Answer(Status::AlreadyExists);
             }
             // A copy known to be damaged is replaced by this one.
-            Some((_, true)) if self.damaged.contains(&put.id) => {}
-            Some((_, true)) => {
+            Some((_, None)) if self.index.is_damaged(put.id) => {}
+            Some((_, None)) => {
                 self.metrics.puts_repeated += 1;
                 return Admission::Answer(Status::Ok);
             }
             // R4: the copy's own share is met only once it is durable.
-            Some((_, false)) if self.writes.waiters.len() < WAITERS_MAX => {
+            Some((_, Some(repeats))) if self.writes.waiters.len() < WAITERS_MAX => {
                 self.metrics.puts_repeated += 1;
-                self.writes.waiters.push((put.id, token));
+                self.writes.waiters.push((put.id, repeats, token));
                 return Admission::Wait;
             }
-            Some((_, false)) => return Admission::Answer(Status::Busy),
+            Some((_, Some(_))) => return Admission::Answer(Status::Busy),
             None => {}
         }
         let alone = Plan {
@@ -512,8 +517,8 @@ impl Store {
                 self.metrics.puts += 1;
                 self.metrics.put_bytes += u64::from(operation.entry.length);
                 let waiters = &mut self.writes.waiters;
-                waiters.retain(|(waits_for, token)| {
-                    let is_here = *waits_for == id;
+                waiters.retain(|(waits_for, repeats, token)| {
+                    let is_here = (*waits_for, *repeats) == (id, operation.serial);
                     if is_here {
                         effects.list.push(Effect::Done { token: *token, status: Status::Ok });
                     }
@@ -543,7 +548,7 @@ impl Store {
                 self.cleaner.on_move_ended(queued.length);
             }
         }
-        for (_, token) in std::mem::take(&mut self.writes.waiters) {
+        for (_, _, token) in std::mem::take(&mut self.writes.waiters) {
             effects.list.push(Effect::Done { token, status });
         }
         self.writes.leaves.clear();
@@ -553,7 +558,7 @@ impl Store {
 
     /// Nothing more is written; what was in flight is not acknowledged, whatever became of it.
     pub(super) fn on_fenced<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
-        self.stage = Stage::Fenced;
+        let was_closing = std::mem::replace(&mut self.stage, Stage::Fenced) == Stage::Closing;
         effects.list.push(Effect::Fenced);
         let status = Status::StoreFailed;
         for batch in std::mem::take(&mut self.writes.in_flight) {
@@ -561,5 +566,8 @@ impl Store {
             effects.list.extend(tokens.map(|token| Effect::Done { token, status }));
         }
         self.refuse_queued(status, memory, effects);
+        if was_closing {
+            effects.list.push(Effect::ShutDown);
+        }
     }
 }

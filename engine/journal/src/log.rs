@@ -359,7 +359,7 @@ impl Log {
         }
         self.want_page(memory, effects);
         if self.stage == Stage::Closing
-            && self.is_empty()
+            && (self.is_empty() || self.device.is_stuck())
             && self.device.in_flight() == 0
             && self.device.mark_clean(memory, &mut effects.io)
         {
@@ -414,8 +414,11 @@ impl Log {
             }
             Note::Durable { sequence } => self.on_durable(now, sequence, effects),
             Note::Fenced => {
-                self.stage = Stage::Ended;
+                let was_closing = std::mem::replace(&mut self.stage, Stage::Ended) == Stage::Closing;
                 effects.list.push(LogEffect::Fenced);
+                if was_closing {
+                    effects.list.push(LogEffect::ShutDown);
+                }
             }
             Note::CheckpointDone { .. } => {
                 self.bytes_since_checkpoint = 0;
@@ -565,7 +568,10 @@ impl Log {
         let at = if self.stage == Stage::Serving && self.device.wants_empty_batch() {
             // A deadline that has passed and could not be met is tried again soon, not at once.
             self.last_durable.after(IDLE_NANOS).max(now.after(Nanos::MILLISECOND))
-        } else if !self.is_empty() || self.device.is_checkpointing() {
+        } else if !self.is_empty()
+            || self.device.is_checkpointing()
+            || self.device.segments().is_growth_blocked()
+        {
             now.after(UPKEEP_NANOS)
         } else {
             return;
@@ -637,7 +643,8 @@ impl Log {
         self.device.checkpoint_page(slot, content, memory, &mut effects.io);
     }
 
-    /// Whether a checkpoint should begin: the log behind the last one is long, space is short, or there were many restarts.
+    /// Whether a checkpoint should begin: the log behind the last one is long, space is short, or there were many restarts. Asked after
+    /// `Opened` too, and answered although nothing has changed since the last one.
     pub fn wants_checkpoint(&self) -> bool {
         if self.stage != Stage::Serving || self.device.is_checkpointing() {
             return false;

@@ -41,7 +41,7 @@ const _: () = assert!(COPY_BYTES as usize == SUPERBLOCK_BYTES);
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Segments that one checkpoint may take: at 64 MiB and 40 bytes an entry 850 million chunks.
 pub const CHECKPOINT_SEGMENTS_MAX: usize = 768;
-/// Restarts that may lie between the older checkpoint and the log's end; at the limit the store checkpoints before it serves.
+/// Restarts that may lie between the older checkpoint and the log's end; at half of that its owner is asked for checkpoints.
 pub const JOINTS_MAX: usize = 32;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"CATENASB");

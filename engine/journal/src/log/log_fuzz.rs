@@ -26,6 +26,7 @@ struct Bench {
     image_read: Vec<u8>,
     random: Random,
     checkpoints: u64,
+    armed: Option<Nanos>,
 }
 
 fn expected() -> Expected {
@@ -76,6 +77,7 @@ impl Bench {
             image_read: Vec::new(),
             random: Random::new(seed),
             checkpoints: 0,
+            armed: None,
         };
         bench.disk.reorders = true;
         bench.event(LogEvent::Start);
@@ -112,7 +114,8 @@ impl Bench {
 
     fn effect(&mut self, effect: LogEffect) {
         match effect {
-            LogEffect::Arm(_) | LogEffect::OpenFailed | LogEffect::CheckpointFailed => {}
+            LogEffect::Arm(at) => self.armed = Some(self.armed.map_or(at, |armed| armed.min(at))),
+            LogEffect::OpenFailed | LogEffect::CheckpointFailed => {}
             LogEffect::Page { slot, offset, length } => {
                 let bytes = &self.memory.bytes(slot)[offset as usize..][..length as usize];
                 self.image_read.extend_from_slice(bytes);
@@ -443,4 +446,81 @@ fn damage_refuses_to_open_unless_loss_is_accepted() {
         }
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// A log that was little used made no checkpoint of itself, and nothing else forgets restarts: behind the 32nd no start found a segment,
+/// and no record became durable any more.
+#[test]
+fn restarts_without_end_find_a_segment() {
+    let mut bench = Bench::new(1, 64);
+    bench.run();
+    for life in 0..100 {
+        // What the owner does, and no more than that.
+        while bench.log.wants_checkpoint() {
+            bench.image = Some((write_image(&bench.state), 0));
+            bench.event(LogEvent::BeginCheckpoint { index: bench.state.len() as u64 });
+            bench.run();
+            assert!(bench.checkpoints < life, "one for each life would be enough");
+        }
+        assert!(bench.append(life));
+        bench.event(LogEvent::Submit);
+        bench.run();
+        assert_eq!(bench.durable, bench.state.len(), "life {life}");
+        let state = bench.state.clone();
+        bench.disk.kill(&mut bench.memory);
+        bench.reopen();
+        bench.run();
+        assert!(bench.is_open && bench.state == state, "life {life}: {:?}", bench.log.open_error());
+    }
+}
+
+/// A write that failed while the log closed fenced it, and nobody was told that it had ended: the node waited for that for ever.
+#[test]
+fn an_end_on_a_failing_disk_comes() {
+    let mut fenced = 0;
+    for seed in 0..60 {
+        let mut bench = Bench::new(seed, 64);
+        bench.run();
+        for _ in 0..20 {
+            bench.append(0);
+        }
+        bench.event(LogEvent::Submit);
+        if seed % 3 == 0 {
+            bench.run();
+            bench.image = Some((write_image(&bench.state), 0));
+            bench.event(LogEvent::BeginCheckpoint { index: bench.durable as u64 });
+            bench.run();
+        }
+        bench.disk.faults = match seed % 2 {
+            0 => Faults { write_errors: 7000, ..Faults::default() },
+            _ => Faults { flush_errors: 7000, ..Faults::default() },
+        };
+        bench.event(LogEvent::Shutdown);
+        bench.run();
+        assert!(bench.shut_down, "seed {seed}");
+        fenced += u32::from(bench.is_fenced);
+    }
+    assert!(fenced > 20, "{fenced}");
+}
+
+/// Nobody asked a full file system again: a log without space stayed so, although there was room again.
+#[test]
+fn a_full_file_system_is_asked_again() {
+    let mut bench = Bench::new(1, 64);
+    bench.disk.capacity = (1 << 20) + 12 * u64::from(SEGMENT_BYTES);
+    bench.run();
+    while bench.append(0) {
+        bench.event(LogEvent::Submit);
+        bench.run();
+    }
+    assert!(bench.log.device().segments().is_growth_blocked());
+    bench.disk.capacity = u64::MAX;
+    let mut ticks = 0;
+    while bench.log.room(100, &mut bench.memory) != LogRoom::Ready {
+        ticks += 1;
+        assert!(ticks < 1000, "the log ticks on and gets nothing");
+        bench.now = bench.armed.take().expect("it wants to be woken").max(bench.now);
+        bench.event(LogEvent::Tick);
+        bench.run();
+    }
 }

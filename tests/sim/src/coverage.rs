@@ -294,7 +294,7 @@ pub(crate) const NODE_FAULTS: Table = Table {
             &["opened", "fenced", "checkpoint"],
             &["open failed", "checkpoint damaged", "checkpoint failed"],
         ),
-        row("gc", &["orphans deleted", "reclaimed"], &[]),
+        row("gc", &["orphans deleted", "reclaimed"], &["calls dropped"]),
         row("checker", &["checked", "unknown"], &[]),
         row("seed", &["verified"], &["log destroyed and said so"]),
     ],

@@ -34,6 +34,8 @@ pub(crate) enum LogNote {
     CheckpointFailed,
     /// The log is long, or space is short.
     WantsCheckpoint,
+    /// There is no space for entries, or there is again.
+    Full(bool),
     /// A write or flush failed.
     Fenced,
     /// The log has ended.
@@ -49,6 +51,9 @@ struct Page {
     /// Whether the checkpoint ends with it.
     last: bool,
 }
+
+/// What the replica logs, the log takes.
+const _: () = assert!(replica::ENTRY_BYTES_MAX <= journal::log::RECORD_BYTES_MAX);
 
 /// More pieces of the same page follow.
 const PIECE_MORE: u8 = 0;
@@ -72,6 +77,8 @@ pub(crate) struct GroupLog {
     /// A buffer that the log wants filled.
     wanted: Option<(Slot, u32, u32)>,
     checkpointing: bool,
+    /// An entry met no space, and waits.
+    full: bool,
     deadline: Option<Nanos>,
 }
 
@@ -87,6 +94,7 @@ impl GroupLog {
             pieces: Vec::new(),
             wanted: None,
             checkpointing: false,
+            full: false,
             deadline: None,
         }
     }
@@ -111,21 +119,33 @@ impl GroupLog {
 
     /// Appends an entry, at once or as soon as there is room.
     pub(crate) fn append<M: Memory>(&mut self, index: CommitIndex, entry: &[u8], turn: &mut Turn<'_, M>) {
-        if self.pending.is_empty() && self.log.room(entry.len(), turn.memory) == LogRoom::Ready {
+        let behind = !self.pending.is_empty();
+        let room = if behind { LogRoom::Busy } else { self.log.room(entry.len(), turn.memory) };
+        if room == LogRoom::Ready {
             self.run(LogEvent::Append { index: index.0, record: entry }, turn);
         } else {
             self.pending.push_back((index.0, entry.to_vec()));
+            self.note_full(self.full || room == LogRoom::NoSpace);
+        }
+    }
+
+    fn note_full(&mut self, full: bool) {
+        if std::mem::replace(&mut self.full, full) != full {
+            self.notes.push_back(LogNote::Full(full));
         }
     }
 
     fn append_pending<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         while let Some((index, entry)) = self.pending.pop_front() {
-            if self.log.room(entry.len(), turn.memory) != LogRoom::Ready {
+            let room = self.log.room(entry.len(), turn.memory);
+            if room != LogRoom::Ready {
                 self.pending.push_front((index, entry));
+                self.note_full(self.full || room == LogRoom::NoSpace);
                 return;
             }
             self.run(LogEvent::Append { index, record: &entry }, turn);
         }
+        self.note_full(false);
     }
 
     /// Whether entries wait for space that only a checkpoint could make, and none is under way.
@@ -138,7 +158,8 @@ impl GroupLog {
     pub(crate) fn submit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         self.append_pending(turn);
         self.run(LogEvent::Submit, turn);
-        if !self.checkpointing && self.log.wants_checkpoint() {
+        // One at an index whose entry waits for space would wait with it, and block the others.
+        if !self.checkpointing && !self.full && self.log.wants_checkpoint() {
             self.notes.push_back(LogNote::WantsCheckpoint);
         }
     }
@@ -184,6 +205,7 @@ impl GroupLog {
         is_end: bool,
         turn: &mut Turn<'_, M>,
     ) {
+        assert!(self.page.is_none(), "the replica waits until a page is taken");
         self.page = Some(Page { bytes: page.0.to_vec(), taken: 0, last: page.1 });
         if std::mem::replace(&mut self.checkpointing, true) {
             self.fill_page(turn);

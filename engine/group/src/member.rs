@@ -14,7 +14,7 @@ use std::sync::Arc;
 use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::{ClusterMap, map_page};
-use replica::{Effect, Event, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
+use replica::{Effect, Event, Losses, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
 use wire::{ClusterId, GroupId, Memory, Nanos, NodeId, Prefix, Status};
@@ -120,6 +120,15 @@ impl Member {
             self.stores.on_map(&map, effects);
             self.map = Some(map);
             self.map_bytes = bytes;
+            self.set_losses();
+        }
+    }
+
+    /// Nothing is executed before the replica knows what may be lost (R8): without a map no request is taken.
+    fn set_losses(&mut self) {
+        if let (Phase::Serving(replica), Some(map)) = (&mut self.phase, &self.map) {
+            let stamps = map.loss_stamps().collect();
+            replica.set_losses(Losses { ring_bits: u32::from(map.as_map().ring_bits), stamps });
         }
     }
 
@@ -379,6 +388,7 @@ impl Member {
                 turn.effects.notes.push(Note::Fenced);
             }
             LogNote::WantsCheckpoint => self.handle(Event::BeginCheckpoint, turn),
+            LogNote::Full(full) => self.handle(Event::LogFull(full), turn),
             LogNote::Closed => turn.effects.notes.push(Note::Ended),
         }
     }
@@ -403,6 +413,7 @@ impl Member {
                 let committed = replica.committed();
                 assert_eq!(committed, last, "what the log has is what the replica has");
                 self.phase = Phase::Serving(Box::new(replica));
+                self.set_losses();
                 turn.effects.notes.push(Note::Opened { committed, was_clean });
                 if self.closing.is_none() {
                     self.handle(Event::Tick, turn);

@@ -3,4 +3,5 @@
 mod bench;
 mod ending;
 mod greeting;
+mod loss;
 mod stores;

@@ -32,13 +32,13 @@ fn kills_lose_nothing_that_was_acknowledged() {
         .run()
         .ok();
     let chunks = |node: &Node| node.metrics("catena_node_chunk_count").iter().sum::<u64>();
-    if deadline::poll(SPACE_WITHIN, || (chunks(&trial.node) == 0).then_some(())).is_none() {
-        panic!(
-            "{} chunks of removed files and dead writers stay:\n{}",
-            chunks(&trial.node),
-            trial.node.described()
-        );
-    }
+    let is_free = deadline::poll(SPACE_WITHIN, || (chunks(&trial.node) == 0).then_some(()));
+    assert!(
+        is_free.is_some(),
+        "{} chunks of removed files and dead writers stay:\n{}",
+        chunks(&trial.node),
+        trial.node.described()
+    );
     assert!(trial.node.stop().success(), "an orderly end");
 }
 

@@ -1,7 +1,8 @@
 //! Catena ÷ ceiling, both measured in the same minutes on the same two cores.
 //!
 //! One server with one shard on core 0, one client on core 1. For each row: ceiling, Catena, ceiling, Catena, …; a pair's ratio is that of two
-//! neighbours, a row's that of the median pair. A ceiling that `fio` exceeds voids its row.
+//! neighbours, a row's that of the median pair. A ceiling that `fio` exceeds is taken for
+//! fio's, and where `fio` exceeds the best of them the row is void.
 
 mod bench;
 mod ceilings;
@@ -138,8 +139,16 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn ratio(&self) -> f64 {
-        self.measured.value / self.limit.value
+    /// Where fio got more out of the disk than this pair's own ceiling did, fio's stands for it: a low ceiling must not make a ratio look good. Where the wire
+    /// and not the disk was the limit that is too strict, never too kind.
+    pub(crate) fn ratio(&self, fio: Option<f64>) -> f64 {
+        self.measured.value / (self.limit.value * self.shortfall(fio).unwrap_or(1.0))
+    }
+
+    /// By which factor fio exceeds the pair's disk ceiling, if it does.
+    pub(crate) fn shortfall(&self, fio: Option<f64>) -> Option<f64> {
+        let factor = fio? / self.limit.disk?;
+        (factor > 1.0).then_some(factor)
     }
 }
 
@@ -154,7 +163,7 @@ pub(crate) struct Result {
 impl Result {
     /// Median, least and greatest ratio.
     pub(crate) fn ratio(&self) -> (f64, f64, f64) {
-        text::spread(self.pairs.iter().map(Pair::ratio)).expect("a row has pairs")
+        text::spread(self.pairs.iter().map(|pair| pair.ratio(self.fio))).expect("a row has pairs")
     }
 
     /// Our best disk ceiling, where the row has one.
@@ -234,8 +243,29 @@ mod tests {
     #[test]
     fn ratios_are_of_neighbours() {
         let result = result(Row::PutLarge, Some(15.0), &[(10.0, 8.0), (20.0, 10.0), (10.0, 9.0)]);
-        assert_eq!(result.ratio(), (0.8, 0.5, 0.9));
         assert!(!result.is_void(), "the best ceiling is above fio's");
+        // The first and the last pair's ceilings are below fio's: 8 and 9 of 15.
+        let (median, least, most) = result.ratio();
+        assert!(
+            (median - 8.0 / 15.0).abs() < 1e-9 && (least - 0.5).abs() < 1e-9 && (most - 0.6).abs() < 1e-9
+        );
+    }
+
+    /// Four pairs whose ceiling was half of fio's and one good one were "ok" at twice what they are.
+    #[test]
+    fn a_low_ceiling_flatters_nobody() {
+        let low = [(10.0, 8.0), (10.0, 8.0), (10.0, 8.0), (10.0, 8.0), (21.0, 8.0)];
+        let result = result(Row::PutLarge, Some(20.0), &low);
+        assert!(!result.is_void());
+        assert!((result.ratio().0 - 0.4).abs() < 1e-9, "{:?}", result.ratio());
+    }
+
+    #[test]
+    fn without_fio_a_ceiling_stands_for_itself() {
+        assert_eq!(
+            result(Row::PutLarge, None, &[(10.0, 8.0), (20.0, 10.0), (10.0, 9.0)]).ratio(),
+            (0.8, 0.5, 0.9)
+        );
     }
 
     #[test]

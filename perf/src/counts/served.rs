@@ -194,9 +194,9 @@ pub fn creates(programs: &Programs, in_flight: u32) -> Result<[Figure; 2], Count
     stage.run(what, in_flight, count)?;
     let after = look()?;
     let [flushes, bytes, batches] = [0, 1, 2].map(|at| after[at] - before[at]);
-    // At one in flight each create is a batch; beyond, at least four share one. An idle log settles itself with an empty batch, and
-    // a checkpoint may fall into the run: one in a hundred.
-    let batches_max = if in_flight == 1 { 1.01 } else { 0.25 };
+    // At one in flight each create is a batch; beyond, about twenty share one (0.05 was measured), and twice that much has to be noticed. An idle log settles
+    // itself with an empty batch, and a checkpoint may fall into the run: one in a hundred.
+    let batches_max = if in_flight == 1 { 1.01 } else { 0.11 };
     let name = |what: &str| format!("{what} per create, {in_flight} in flight, in a real server's store");
     Ok([
         Figure::new(

@@ -20,18 +20,41 @@ pub struct Report {
 /// A client that is busier than this may be what limits the row.
 const CLIENT_BUSY_MAX: f64 = 0.95;
 
-fn verdict(result: &Result) -> &'static str {
-    match (result.is_void(), result.row.is_met(result.ratio().0)) {
-        (true, _) => "VOID",
-        (false, true) => "ok",
-        (false, false) => "MISSED",
+/// Pairs without which a row says little.
+const PAIRS_MIN: usize = 5;
+
+fn verdict(result: &Result, conditions: &Conditions) -> &'static str {
+    match (result.is_void(), result.row.is_met(result.ratio().0), lacks(result, conditions).is_empty()) {
+        (true, _, _) => "VOID",
+        (false, false, _) => "MISSED",
+        (false, true, false) => "indicative",
+        (false, true, true) => "ok",
     }
 }
 
+/// What a row lacks to be more than an indication.
+fn lacks(result: &Result, conditions: &Conditions) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if result.pairs.len() < PAIRS_MIN {
+        lacks.push(format!("{} pairs instead of {PAIRS_MIN}", result.pairs.len()));
+    }
+    if !conditions.direct {
+        lacks.push("the store is not on direct I/O".into());
+    }
+    if !conditions.registered {
+        lacks.push("buffers are not registered".into());
+    }
+    let unzeroed: u64 = result.pairs.iter().map(|pair| pair.measured.unzeroed).sum();
+    if unzeroed > 0 {
+        lacks.push(format!("{unzeroed} segments were not zeroed: slower flushes than the row asks for"));
+    }
+    lacks
+}
+
 impl Report {
-    /// Whether every row is valid and met.
+    /// Whether every row is valid, complete and met.
     pub fn is_met(&self) -> bool {
-        self.results.iter().all(|result| verdict(result) == "ok")
+        self.results.iter().all(|result| verdict(result, &self.conditions) == "ok")
     }
 
     /// The table as Markdown, and what belongs to it.
@@ -60,19 +83,19 @@ impl Report {
                 "| {} | {} {limit:.2} | {median:.2} | {least:.2}–{most:.2} | {} |",
                 result.row.text(),
                 if below { "≤" } else { "≥" },
-                verdict(result)
+                verdict(result, &self.conditions)
             ));
         }
         for result in &self.results {
             say(String::new());
             say(format!("{}:", result.row.name()));
             for pair in &result.pairs {
-                say(format!("- {:.2}: {}", pair.ratio(), pair_text(pair)));
+                say(format!("- {:.2}: {}", pair.ratio(result.fio), pair_text(pair)));
             }
             if let (Some(fio), Some(disk)) = (result.fio, result.disk()) {
                 say(format!("- fio's disk {}, ours at best {}", text::rate(fio), text::rate(disk)));
             }
-            for remark in remarks(result) {
+            for remark in remarks(result, &self.conditions) {
                 say(format!("- {remark}"));
             }
         }
@@ -90,7 +113,7 @@ impl Report {
                 "o_direct": direct, "registered": registered, "huge_page_bytes": huge_bytes,
                 "pinning": pinning, "client": self.client,
             },
-            "rows": self.results.iter().map(row_json).collect::<Vec<_>>(),
+            "rows": self.results.iter().map(|result| row_json(result, &self.conditions)).collect::<Vec<_>>(),
             "met": self.is_met(),
         })
     }
@@ -111,7 +134,7 @@ fn pair_text(pair: &Pair) -> String {
 }
 
 /// What a reader has to know before the ratio is believed.
-fn remarks(result: &Result) -> Vec<String> {
+fn remarks(result: &Result, conditions: &Conditions) -> Vec<String> {
     let mut remarks = Vec::new();
     let busy = text::spread(result.pairs.iter().map(|pair| pair.measured.client_busy));
     if result.row != Row::Create
@@ -119,9 +142,13 @@ fn remarks(result: &Result) -> Vec<String> {
     {
         remarks.push(format!("the client's core was {:.0} % busy: it may be the limit", median * 100.0));
     }
-    let unzeroed: u64 = result.pairs.iter().map(|pair| pair.measured.unzeroed).sum();
-    if unzeroed > 0 {
-        remarks.push(format!("{unzeroed} segments were not zeroed: slower flushes than the row asks for"));
+    remarks.extend(lacks(result, conditions).into_iter().map(|lack| format!("only indicative: {lack}")));
+    let low = result.pairs.iter().filter(|pair| pair.shortfall(result.fio).is_some()).count();
+    if low > 0 {
+        remarks.push(format!(
+            "in {low} of {} pairs fio's disk stands for ours, which was lower",
+            result.pairs.len()
+        ));
     }
     if result.is_void() {
         remarks.push("fio gets more out of the disk than our ceiling: the row is void".into());
@@ -132,14 +159,14 @@ fn remarks(result: &Result) -> Vec<String> {
     remarks
 }
 
-fn row_json(result: &Result) -> Value {
+fn row_json(result: &Result, conditions: &Conditions) -> Value {
     let (median, least, most) = result.ratio();
     let pairs: Vec<Value> = result
         .pairs
         .iter()
         .map(|pair| {
             json!({
-                "ceiling": pair.limit.value, "catena": pair.measured.value, "ratio": pair.ratio(),
+                "ceiling": pair.limit.value, "catena": pair.measured.value, "ratio": pair.ratio(result.fio),
                 "client_busy": pair.measured.client_busy, "server_busy": pair.measured.server_busy,
                 "p50_ns": pair.measured.latency.0, "p99_ns": pair.measured.latency.1,
                 "unzeroed_segments": pair.measured.unzeroed,
@@ -148,6 +175,46 @@ fn row_json(result: &Result) -> Value {
         .collect();
     json!({
         "row": result.row.name(), "limit": result.row.limit().0, "median": median, "least": least,
-        "most": most, "verdict": verdict(result), "fio_bytes_per_second": result.fio, "pairs": pairs,
+        "most": most, "verdict": verdict(result, conditions), "lacks": lacks(result, conditions), "fio_bytes_per_second": result.fio, "pairs": pairs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ratios::{Limit, Measured};
+
+    /// One pair, or buffers that aren't registered, or segments that weren't zeroed, and the row was "ok" all the same.
+    #[test]
+    fn a_row_that_lacks_something_is_indicative() {
+        let result = |pairs: usize, value: f64, unzeroed: u64| Result {
+            row: Row::PutLarge,
+            pairs: (0..pairs)
+                .map(|_| Pair {
+                    limit: Limit { value: 10.0, text: String::new(), disk: Some(10.0) },
+                    measured: Measured {
+                        value,
+                        text: String::new(),
+                        client_busy: 0.5,
+                        server_busy: 0.5,
+                        latency: (0, 0),
+                        unzeroed,
+                    },
+                })
+                .collect(),
+            fio: Some(9.0),
+        };
+        let whole = Conditions { direct: true, registered: true, huge_bytes: 0, pinning: "pinned".into() };
+        assert_eq!(verdict(&result(5, 9.0, 0), &whole), "ok");
+        assert_eq!(verdict(&result(1, 9.0, 0), &whole), "indicative");
+        assert_eq!(verdict(&result(5, 9.0, 1), &whole), "indicative");
+        assert_eq!(verdict(&result(5, 9.0, 0), &Conditions { direct: false, ..whole.clone() }), "indicative");
+        assert_eq!(
+            verdict(&result(5, 9.0, 0), &Conditions { registered: false, ..whole.clone() }),
+            "indicative"
+        );
+        assert_eq!(verdict(&result(1, 5.0, 0), &whole), "MISSED");
+        let void = Result { fio: Some(11.0), ..result(5, 9.0, 0) };
+        assert_eq!(verdict(&void, &whole), "VOID");
+    }
 }

@@ -95,8 +95,8 @@ impl Disk {
         token: runtime::IoToken,
         outcome: runtime::IoOutcome,
     ) -> Option<(IoToken, IoOutcome)> {
+        let refused = self.refused.iter().position(|refused| *refused == token.0);
         let token = IoToken::from_bits(token.0);
-        let refused = self.refused.iter().position(|refused| *refused == token.to_bits());
         let answer = if let Some(place) = refused {
             self.refused.swap_remove(place);
             Some((token, IoOutcome::Failed(IoFailure::NoSpace)))
@@ -113,6 +113,11 @@ impl Disk {
         }
         self.write_zeros(io);
         answer
+    }
+
+    /// Whether an operation only carries a refusal: its outcome says nothing about the disk.
+    pub(crate) fn is_refusal(&self, token: runtime::IoToken) -> bool {
+        self.refused.contains(&token.0)
     }
 
     /// Whether the uring took the request.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use thiserror::Error;
-use wire::{ChunkId, InodeId, Status, Version};
+use wire::{ChunkId, InodeId, PROTOCOL_VERSION, Status, Version};
 
 /// What an operation was about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +62,14 @@ pub enum UnavailableReason {
     #[error("another cluster answers there")]
     WrongCluster,
     /// No protocol version in common: upgrade one of the two.
-    #[error("no protocol version in common, upgrade one side")]
+    #[error("it doesn't speak this client's protocol version, {PROTOCOL_VERSION}: upgrade one of the two")]
     Version,
+    /// What answers speaks another protocol version: upgrade the older side.
+    #[error("it speaks protocol version {server}, this client {PROTOCOL_VERSION}: upgrade the older one")]
+    OtherVersion {
+        /// The server's.
+        server: u16,
+    },
     /// It answers that it doesn't serve now (it starts, drains or is fenced).
     #[error("it isn't serving now")]
     NotServing,

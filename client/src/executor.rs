@@ -13,7 +13,7 @@ use placement::ClusterMap;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Payload, Receiver, Replier, Sender, Service, SlotRange};
 use wire::message::ShardState;
 use wire::meta::{Answer, Outcome};
-use wire::{ChunkId, MapNumber, Memory, Nanos, Prefix};
+use wire::{ChunkId, DecodePrefixError, MapNumber, Memory, Nanos, Prefix};
 
 use crate::addresses::Addresses;
 use crate::core::{
@@ -392,6 +392,9 @@ impl Service for Executor {
             CloseReason::Refused { .. } => {
                 self.connect_next(io, number, UnavailableReason::Connect);
                 return self.tell_failed(io);
+            }
+            CloseReason::BadFrame(DecodePrefixError::Version { found }) => {
+                UnavailableReason::OtherVersion { server: found }
             }
             CloseReason::BadFrame(_) | CloseReason::Protocol => UnavailableReason::Protocol,
             _ => UnavailableReason::Disconnected,

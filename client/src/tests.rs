@@ -16,7 +16,7 @@ use crate::core::fake::{CHUNK_BYTES, FakeCluster};
 use crate::handle::Handle;
 use crate::{
     Client, Config, Damage, DamagedChunk, Error, ErrorKind, NewAttributes, Pending, Piece, ReadRange,
-    RemoveKind, UploadChange, UploadOptions, Volume,
+    RemoveKind, UnavailableReason, UploadChange, UploadOptions, Volume,
 };
 use server::Server;
 
@@ -386,6 +386,32 @@ fn a_server_that_is_not_there_is_named() {
     let error = Client::connect(config).expect_err("nobody listens on port 1");
     assert!(matches!(&error, Error::Unavailable { endpoint, .. } if endpoint == "127.0.0.1:1"), "{error}");
     assert!(matches!(Client::connect(Config::default()), Err(Error::Configuration("endpoints"))));
+}
+
+/// It was "what answers doesn't speak the protocol", although the answer says which version it speaks.
+#[test]
+fn a_server_of_another_version_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = listener.local_addr().expect("bound").to_string();
+    runtime::spawn_thread("newer-server", None, move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut answer = wire::Prefix::reply(FrameKind::Hello, 0, Status::UnsupportedVersion).encode(&[]);
+            answer[4] = 7;
+            // The client may be gone by then; it closes when it has read the answer.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&answer);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    })
+    .expect("a thread");
+    let config = Config::new([endpoint.as_str()]).with_deadline(Duration::from_millis(500));
+    let error = Client::connect(config).expect_err("a version that isn't spoken here");
+    assert!(
+        matches!(&error, Error::Unavailable { reason: UnavailableReason::OtherVersion { server: 7 }, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("protocol version 7, this client 1"), "{error}");
 }
 
 #[test]

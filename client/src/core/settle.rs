@@ -157,7 +157,12 @@ impl Core {
         }
         let trouble = Trouble::Unavailable(Arc::clone(&link.address), reason);
         // Nothing that waiting could mend: whoever wanted this address is told.
-        let is_hopeless = matches!(reason, UnavailableReason::Version | UnavailableReason::WrongCluster);
+        let is_hopeless = matches!(
+            reason,
+            UnavailableReason::Version
+                | UnavailableReason::OtherVersion { .. }
+                | UnavailableReason::WrongCluster
+        );
         for id in link.waiting {
             self.note_trouble(id, trouble.clone());
             let is_map_page = self.next_if_map_page(id);

@@ -6,7 +6,9 @@
 
 use io_uring::{cqueue, opcode, squeue};
 use wire::limits::MESSAGE_BYTES_MAX;
-use wire::{DecodePrefixError, Memory, PREFIX_BYTES, Prefix};
+use wire::message::{Encoder, PayloadMeta, Reply, ReplyHead};
+use wire::meta::Refusal;
+use wire::{DecodePrefixError, FrameKind, Load, Memory, PREFIX_BYTES, PROTOCOL_VERSION, Prefix, Status};
 
 use crate::driver::Driver;
 use crate::heads::HEAD_GROUP;
@@ -76,10 +78,26 @@ impl Io {
         }
     }
 
-    fn bad_frame(&mut self, index: u32, error: DecodePrefixError) {
+    fn bad_frame(&mut self, id: LinkId, error: DecodePrefixError) {
         self.counters.bad_frames += 1;
-        tracing::debug!(link = self.links.id(index).to_u64(), %error, "bad frame");
-        self.abort(index, CloseReason::BadFrame(error));
+        let reason = CloseReason::BadFrame(error);
+        match error {
+            DecodePrefixError::Version { found } if self.links.at(id.index).accepted => {
+                tracing::info!(
+                    link = id.to_u64(),
+                    found,
+                    spoken = PROTOCOL_VERSION,
+                    "a peer speaks another protocol version: refused"
+                );
+                // A link that just delivered a frame takes one; if it doesn't, closing says as much as silence can.
+                let _ = self.send(id, &version_refusal(), None, None);
+                self.close(id, reason);
+            }
+            _ => {
+                tracing::debug!(link = id.to_u64(), %error, "bad frame");
+                self.abort(id.index, reason);
+            }
+        }
     }
 
     /// Whether the link's next bytes may be handed to its service.
@@ -207,13 +225,23 @@ fn ingest<S: Service>(io: &mut Io, service: &mut S, index: u32, bytes: &[u8]) ->
     used
 }
 
+/// What a peer of another version is told: the prefix names this side's version, whatever else the peer can read of it.
+fn version_refusal() -> Vec<u8> {
+    let status = Status::UnsupportedVersion;
+    let head =
+        ReplyHead { kind: FrameKind::Hello, correlation: 0, status, load: Load::default(), more: false };
+    let mut frame = Vec::new();
+    Encoder::new().reply(&mut frame, head, &Reply::Refused(Refusal::default()), PayloadMeta::default());
+    frame
+}
+
 /// Takes one whole head; 0: it isn't whole, or the link was closed.
 fn take_head<S: Service>(io: &mut Io, service: &mut S, id: LinkId, bytes: &[u8]) -> usize {
     let Some(first) = bytes.first_chunk::<PREFIX_BYTES>() else { return 0 };
     let prefix = match Prefix::decode(first) {
         Ok(prefix) => prefix,
         Err(error) => {
-            io.bad_frame(id.index, error);
+            io.bad_frame(id, error);
             return 0;
         }
     };
@@ -221,7 +249,7 @@ fn take_head<S: Service>(io: &mut Io, service: &mut S, id: LinkId, bytes: &[u8])
     let end = PREFIX_BYTES + prefix.message_bytes as usize;
     let Some(message) = bytes.get(PREFIX_BYTES..end) else { return 0 };
     if let Err(error) = Prefix::verify(first, message) {
-        io.bad_frame(id.index, error);
+        io.bad_frame(id, error);
         return 0;
     }
     io.counters.frames += 1;

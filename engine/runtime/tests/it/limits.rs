@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use runtime::{CloseReason, LinkLimits};
-use wire::{DecodePrefixError, FrameKind, Nanos, PREFIX_BYTES, Prefix};
+use wire::message::Reply;
+use wire::{DecodePrefixError, FrameKind, Nanos, PREFIX_BYTES, Prefix, Status};
 
 use crate::support::{Client, Happened, frame, pattern, start};
 
@@ -40,6 +41,25 @@ fn bytes_that_are_no_frame() {
             (reason, _) => panic!("{reason}"),
         }
     }
+    server.stop();
+}
+
+/// A peer of another version was closed on in silence, and could only guess why.
+#[test]
+fn another_version_is_refused_by_name() {
+    let server = start(LinkLimits::default(), None);
+    let mut newer = frame(FrameKind::Hello, 7, b"whatever that version says", &[]);
+    newer[4] = 2;
+    // Even where all but the prefix is another format.
+    newer.extend_from_slice(&pattern(3, 300));
+    let mut client = Client::new(server.address);
+    client.0.write_all(&newer).expect("sent");
+    let (prefix, message, payload) = client.receive();
+    assert_eq!((prefix.kind, prefix.status), (FrameKind::Hello, Status::UnsupportedVersion));
+    assert!(prefix.reply && payload.is_empty());
+    assert!(Reply::decode(prefix.kind, prefix.status, &message).is_ok());
+    assert!(client.is_closed());
+    assert_eq!(server.closed(), CloseReason::BadFrame(DecodePrefixError::Version { found: 2 }));
     server.stop();
 }
 

@@ -9,7 +9,8 @@
 //! entry  [u32; 9]:  0–3 id   4–5 root   6 segment   7–8 block 14 | leaf word 23 | length-1 22 | damaged 1   (bits from the lowest up)
 //! ```
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use journal::{BlockIndex, Place, SegmentIndex};
 use wire::limits::CHUNK_BYTES_MAX;
@@ -218,21 +219,22 @@ impl Index {
         first.chain(self.buckets[bucket + 1..].iter().flatten()).map(Packed::entry)
     }
 
-    /// The `count` entries with the smallest ids behind `after`, in order of their ids: a page of an inventory, whose readers compare
-    /// ranges of ids (R3). One pass over the index that remembers one page.
-    pub fn smallest_after(&self, after: Option<ChunkId>, count: usize) -> Vec<IndexEntry> {
-        let mut page: BTreeMap<ChunkId, &Packed> = BTreeMap::new();
-        for packed in self.buckets.iter().flatten() {
-            let id = packed.id();
-            let is_small = page.len() < count || page.last_key_value().is_some_and(|(last, _)| id < *last);
-            if is_small && after.is_none_or(|after| id > after) {
-                page.insert(id, packed);
-                if page.len() > count {
-                    page.pop_last();
-                }
-            }
-        }
-        page.into_values().map(Packed::entry).collect()
+    /// The entries behind `after` in order of their ids, an inventory, whose readers compare ranges of ids (R3): the buckets, which are
+    /// sorted, merged. Beginning costs one search a bucket and 24 bytes, each entry one step in a heap of the buckets; nothing is kept
+    /// between pages, so they may be asked for whatever changes meanwhile.
+    pub fn in_order_after(&self, after: Option<ChunkId>) -> impl Iterator<Item = IndexEntry> + '_ {
+        let head = |bucket: usize, at: usize| Some(Reverse((self.buckets[bucket].get(at)?.id(), bucket, at)));
+        let mut heads: BinaryHeap<_> = (0..BUCKET_COUNT)
+            .filter_map(|bucket| {
+                let behind = |after| self.buckets[bucket].partition_point(|entry| entry.id() <= after);
+                head(bucket, after.map_or(0, behind))
+            })
+            .collect();
+        std::iter::from_fn(move || {
+            let Reverse((_, bucket, at)) = heads.pop()?;
+            heads.extend(head(bucket, at + 1));
+            Some(self.buckets[bucket][at].entry())
+        })
     }
 }
 
@@ -241,6 +243,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use std::collections::BTreeMap;
+
     use journal::fake_disk::Random;
 
     fn entry(number: u64) -> IndexEntry {
@@ -282,7 +286,8 @@ mod tests {
         for (after, count) in [(None, 7), (Some(entry(40).id), 7), (Some(entry(1_500).id), 5_000)] {
             let expected =
                 model.values().filter(|entry| after.is_none_or(|after| entry.id > after)).take(count);
-            assert_eq!(index.smallest_after(after, count), expected.copied().collect::<Vec<_>>());
+            let page: Vec<_> = index.in_order_after(after).take(count).collect();
+            assert_eq!(page, expected.copied().collect::<Vec<_>>());
         }
         // Walking in pages, with changes between them, yields whatever stays throughout exactly once.
         let stays: BTreeMap<_, _> = model.iter().filter(|(id, _)| id.ordinal % 2 == 0).collect();
@@ -306,6 +311,30 @@ mod tests {
         for (id, entry) in stays {
             assert_eq!(seen.get(id), Some(entry));
         }
+    }
+
+    /// Each page of an inventory was a pass over the whole index: 10⁶ chunks were listed in minutes.
+    #[test]
+    fn an_inventory_in_pages_looks_at_each_entry_once() {
+        let mut index = Index::new(3);
+        for number in 0..300_000 {
+            index.insert(&entry_light(number));
+        }
+        // In pages of a thousand that pass was 9 × 10⁷ entries.
+        let (mut cursor, mut pages, mut listed) = (None, 0, 0_u64);
+        loop {
+            let page: Vec<_> = index.in_order_after(cursor).take(1000).collect();
+            let Some(last) = page.last() else { break };
+            assert!(
+                cursor.is_none_or(|cursor| page[0].id > cursor) && page.is_sorted_by_key(|entry| entry.id)
+            );
+            cursor = Some(last.id);
+            pages += 1;
+            listed += page.len() as u64;
+            // What is deleted behind the cursor, or before it, disturbs nothing.
+            index.remove(page[0].id);
+        }
+        assert_eq!((listed, pages), (300_000, 300));
     }
 
     /// Issue 2, §4: ≤ 48 B a chunk, capacity included, worst case between 10⁵ and 10⁶.

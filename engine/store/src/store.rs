@@ -307,14 +307,13 @@ impl Store {
         }
         let limit = (limit as usize).min(MESSAGE_CHUNKS_MAX);
         let start = effects.chunks.len();
-        let mut page = self.index.smallest_after(after, limit + 1);
-        let end = page.len() <= limit;
-        page.truncate(limit);
-        effects.chunks.extend(page.iter().map(|entry| ListedChunk {
+        let mut page = self.index.in_order_after(after);
+        effects.chunks.extend(page.by_ref().take(limit).map(|entry| ListedChunk {
             id: entry.id,
             length: entry.length,
             root: entry.root,
         }));
+        let end = page.next().is_none();
         let bound = "a page is limited";
         let chunks = ChunkRange {
             start: u32::try_from(start).expect(bound),

@@ -138,6 +138,24 @@ fn nothing_but_the_right_bytes_is_handed_out() {
     assert_eq!(world.memory.used_bytes, 0);
 }
 
+/// The only copy is damaged and its server says so: that is the answer, not a reason to ask until the deadline.
+#[test]
+fn damage_of_the_only_copy_is_final_at_once() {
+    let mut world = World::new(12);
+    let upload = open_upload(&mut world);
+    let bytes = sample(500_000, 1);
+    let ticket = start_put(&mut world, upload, &bytes);
+    let result = world.finish(ticket);
+    let (id, root) = chunk(result);
+    for range in [0..bytes.len(), 4096..5000] {
+        let asked = world.cluster.frames_seen.get(&FrameKind::GetChunk).copied().unwrap_or(0);
+        world.cluster.refuse(FrameKind::GetChunk, 1, Status::ChecksumMismatch, 0);
+        let result = world.finish_call(get(id, root, bytes.len(), range));
+        assert!(matches!(result, Err(Failure::Corrupt { .. })), "{result:?}");
+        assert_eq!(world.cluster.frames_seen[&FrameKind::GetChunk], asked + 1);
+    }
+}
+
 #[test]
 fn a_flipped_bit_on_the_way_is_noticed_and_the_chunk_read_again() {
     let mut world = World::new(3);

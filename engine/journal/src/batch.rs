@@ -19,7 +19,8 @@
 //!   88     4  next segment, 2^32-1 while not chosen
 //!   92     4  body bytes behind the header
 //!   96     8  first record's index (records)
-//!  104    24  zero
+//!  104     4  reach: batches that may be in flight behind this one end within so many blocks; 0 where that wasn't said
+//!  108    20  zero
 //!  128     …  entries, then leaf tables (chunks); records (records)
 //! ```
 
@@ -67,6 +68,8 @@ pub struct BatchHeader {
     pub body_bytes: u32,
     /// Records: the first one's index.
     pub first_index: u64,
+    /// In blocks.
+    pub reach: u32,
 }
 
 /// The largest descriptor of a kind.
@@ -104,7 +107,8 @@ impl BatchHeader {
         to.u32(SegmentIndex::to_disk(self.next));
         to.u32(self.body_bytes);
         to.u64(self.first_index);
-        to.zeros(24);
+        to.u32(self.reach);
+        to.zeros(20);
         assert_eq!(to.at(), HEADER_BYTES);
         let checksum = xxh3_64_with_seed(&descriptor[OFFSET_CHECKED..], secret);
         descriptor[8..OFFSET_CHECKED].copy_from_slice(&checksum.to_le_bytes());
@@ -149,6 +153,7 @@ impl BatchHeader {
             next: SegmentIndex::from_disk(from.u32()?),
             body_bytes: from.u32()?,
             first_index: from.u64()?,
+            reach: from.u32()?,
         };
         header.is_consistent(descriptor.len()).then_some((header, checksum))
     }
@@ -182,6 +187,7 @@ mod tests {
             next: None,
             body_bytes: 48,
             first_index: 0,
+            reach: 16,
         }
     }
 

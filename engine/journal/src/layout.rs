@@ -26,8 +26,10 @@ pub const LOG_BATCH_BYTES_MAX: u32 = 2 << 20;
 pub const DESCRIPTOR_BYTES_MAX: u32 = 64 << 10;
 /// Batches written and not yet known durable (R29).
 pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
-/// Their bytes: what recovery searches behind the last good batch for a later one.
+/// Their bytes, at most: no batch promises a greater reach.
 pub const IN_FLIGHT_BYTES_MAX: u32 = 16 << 20;
+/// The reach at the beginning of a life and of an idle log: how far behind a batch its successors in flight may go, in blocks.
+pub const REACH_BLOCKS_MIN: u32 = 16;
 /// A block, as the formats count.
 pub(crate) const BLOCK: u32 = 4096;
 const _: () = assert!(BLOCK as usize == BLOCK_BYTES);
@@ -103,6 +105,17 @@ impl Geometry {
     /// Blocks of the largest batch: half a segment at most, so that a segment's unused end stays small.
     pub fn batch_blocks_max(self) -> u32 {
         (BATCH_BYTES_MAX / BLOCK).min(self.segment_blocks() / 2)
+    }
+
+    /// The greatest reach: batches within it lie in two segments at most.
+    pub fn reach_blocks_max(self) -> u32 {
+        (IN_FLIGHT_BYTES_MAX / BLOCK).min(self.segment_blocks() / 2)
+    }
+
+    /// The reach that batches of so many blocks want, a window of them being in flight.
+    pub(crate) fn reach_for(self, blocks: u32) -> u32 {
+        let window = blocks * u32::try_from(BATCHES_IN_FLIGHT_MAX).expect("few");
+        window.next_power_of_two().max(REACH_BLOCKS_MIN).min(self.reach_blocks_max())
     }
 
     /// Segments that fit into a file of `bytes`.

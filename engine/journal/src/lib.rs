@@ -31,8 +31,8 @@ pub use device::{
 pub use io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part, PartRange};
 pub use layout::{
     BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BlockIndex, DATA_START, DESCRIPTOR_BYTES_MAX, FORMAT_VERSION,
-    Geometry, IN_FLIGHT_BYTES_MAX, LOG_BATCH_BYTES_MAX, LOG_SEGMENT_BYTES, Place, SEGMENT_BYTES,
-    SegmentIndex,
+    Geometry, IN_FLIGHT_BYTES_MAX, LOG_BATCH_BYTES_MAX, LOG_SEGMENT_BYTES, Place, REACH_BLOCKS_MIN,
+    SEGMENT_BYTES, SegmentIndex,
 };
 pub use segments::{SegmentState, Segments};
 pub use superblock::{

@@ -116,6 +116,8 @@ pub struct Resume {
     pub checksum: u64,
     /// The segment it named as the next.
     pub next: Option<SegmentIndex>,
+    /// Its reach.
+    pub reach: u32,
 }
 
 /// A durable checkpoint.
@@ -335,7 +337,7 @@ fn checksum(bytes: &[u8], copy: usize) -> u64 {
 
 /// ```text
 ///  0  8 number    8  8 sequence   16  8 incarnation  24  4 segment  28  4 block  32  8 checksum
-/// 40  4 next segment   44  4 pages   48  8 durable_upto   56  8 mark   64  4 segments   68  4 zero   72 … segments
+/// 40  4 next segment   44  4 pages   48  8 durable_upto   56  8 mark   64  4 segments   68  4 reach   72 … segments
 /// ```
 fn encode_checkpoint(checkpoint: &CheckpointRef, to: &mut Writer<'_>) {
     assert!(checkpoint.segments.len() <= CHECKPOINT_SEGMENTS_MAX);
@@ -350,7 +352,7 @@ fn encode_checkpoint(checkpoint: &CheckpointRef, to: &mut Writer<'_>) {
     to.u64(checkpoint.durable_upto);
     to.u64(checkpoint.mark);
     to.u32(u32::try_from(checkpoint.segments.len()).expect("limited"));
-    to.u32(0);
+    to.u32(checkpoint.resume.reach);
     for segment in &checkpoint.segments {
         to.u32(segment.0);
     }
@@ -364,11 +366,11 @@ fn decode_checkpoint(from: &mut Reader<'_>) -> Option<CheckpointRef> {
     let pages = from.u32()?;
     let (durable_upto, mark) = (from.u64()?, from.u64()?);
     let count = usize::try_from(from.u32()?).ok()?;
-    from.u32()?;
+    let reach = from.u32()?;
     if count > CHECKPOINT_SEGMENTS_MAX {
         return None;
     }
     let segments = (0..count).map(|_| from.u32().map(SegmentIndex)).collect::<Option<_>>()?;
-    let resume = Resume { sequence, incarnation, place, checksum, next };
+    let resume = Resume { sequence, incarnation, place, checksum, next, reach };
     Some(CheckpointRef { number, resume, durable_upto, mark, pages, segments })
 }

@@ -5,7 +5,7 @@
 
 use journal::fake_disk::{DiskCounters, FakeDisk, FakeMemory};
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use journal::{Expected, Format, Geometry, IN_FLIGHT_BYTES_MAX, Identity, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
+use journal::{Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
 use replica::{Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody};
 use store::{Store, StoreConfig};
 use wire::checksum::BlockHasher;
@@ -339,8 +339,9 @@ pub fn restarts() -> [Figure; 3] {
     let read = store.restart().read_bytes;
     let counters = store.store.device().counters();
     assert_eq!(counters.replayed_descriptor_bytes, batches * BLOCK, "every batch is replayed once");
-    // The last batch alone is beyond `durable_upto`; recovery looks for a later one as far as writes may have been in flight.
-    let log = batches * BLOCK + u64::from(LENGTH) + u64::from(IN_FLIGHT_BYTES_MAX) + 8 * BLOCK;
+    // The last batch alone is beyond `durable_upto`; recovery looks for a later one within twice the reach that it states, four batches' size.
+    let reach = 2 * (4 * (BLOCK + u64::from(LENGTH))).next_power_of_two() + 2 * BLOCK;
+    let log = batches * BLOCK + u64::from(LENGTH) + reach + 8 * BLOCK;
     let crash = Figure::new(
         "restart after a crash: bytes read by a store",
         per(read, 1),
@@ -364,7 +365,8 @@ pub fn restarts() -> [Figure; 3] {
     // The log is read in windows; a batch at a window's end is read again with the next one. The first, the last and the two windows at
     // which another segment begins may be read in vain.
     let again = written.div_ceil(WINDOW_BYTES) * written.div_ceil(CREATES / 64);
-    let log = written + again + 4 * WINDOW_BYTES + u64::from(IN_FLIGHT_BYTES_MAX);
+    // Four batches of 64 entries are less than a window, and so is the reach.
+    let log = written + again + 4 * WINDOW_BYTES + 2 * WINDOW_BYTES;
     let counters = meta.log.counters();
     let metadata = Figure::new(
         "restart after a crash: bytes read by a metadata log",

@@ -14,7 +14,7 @@ use super::superblocks::Covers;
 use super::{Device, Note, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES, descriptor_bytes_max};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken, Part};
-use crate::layout::{BATCHES_IN_FLIGHT_MAX, BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
+use crate::layout::{BATCHES_IN_FLIGHT_MAX, BLOCK, BlockIndex, Place, REACH_BLOCKS_MIN, SegmentIndex};
 use crate::segments::SegmentState;
 use crate::superblock::Resume;
 
@@ -80,8 +80,17 @@ struct InFlight {
     bytes: u32,
     has_entries: bool,
     is_marker: bool,
+    /// The batch whose write this one's is: its own, or the next one's.
+    written_with: u64,
     state: State,
     slots: Vec<Slot>,
+}
+
+/// A batch that has its header, and the descriptor's part of its write.
+struct Framed {
+    appended: Appended,
+    offset: u64,
+    part: Part,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +104,8 @@ struct Open {
 pub(super) struct Pipeline {
     open: Option<Open>,
     next: Option<SegmentIndex>,
+    /// What batches promise at present: no more than so many blocks are in flight behind each.
+    reach: u32,
     /// The last batch of the open segment names `next`: the log may go on there.
     is_linked: bool,
     /// The buffer of the device's own empty batches, kept for life, and the batch that is being written from it.
@@ -120,6 +131,7 @@ impl Default for Pipeline {
         Self {
             open: None,
             next: None,
+            reach: REACH_BLOCKS_MIN,
             is_linked: false,
             marker_slot: None,
             marker: None,
@@ -154,6 +166,7 @@ impl Device {
         assert!(self.pipeline.open.is_none(), "a fresh segment is opened once");
         self.pipeline.open = Some(Open { segment, block: 0 });
         self.pipeline.is_linked = false;
+        self.pipeline.reach = REACH_BLOCKS_MIN;
         self.counters.unwritten_segments_opened += u64::from(self.segments.open(segment));
     }
 
@@ -242,18 +255,27 @@ impl Device {
         if !has_segment {
             return Room::Segment;
         }
-        let needs_marker = rolls && !self.pipeline.is_linked;
-        let fits = self.pipeline.in_flight.len() + usize::from(needs_marker) < BATCHES_IN_FLIGHT_MAX
-            && !(needs_marker && self.pipeline.marker.is_some())
-            && (self.pipeline.in_flight.is_empty()
-                || self.pipeline.in_flight_bytes + blocks * BLOCK <= IN_FLIGHT_BYTES_MAX);
+        let (raises, is_quiet) = (self.raises(blocks), self.pipeline.in_flight.is_empty());
+        let markers = u32::from(raises || (rolls && !self.pipeline.is_linked));
+        let in_flight_blocks = self.pipeline.in_flight_bytes / BLOCK;
+        let fits = self.pipeline.in_flight.len() + (markers as usize) < BATCHES_IN_FLIGHT_MAX
+            // What follows the batch behind a marker isn't within the reach of what lies before it.
+            && !self.pipeline.in_flight.iter().any(|batch| batch.is_marker)
+            && (is_quiet || (!raises && in_flight_blocks + markers + blocks <= self.pipeline.reach));
         if fits { Room::Ready } else { Room::Window }
+    }
+
+    /// Whether batches of `blocks` want a greater reach. It is raised when nothing is in flight, by an empty batch: if that one is lost, it
+    /// held nothing, and the next begins right behind it.
+    fn raises(&self, blocks: u32) -> bool {
+        self.geometry().reach_for(blocks) > self.pipeline.reach
     }
 
     /// Whether a batch of `blocks` goes to the next segment. A segment's last batch names the one behind it, so while there is none a
     /// block is left for a batch that will.
     fn rolls(&self, blocks: u32) -> bool {
-        blocks + u32::from(self.pipeline.next.is_none()) > self.open_blocks_left()
+        let kept = u32::from(self.pipeline.next.is_none()) + u32::from(self.raises(blocks));
+        blocks + kept > self.open_blocks_left()
     }
 
     /// Writes a batch; `room` said `Ready` for its blocks.
@@ -265,15 +287,43 @@ impl Device {
         let blocks =
             descriptor_bytes / BLOCK + draft.payload.iter().map(|part| part.length).sum::<u32>() / BLOCK;
         assert_eq!(self.room(blocks, Burden::Neutral), Room::Ready, "the owner asked for room");
-        if self.rolls(blocks) {
+        if draft.entries == 0 {
+            // Idle: what follows may be little.
+            self.pipeline.reach = REACH_BLOCKS_MIN.min(self.pipeline.reach);
+        }
+        let (rolls, mut raises) = (self.rolls(blocks), self.raises(blocks));
+        self.pipeline.reach = self.pipeline.reach.max(self.geometry().reach_for(blocks));
+        if rolls {
             if !self.pipeline.is_linked {
-                self.append_marker(memory, io);
+                let framed = self.frame_marker(memory);
+                io.write(
+                    IoToken::new(tag::BATCH, framed.appended.sequence),
+                    framed.offset,
+                    [framed.part],
+                    false,
+                );
+                raises = false;
             }
             self.roll();
         }
-        let appended = self.write_batch(draft, descriptor_bytes, blocks, memory, io);
+        let marker = raises.then(|| self.frame_marker(memory));
+        let framed = self.frame(draft, descriptor_bytes, blocks, memory);
+        let sequence = framed.appended.sequence;
+        if marker.is_some()
+            && let Some(at) = self.pipeline.in_flight.len().checked_sub(2)
+        {
+            self.pipeline.in_flight[at].written_with = sequence;
+        }
+        let offset = marker.as_ref().map_or(framed.offset, |marker| marker.offset);
+        let parts = marker.map(|marker| marker.part).into_iter().chain([framed.part]);
+        io.write(
+            IoToken::new(tag::BATCH, sequence),
+            offset,
+            parts.chain(draft.payload.iter().copied()),
+            false,
+        );
         self.count(io, before);
-        appended
+        framed.appended
     }
 
     fn roll(&mut self) {
@@ -287,24 +337,25 @@ impl Device {
     }
 
     /// An empty batch of the device's own, in a buffer that it keeps: one at a time.
-    fn append_marker<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
+    fn frame_marker<M: Memory>(&mut self, memory: &mut M) -> Framed {
         assert!(self.pipeline.marker.is_none(), "the marker's buffer is written once at a time");
         let descriptor = self.pipeline.marker_slot.expect("taken when the device was opened");
         let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
         // What is given back when it is written is a reference of the batch's own.
         memory.retain(descriptor);
-        let appended = self.write_batch(draft, BLOCK, 1, memory, io);
-        self.pipeline.marker = Some(appended.sequence);
+        let framed = self.frame(draft, BLOCK, 1, memory);
+        self.pipeline.marker = Some(framed.appended.sequence);
+        framed
     }
 
-    fn write_batch<M: Memory>(
+    /// Gives a batch its place and its header.
+    fn frame<M: Memory>(
         &mut self,
         draft: Draft<'_>,
         descriptor_bytes: u32,
         blocks: u32,
         memory: &mut M,
-        io: &mut IoEffects,
-    ) -> Appended {
+    ) -> Framed {
         let open = self.pipeline.open.as_mut().expect("a segment is open");
         let place = Place { segment: open.segment, block: BlockIndex(open.block) };
         open.block += blocks;
@@ -326,14 +377,11 @@ impl Device {
             next: self.pipeline.next,
             body_bytes: draft.body_bytes,
             first_index: draft.first_index,
+            reach: self.pipeline.reach,
         };
         let bytes = &mut memory.bytes_mut(draft.descriptor)[..descriptor_bytes as usize];
         bytes[HEADER_BYTES + draft.body_bytes as usize..].fill(0);
         let checksum = header.encode(superblock.secret, bytes);
-        let descriptor = Part { slot: draft.descriptor, offset: 0, length: descriptor_bytes };
-        let parts = std::iter::once(descriptor).chain(draft.payload.iter().copied());
-        io.write(IoToken::new(tag::BATCH, sequence), offset, parts, false);
-
         let mut slots = self.pipeline.spare.pop().unwrap_or_default();
         slots.push(draft.descriptor);
         slots.extend(draft.payload.iter().map(|part| part.slot));
@@ -347,12 +395,14 @@ impl Device {
             place: place.plus(blocks),
             checksum,
             next: header.next,
+            reach: header.reach,
         };
         self.pipeline.in_flight.push_back(InFlight {
             resume,
             durable_upto: header.durable_upto,
             bytes: blocks * BLOCK,
             has_entries: draft.entries > 0,
+            written_with: sequence,
             is_marker: Some(draft.descriptor) == self.pipeline.marker_slot,
             state: State::Writing,
             slots,
@@ -360,7 +410,8 @@ impl Device {
         self.segments.appended(place.segment, sequence);
         self.counters.batches += 1;
         self.counters.empty_batches += u64::from(draft.entries == 0);
-        Appended { sequence, place }
+        let part = Part { slot: draft.descriptor, offset: 0, length: descriptor_bytes };
+        Framed { appended: Appended { sequence, place }, offset, part }
     }
 
     pub(super) fn on_batch_written<M: Memory>(
@@ -370,14 +421,15 @@ impl Device {
         memory: &mut M,
         io: &mut IoEffects,
     ) {
-        let batch = self.pipeline.in_flight.iter_mut().find(|batch| batch.resume.sequence == sequence);
-        let batch = batch.expect("a batch's write ended that wasn't asked for");
-        for slot in batch.slots.drain(..) {
-            memory.release(slot);
-        }
-        batch.state = State::Written;
-        if self.pipeline.marker == Some(sequence) {
-            self.pipeline.marker = None;
+        let written = self.pipeline.in_flight.iter_mut().filter(|batch| batch.written_with == sequence);
+        for batch in written {
+            for slot in batch.slots.drain(..) {
+                memory.release(slot);
+            }
+            batch.state = State::Written;
+            if batch.is_marker {
+                self.pipeline.marker = None;
+            }
         }
         if let Some(failure) = failure {
             self.fence(failure);

@@ -1,8 +1,8 @@
 //! Opening, second half: the batches behind the checkpoint, and the decision where the log ends (R29).
 //!
 //! The walk goes from batch to batch by their lengths. A batch is passed on once some later batch, or the checkpoint, says that it was
-//! durable; at most a window's worth is undecided. Where no batch is found, a later one is searched for in the space that batches in
-//! flight could take. What is missing at or below the greatest `durable_upto` is damage and is never cut; behind it the payloads
+//! durable; at most a window's worth is undecided. Where no batch is found, a later one is searched for within the reach that the last one
+//! found has promised. What is missing at or below the greatest `durable_upto` is damage and is never cut; behind it the payloads
 //! are read, and the first bad batch is the torn tail.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use super::{DamagedBatches, Device, Note, OpenError, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::entry::{EntryKind, entries, payload_blocks, payload_matches};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
-use crate::layout::{BLOCK, BlockIndex, IN_FLIGHT_BYTES_MAX, Place, SegmentIndex};
+use crate::layout::{BLOCK, BlockIndex, Place, REACH_BLOCKS_MIN, SegmentIndex};
 use crate::segments::SegmentState;
 use crate::superblock::{Joint, Kind, Resume};
 use wire::planted::{Bug, planted};
@@ -52,6 +52,8 @@ pub(super) struct Walk {
     previous: Option<u64>,
     place: Place,
     next: Option<SegmentIndex>,
+    /// Of the last batch found.
+    reach: u32,
     look: Look,
     durable_upto: u64,
     candidates: VecDeque<Candidate>,
@@ -76,6 +78,7 @@ impl Walk {
             previous: Some(resume.checksum),
             place: resume.place,
             next: resume.next,
+            reach: resume.reach,
             look: if is_clean { Look::End } else { Look::Here },
             durable_upto: durable_upto.max(resume.sequence),
             passed: resume,
@@ -138,6 +141,7 @@ impl Device {
             place: place.plus(header.blocks),
             checksum,
             next: header.next,
+            reach: header.reach,
         };
         self.counters.replayed_descriptor_bytes += u64::from(header.descriptor_bytes);
         self.segments.set_state(place.segment, SegmentState::Sealed);
@@ -203,6 +207,7 @@ impl Device {
         walk.incarnation = joint.incarnation;
         walk.place = Place { segment: joint.segment, block: BlockIndex(0) };
         walk.next = None;
+        walk.reach = REACH_BLOCKS_MIN;
         walk.look = Look::Here;
     }
 
@@ -234,10 +239,16 @@ impl Device {
         true
     }
 
-    /// Where a durable batch is missing everything reachable is searched; else what batches in flight could take.
+    /// Where a durable batch is missing everything reachable is searched; else as far as a batch can begin that was in flight when the missing
+    /// one had become durable: a reach for that one and those in flight with it, one for those behind it, and an empty batch between.
     fn search_blocks(&mut self) -> u32 {
+        let reach_max = self.geometry().reach_blocks_max();
         let walk = self.walk();
-        if walk.sequence < walk.durable_upto { u32::MAX } else { IN_FLIGHT_BYTES_MAX / BLOCK }
+        match walk.reach {
+            _ if walk.sequence < walk.durable_upto => u32::MAX,
+            0 => 2 * reach_max + 2,
+            reach => 2 * reach.min(reach_max) + 2,
+        }
     }
 
     /// Looks at one place for the next batch; where it isn't, goes on with `otherwise`.
@@ -271,6 +282,7 @@ impl Device {
         walk.previous = Some(candidate.checksum);
         walk.place = candidate.place.plus(header.blocks);
         walk.next = header.next;
+        walk.reach = header.reach;
         walk.look = Look::Here;
         walk.candidates.push_back(candidate);
     }
@@ -286,9 +298,10 @@ impl Device {
         if budget_blocks == 0 || place.block.0 >= self.geometry().segment_blocks() {
             let next = self.walk().next.filter(|next| *next != place.segment && !in_next);
             self.walk().look = match next {
+                // A batch that didn't fit left the segment's end unused, which the reach doesn't count.
                 Some(segment) if budget_blocks > 0 => {
                     let place = Place { segment, block: BlockIndex(0) };
-                    Look::Search { place, budget_blocks, in_next: true }
+                    Look::Search { place, budget_blocks: self.search_blocks(), in_next: true }
                 }
                 _ => return self.end_search(memory),
             };
@@ -336,9 +349,12 @@ impl Device {
         let store = self.superblock().identity.store;
         let offset = self.geometry().offset(place);
         let left = (self.geometry().segment_blocks() - place.block.0) * BLOCK;
-        let ahead = match (kind, is_next) {
-            (Kind::Chunks, true) => BLOCK,
-            _ => SEARCH_WINDOW_BYTES.min(left),
+        let ahead = match (kind, self.walk().look) {
+            (_, Look::Search { budget_blocks, .. }) => {
+                SEARCH_WINDOW_BYTES.min(left).min(budget_blocks.saturating_mul(BLOCK))
+            }
+            (Kind::Chunks, _) => BLOCK,
+            (Kind::Records, _) => SEARCH_WINDOW_BYTES.min(left),
         };
         let requested = io.requests.len();
         let at = match self.opening_mut().window.want(offset, BLOCK, ahead, io) {

@@ -1,10 +1,14 @@
 //! What the metadata log is opened with, and what its failure means to the operator.
 
+use std::io;
+use std::path::Path;
+
 use group::OpenFailure;
 use journal::log::{Log, LogConfig};
 use journal::{Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, OpenError};
 use wire::StoreId;
 
+use crate::error::Error;
 use crate::meta_thread::MetaStart;
 
 /// Free log segments kept zeroed ahead of use: four.
@@ -34,6 +38,11 @@ pub(crate) fn open_log(start: &MetaStart) -> Log {
     Log::format(config, format)
 }
 
+/// A file whose length isn't known isn't an empty one: it would be taken for one that was never formatted.
+pub(crate) fn length_of(path: &Path, length: io::Result<u64>) -> Result<u64, Error> {
+    length.map_err(|source| Error::file("tell the length of", path, source))
+}
+
 /// Why the replica doesn't serve, and what to do.
 pub(crate) fn open_failure(failure: &OpenFailure) -> String {
     let next = match failure {
@@ -60,4 +69,31 @@ pub(crate) fn open_failure(failure: &OpenFailure) -> String {
 fn capacity_bytes(memory_budget: u64) -> u64 {
     let segment = u64::from(LOG_SEGMENT_BYTES);
     (4 * memory_budget + LOG_BYTES_MAX).next_multiple_of(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A length that couldn't be told counted as 0: the log was "not formatted", and a fresh one would have been written over it.
+    #[test]
+    fn a_length_that_cant_be_told_fails_the_start_by_name() {
+        let path = Path::new("metadata.log");
+        assert_eq!(length_of(path, Ok(7)).ok(), Some(7));
+        let error = length_of(path, Err(io::Error::other("stale handle"))).expect_err("no length");
+        assert_eq!(error.to_string(), "cannot tell the length of metadata.log: stale handle");
+    }
+
+    #[test]
+    fn an_open_failure_says_what_to_do() {
+        for (failure, expected) in [
+            (OpenFailure::Log(OpenError::CheckpointsDamaged), "accept the loss"),
+            (OpenFailure::Log(OpenError::NotFormatted), "never formats by itself"),
+            (OpenFailure::Log(OpenError::Newer { found: 9 }), "format version 9 is newer"),
+            (OpenFailure::Restore(replica::RestoreError::Mixed), "restore the file from a backup"),
+        ] {
+            let text = open_failure(&failure);
+            assert!(text.starts_with("metadata log: ") && text.contains(expected), "{text}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::error::Error;
 use crate::identity::{Identity, NodeDirectory, metadata_path};
+use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
 use crate::node::{Node, Thread, Threads, inspector, shard_state};
 use crate::progress::{Stage, Watch, progress};
@@ -323,11 +324,6 @@ pub(crate) fn open_file(path: &Path, create: bool) -> Result<StoreFile, Error> {
         }
         source => Error::OpenFile(Box::new(source)),
     })
-}
-
-/// A file whose length isn't known isn't an empty one: it would be taken for one that was never formatted.
-fn length_of(path: &Path, length: std::io::Result<u64>) -> Result<u64, Error> {
-    length.map_err(|source| Error::file("tell the length of", path, source))
 }
 
 /// Where a thread listens: the configured address; with ports from the operating system the one it had before, if that is free.

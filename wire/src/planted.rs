@@ -22,6 +22,18 @@ pub enum Bug {
     ReplicaAnswersEarly,
     /// A chunk is reclaimed although a version still references it (I10).
     ReclaimsReferenced,
+    /// Garbage of dead writers stays for ever (I12).
+    OrphansStay,
+    /// A pinned version is reclaimed under its reader (R25).
+    ReplicaForgetsPins,
+    /// A commit's extended attributes are dropped.
+    NamespaceDropsXattrs,
+    /// A volume's counters miss a removal.
+    NamespaceMiscounts,
+    /// The client hands out bytes that it did not verify (I11).
+    ClientSkipsVerify,
+    /// A slot is never given back.
+    StoreLeaksSlot,
 }
 
 impl Bug {
@@ -35,6 +47,12 @@ impl Bug {
         Self::ReplicaForgetsResults,
         Self::ReplicaAnswersEarly,
         Self::ReclaimsReferenced,
+        Self::OrphansStay,
+        Self::ReplicaForgetsPins,
+        Self::NamespaceDropsXattrs,
+        Self::NamespaceMiscounts,
+        Self::ClientSkipsVerify,
+        Self::StoreLeaksSlot,
     ];
 }
 

@@ -4,6 +4,7 @@ use wire::checksum::{BlockHasher, leaf_count, verify_range};
 use wire::limits::{BLOCK_BYTES, LEAVES_MAX};
 use wire::message::{ChunkPart, HelloReply, HopClass, Reply, Request as Frame};
 use wire::meta::{Refusal, SessionGrant};
+use wire::planted::{Bug, planted};
 use wire::{Memory, Nanos, Prefix, Status};
 
 use super::directory::MapPage;
@@ -392,6 +393,9 @@ impl Core {
 /// Whether the bytes received are those that the root stands for (I11).
 fn is_genuine(get: &Get, hasher: &BlockHasher, memory: &dyn Memory) -> bool {
     let call = &get.call;
+    if planted(Bug::ClientSkipsVerify) {
+        return true;
+    }
     let span = span_bytes(call);
     let bytes = &memory.bytes(get.slot.expect("the caller filled it"))[..span as usize];
     if span == call.length {

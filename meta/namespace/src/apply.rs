@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use wire::meta::VolumeUsage;
+use wire::planted::{Bug, planted};
 use wire::{ChunkId, CommitIndex, InodeId, Layout, SessionId, Timestamp, Version, VolumeId};
 
 use crate::change::{Change, Made, Slot, Target};
@@ -92,7 +93,11 @@ impl Namespace {
                 inode.modified = modified;
             }),
             Change::SetXattrs { target, xattrs } => self.change_inode(moment, target, |inode| {
-                inode.xattrs = if xattrs.is_empty() { None } else { Some(Arc::new(xattrs)) };
+                inode.xattrs = if xattrs.is_empty() || planted(Bug::NamespaceDropsXattrs) {
+                    None
+                } else {
+                    Some(Arc::new(xattrs))
+                };
             }),
             Change::SetXattr { target, name, value } => self.set_xattr(moment, target, name, value),
             Change::Replace { .. }

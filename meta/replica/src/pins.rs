@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use wire::meta::Pin;
+use wire::planted::{Bug, planted};
 use wire::{Nanos, SessionId, Timestamp, VolumeId};
 
 /// All pins.
@@ -34,6 +35,9 @@ impl Pins {
     /// The session's pins are these and no others.
     pub(crate) fn set(&mut self, session: SessionId, pins: &[Pin], now: Nanos, since: Timestamp) {
         self.rows.retain(|(owner, pin), _| *owner != session || pins.contains(pin));
+        if planted(Bug::ReplicaForgetsPins) {
+            return;
+        }
         for pin in pins {
             let row = self.rows.entry((session, *pin)).or_insert(Row { first: now, heard: now, since });
             row.heard = now;

@@ -295,7 +295,43 @@ pub(crate) const NODE_FAULTS: Table = Table {
             &["open failed", "checkpoint damaged", "checkpoint failed"],
         ),
         row("gc", &["orphans deleted", "reclaimed"], &["calls dropped"]),
-        row("checker", &["checked", "unknown"], &[]),
+        row("checker", &["checked", "unknown", "worlds at once"], &[]),
+        row("seed", &["verified"], &["log destroyed and said so"]),
+    ],
+};
+
+/// Faults under the log alone, and what came of them.
+pub(crate) const LOG_FAULTS: Table = Table {
+    title: "fault",
+    columns: &[],
+    rows: &[
+        row("fault", &["kill", "power cut", "crash in recovery", "connection lost"], &[]),
+        row(
+            "disk",
+            &[
+                "bits flipped",
+                "reads failed",
+                "writes failed",
+                "flushes failed",
+                "power cuts",
+                "kills",
+                "sectors dropped",
+                "torn cuts",
+                "reordered cuts",
+                "writes",
+                "flushes",
+            ],
+            &["sectors broken", "allocations refused"],
+        ),
+        row("network", &["mutations answered from the results"], &[]),
+        row("client", &["cancelled"], &[]),
+        row(
+            "log",
+            &["opened", "fenced", "checkpoint"],
+            &["open failed", "checkpoint damaged", "checkpoint failed"],
+        ),
+        row("gc", &["orphans deleted", "reclaimed", "chunks deleted", "inventories"], &["calls dropped"]),
+        row("checker", &["checked", "unknown", "worlds at once"], &[]),
         row("seed", &["verified"], &["log destroyed and said so"]),
     ],
 };

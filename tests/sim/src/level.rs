@@ -6,13 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::coverage::{self, Table};
 use crate::report::{Failed, Tally};
 use crate::scope::Case;
-use crate::{store_run, world};
+use crate::{log_run, store_run, world};
 
 /// How much of the system is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The chunk store alone.
     Store,
+    /// The metadata replica on its log.
+    Log,
     /// Clients and a whole node.
     Node,
 }
@@ -32,12 +34,13 @@ pub struct Runs {
 
 impl Level {
     /// Every level.
-    pub const ALL: [Self; 2] = [Self::Store, Self::Node];
+    pub const ALL: [Self; 3] = [Self::Store, Self::Log, Self::Node];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Store => "store",
+            Self::Log => "log",
             Self::Node => "node",
         }
     }
@@ -51,6 +54,7 @@ impl Level {
     pub fn run(self, case: &Case) -> Result<(Tally, u64), Box<Failed>> {
         match self {
             Self::Store => store_run::run(case),
+            Self::Log => log_run::run(case),
             Self::Node => world::run(case),
         }
     }
@@ -59,6 +63,7 @@ impl Level {
     fn tables(self) -> &'static [Table] {
         match self {
             Self::Store => &[coverage::STORE],
+            Self::Log => &[coverage::OPERATIONS, coverage::LOG_FAULTS],
             Self::Node => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
         }
     }

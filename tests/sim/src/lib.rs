@@ -1,6 +1,7 @@
 //! The deterministic simulator: the shipped logic on one thread, in virtual time, from a seed.
 //!
-//! Two levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Node`] drives several [`client::core::Core`]s against a
+//! Three levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Log`] a metadata replica on its log, asked
+//! directly; [`Level::Node`] drives several [`client::core::Core`]s against a
 //! node made of [`shard::Shard`]s and a [`replica::Replica`] on its [`journal::log::Log`], over a simulated network, disks and clocks. The same seed gives
 //! the same trace, whose hash is compared by a test. What clients were told is checked against a plain map (`checker`); whatever the
 //! crates assert of themselves is checked after every event, since a panic is a failure too. `docs/simulator.md` says what goes wrong and what must be
@@ -20,6 +21,7 @@ mod disk;
 mod faults;
 mod history;
 mod level;
+mod log_run;
 mod memory;
 mod meta_unit;
 mod model;

@@ -61,6 +61,7 @@ pub fn count(level: Level) -> u64 {
     let chosen = std::env::var(COUNT_VARIABLE).ok().and_then(|text| text.parse().ok());
     chosen.unwrap_or(match level {
         Level::Store => 100,
+        Level::Log => 60,
         Level::Node => 150,
     })
 }

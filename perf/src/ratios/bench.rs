@@ -1,5 +1,6 @@
 //! The server, the client and the ceilings' file of one run.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -212,7 +213,7 @@ impl Bench {
         for (name, value) in after {
             let grown = value - before.get(&name).copied().unwrap_or(0.0);
             if grown != 0.0 {
-                text += &format!("\n  {name}: {:.4} each", grown / operations);
+                write!(text, "\n  {name}: {:.4} each", grown / operations).expect("writing to a string");
             }
         }
         Ok(text)

@@ -20,7 +20,12 @@ type Alias = (Path, Path);
 pub(super) fn related(records: &[Record], place: usize, open: &BTreeSet<usize>, tree: &Tree) -> Vec<usize> {
     let aliases = aliases(records, open, tree);
     let print = |at: usize| -> Vec<BTreeSet<Path>> {
-        records[at].action.paths().into_iter().flatten().map(|path| footprint(path, &aliases)).collect()
+        let action = &records[at].action;
+        let mut paths: Vec<&str> = action.paths().into_iter().flatten().map(String::as_str).collect();
+        if let Action::MakeDirectory { path, parents: true } = action {
+            paths.extend(path.match_indices('/').map(|(end, _)| &path[..end]));
+        }
+        paths.into_iter().map(|path| footprint(path, &aliases)).collect()
     };
     let mut touched = vec![print(place)];
     let mut rest: Vec<(usize, Vec<BTreeSet<Path>>)> = open.iter().map(|&at| (at, print(at))).collect();

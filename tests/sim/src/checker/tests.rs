@@ -208,6 +208,16 @@ fn attributes_that_were_not_set_are_found() {
     verdict(steps(Seen { xattrs, ..right })).expect_err("an attribute that nobody set");
 }
 
+/// An unknown `mkdir -p d/f` was not considered where `d/b` was written, as if it could not have made `d` (node seed 300182).
+#[test]
+fn an_unknown_directory_with_its_parents_explains_what_lies_beside_it() {
+    verdict(vec![
+        (Action::MakeDirectory { path: "d/f".into(), parents: true }, Ending::Unknown),
+        (put("d/b", 3), executed(4, 4, 3)),
+    ])
+    .expect("the directory was made, its parent with it");
+}
+
 #[test]
 fn an_unknown_link_explains_what_went_through_it() {
     let link = Action::MakeLink { path: "l".into(), target: "d".into(), replace: false };

@@ -509,11 +509,18 @@ fn a_full_file_system_is_asked_again() {
     let mut bench = Bench::new(1, 64);
     bench.disk.capacity = (1 << 20) + 12 * u64::from(SEGMENT_BYTES);
     bench.run();
+    // With two checkpoints the log says that it is full before the device is: nothing waits in it, and it idles.
+    for _ in 0..2 {
+        bench.image = Some((write_image(&bench.state), 0));
+        bench.event(LogEvent::BeginCheckpoint { index: bench.durable as u64 });
+        bench.run();
+    }
     while bench.append(0) {
         bench.event(LogEvent::Submit);
         bench.run();
     }
     assert!(bench.log.device().segments().is_growth_blocked());
+    assert!(bench.log.room(100, &mut bench.memory) == LogRoom::NoSpace && bench.durable == bench.state.len());
     bench.disk.capacity = u64::MAX;
     let mut ticks = 0;
     while bench.log.room(100, &mut bench.memory) != LogRoom::Ready {

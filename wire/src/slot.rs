@@ -18,6 +18,14 @@ pub trait Memory {
     /// A buffer of at least `bytes`, or `None` when the arena has no room: the caller answers `Busy` or waits, never retries
     /// in a loop. Its contents are whatever was there before.
     fn allocate(&mut self, bytes: usize) -> Option<Slot>;
+    /// Bytes in all; where nobody set a limit (tools, tests), as many as can be.
+    fn total_bytes(&self) -> usize {
+        usize::MAX
+    }
+    /// Bytes that aren't allocated now. They may be in pieces: an allocation can fail with as much free.
+    fn free_bytes(&self) -> usize {
+        usize::MAX
+    }
     /// One more reference to `slot`.
     fn retain(&mut self, slot: Slot);
     /// Gives a reference back.

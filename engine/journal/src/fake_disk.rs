@@ -469,6 +469,14 @@ impl Memory for FakeMemory {
         Some(Slot { index: index_u32, generation: self.slots[index].generation })
     }
 
+    fn total_bytes(&self) -> usize {
+        if self.limit_bytes > 0 { self.limit_bytes } else { usize::MAX }
+    }
+
+    fn free_bytes(&self) -> usize {
+        self.total_bytes().saturating_sub(self.used_bytes)
+    }
+
     fn retain(&mut self, slot: Slot) {
         self.slot_mut(slot).references += 1;
     }

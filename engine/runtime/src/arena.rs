@@ -148,6 +148,14 @@ impl Memory for Arena {
         self.buddy.allocate(bytes)
     }
 
+    fn total_bytes(&self) -> usize {
+        self.buddy.total_bytes()
+    }
+
+    fn free_bytes(&self) -> usize {
+        self.buddy.free_bytes()
+    }
+
     fn retain(&mut self, slot: Slot) {
         self.buddy.retain(slot);
     }

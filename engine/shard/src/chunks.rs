@@ -1,42 +1,75 @@
 //! Puts and gets, from a connection's frames to the store and back.
 
 use wire::message::{GetChunk, PutChunk, StoreCondition};
-use wire::{Memory, Nanos, Status};
+use wire::{Memory, Nanos, Slot, Status};
 
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::{GETS_MAX, is_plausible};
-use crate::link::{Arriving, LINK_GET_BYTES_MAX, LINK_GETS_WAITING_MAX, LINK_PUTS_MAX};
+use crate::link::{Arriving, LINK_GETS_WAITING_MAX, LINK_PUTS_MAX};
 use crate::put::{PUTS_MAX, Stage, acked, head_verifies};
 use crate::reply::Caller;
 use crate::shard::Shard;
+use crate::shares::{block_bytes, slot_bytes, spares};
+
+/// While chunks arrive, those that take too long are looked for this often.
+const ARRIVALS_INTERVAL: u64 = Nanos::SECOND;
 
 impl Shard {
     /// The head of a chunk, with its first fragment behind it.
     pub(crate) fn on_put_head(
         &mut self,
+        now: Nanos,
         caller: Caller,
         head: &PutChunk<'_>,
         payload_bytes: u32,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Placement {
-        if let Err(status) = self.admit_put(caller, head) {
-            self.refuse(caller, status, effects);
-            return self.discard(caller.link, payload_bytes, effects);
-        }
-        let Some(slot) = memory.allocate(head.length as usize) else {
-            self.refuse(caller, Status::Busy, effects);
-            return self.discard(caller.link, payload_bytes, effects);
+        let admitted = self
+            .admit_put(caller, head)
+            .and_then(|held| self.allocate_put(now, held, head.length, memory, effects).ok_or(Status::Busy));
+        let slot = match admitted {
+            Ok(slot) => slot,
+            Err(status) => {
+                self.refuse(caller, status, effects);
+                return self.discard(caller.link, payload_bytes, effects);
+            }
         };
-        let index = self.puts.begin(caller.link, caller.correlation, head, slot);
+        let index = self.puts.begin(now, caller.link, caller.correlation, head, slot);
+        let bytes = slot_bytes(head.length);
+        self.shares.puts += bytes;
         if let Some(state) = self.links.state(caller.link) {
             state.puts.push((caller.correlation, index));
+            state.put_bytes += bytes;
+        }
+        if payload_bytes < head.length && self.arrivals_due.is_none() {
+            let at = now.after(ARRIVALS_INTERVAL);
+            self.arrivals_due = Some(at);
+            effects.want_tick(at);
         }
         self.place_fragment(caller.link, index, 0, payload_bytes, memory, effects)
     }
 
-    /// Whether a put may begin: epoch and ownership first (R1), then its own consistency, then limits.
-    fn admit_put(&mut self, caller: Caller, head: &PutChunk<'_>) -> Result<(), Status> {
+    /// A chunk's buffer, if a connection whose puts hold `held` bytes may have one more of this size.
+    fn allocate_put(
+        &mut self,
+        now: Nanos,
+        held: usize,
+        length: u32,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) -> Option<Slot> {
+        let bytes = slot_bytes(length);
+        while !self.shares.admits_put(held, bytes, memory) {
+            // Who holds nothing doesn't wait for somebody slow.
+            let slowest = self.puts.slowest(now).filter(|_| held == 0)?;
+            self.fail_put(slowest, Status::Busy, memory, effects);
+        }
+        memory.allocate(length as usize)
+    }
+
+    /// Whether a put may begin: epoch and ownership first (R1), then its own consistency, then limits. Returns what the connection's puts hold.
+    fn admit_put(&mut self, caller: Caller, head: &PutChunk<'_>) -> Result<usize, Status> {
         let Some(map) =
             self.map.as_ref().filter(|_| !self.draining && self.condition == StoreCondition::Serving)
         else {
@@ -60,7 +93,7 @@ impl Shard {
         if puts_max || state.puts.len() >= LINK_PUTS_MAX {
             return Err(Status::Busy);
         }
-        Ok(())
+        Ok(state.put_bytes)
     }
 
     /// The put whose fragments arrive under this correlation id.
@@ -121,10 +154,7 @@ impl Shard {
         if let Stage::Receiving(slot) = self.puts.at(index).stage {
             let received = self.puts.at(index).received;
             memory.release(slot);
-            self.puts.end(index);
-            if let Some(state) = self.links.state(link) {
-                state.forget_put(correlation);
-            }
+            self.end_put(index);
             self.owe_credit(link, received, effects);
         }
         None
@@ -142,14 +172,35 @@ impl Shard {
         let Stage::Receiving(slot) = put.stage else {
             unreachable!("only a put that is being received fails here");
         };
-        let (link, correlation, received) = (put.link, put.correlation, put.received);
+        let (link, correlation, mut spent) = (put.link, put.correlation, put.received);
         memory.release(slot);
-        self.puts.end(index);
-        if let Some(state) = self.links.state(link) {
-            state.forget_put(correlation);
+        self.end_put(index);
+        // A fragment on its way goes into a slot that nobody looks at; the driver has its own reference.
+        let of_this = |arriving: &mut Arriving| arriving.put == index;
+        if let Some(arriving) = self.links.state(link).and_then(|state| state.arriving.take_if(of_this)) {
+            spent += arriving.bytes;
         }
         self.refuse(Self::put_caller(link, correlation), status, effects);
-        self.owe_credit(link, received, effects);
+        self.owe_credit(link, spent, effects);
+    }
+
+    /// Frees a put's place and what it counted. Its slot was given back.
+    pub(crate) fn end_put(&mut self, index: u32) {
+        let put = self.puts.at(index);
+        let (link, correlation, bytes) = (put.link, put.correlation, slot_bytes(put.length));
+        self.puts.end(index);
+        self.shares.puts -= bytes;
+        if let Some(state) = self.links.state(link) {
+            state.forget_put(correlation, bytes);
+        }
+    }
+
+    /// Ends the puts whose chunks arrive too slowly: their buffers are others' as well (R39).
+    pub(crate) fn fail_slow_puts(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        while let Some(index) = self.puts.overdue(now) {
+            self.fail_put(index, Status::DeadlineExceeded, memory, effects);
+        }
+        self.arrivals_due = self.puts.any_arrives().then(|| now.after(ARRIVALS_INTERVAL));
     }
 
     /// The store has answered a put: acks it if its epoch still stands (R1).
@@ -169,12 +220,9 @@ impl Shard {
             Stage::Free | Stage::Receiving(_) => unreachable!("the store answers what it was given"),
         };
         memory.release(slot);
-        self.puts.end(index);
+        self.end_put(index);
         if !heard {
             return;
-        }
-        if let Some(state) = self.links.state(link) {
-            state.forget_put(correlation);
         }
         let caller = Self::put_caller(link, correlation);
         let map = self.map.as_ref().expect("a put is admitted under a map");
@@ -209,8 +257,9 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }
+        let left = self.shares.gets_left(memory);
         let state = self.links.state(caller.link)?;
-        if state.get_bytes >= LINK_GET_BYTES_MAX || !state.waiting_gets.is_empty() {
+        if !state.takes_get(left) || !state.waiting_gets.is_empty() {
             if state.waiting_gets.len() >= LINK_GETS_WAITING_MAX {
                 self.refuse(caller, Status::Busy, effects);
             } else {
@@ -248,9 +297,15 @@ impl Shard {
         }
         let block = u32::try_from(wire::limits::BLOCK_BYTES).expect("4,096");
         let bytes = (count * block).min(length - get.first_block * block);
-        if let Some(state) = self.links.state(caller.link) {
-            state.get_bytes += bytes;
+        let charge = block_bytes(bytes);
+        if charge > self.shares.gets_left(memory) || !spares(charge, memory) {
+            self.refuse(caller, Status::Busy, effects);
+            return;
         }
+        if let Some(state) = self.links.state(caller.link) {
+            state.get_bytes += charge;
+        }
+        self.shares.gets += charge;
         let token = self.gets.begin(caller, bytes, now);
         self.store_get(now, token, get.id, get.first_block..get.first_block + count, memory, effects);
     }
@@ -258,9 +313,11 @@ impl Shard {
     /// A get is over without bytes.
     pub(crate) fn fail_get(&mut self, token: u32, status: Status, effects: &mut Effects) {
         let get = self.gets.end(token);
+        let charge = block_bytes(get.bytes);
+        self.shares.gets -= charge;
         if let Some(caller) = get.caller {
             if let Some(state) = self.links.state(caller.link) {
-                state.get_bytes -= get.bytes;
+                state.get_bytes -= charge;
             }
             // Gets that wait for these bytes begin at the turn's end: the store is still answering.
             self.kicked.push(caller.link);
@@ -277,13 +334,18 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        if let Some(state) = self.links.state(link) {
-            state.get_bytes -= bytes;
-        }
-        while let Some(state) = self.links.state(link)
-            && state.get_bytes < LINK_GET_BYTES_MAX
-            && let Some((correlation, get)) = state.waiting_gets.pop_front()
-        {
+        let Some(state) = self.links.state(link) else {
+            return;
+        };
+        let charge = block_bytes(bytes);
+        state.get_bytes -= charge;
+        self.shares.gets -= charge;
+        loop {
+            let left = self.shares.gets_left(memory);
+            let next = self.links.state(link).filter(|state| state.takes_get(left));
+            let Some((correlation, get)) = next.and_then(|state| state.waiting_gets.pop_front()) else {
+                return;
+            };
             let caller = Caller { link, kind: wire::FrameKind::GetChunk, correlation };
             self.start_get(now, caller, get, memory, effects);
         }

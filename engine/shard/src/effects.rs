@@ -98,6 +98,11 @@ impl Effects {
         self.shut_down = false;
     }
 
+    /// A tick is wanted at this time, at the latest.
+    pub(crate) fn want_tick(&mut self, at: Nanos) {
+        self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
+    }
+
     /// Takes the store's requests over; their ranges of parts move with them.
     pub(crate) fn take_io(&mut self, io: &IoEffects) {
         for request in &io.requests {

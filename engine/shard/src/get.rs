@@ -6,6 +6,7 @@ use wire::{Memory, Nanos, Slot};
 
 use crate::effects::{Effects, Link};
 use crate::reply::{Caller, Replier, part_of};
+use crate::shares::block_bytes;
 
 /// Gets of all connections under way; beyond it `Busy`.
 pub(crate) const GETS_MAX: usize = 8192;
@@ -15,7 +16,7 @@ pub(crate) const GETS_MAX: usize = 8192;
 pub(crate) struct Get {
     /// Who asked; `None` when the connection is gone.
     pub(crate) caller: Option<Caller>,
-    /// What it counts against its connection until the bytes are sent.
+    /// How many it wants; their blocks count against its connection until they are sent.
     pub(crate) bytes: u32,
     /// When it began.
     pub(crate) since: Nanos,
@@ -51,13 +52,16 @@ impl Gets {
         get
     }
 
-    /// Nobody listens any more to what `link` asked for.
-    pub(crate) fn abandon(&mut self, link: Link) {
+    /// Nobody listens any more to what `link` asked for. Returns the bytes of blocks that are still read for it.
+    pub(crate) fn abandon(&mut self, link: Link) -> usize {
+        let mut bytes = 0;
         for get in self.entries.iter_mut().flatten() {
             if get.caller.is_some_and(|caller| caller.link == link) {
                 get.caller = None;
+                bytes += block_bytes(get.bytes);
             }
         }
+        bytes
     }
 }
 

@@ -16,6 +16,7 @@ mod put;
 mod reply;
 mod requests;
 mod shard;
+mod shares;
 mod store_side;
 #[cfg(test)]
 mod tests;

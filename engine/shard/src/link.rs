@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use wire::limits::CHUNK_BYTES_MAX;
 use wire::message::GetChunk;
 
 use crate::effects::Link;
+use crate::shares::get_part;
 
 /// Credit for chunk payload that a connection starts with (R38): enough for four chunks of the largest size, so that the quarter of it that may be
 /// collected before it is returned never holds a chunk back.
 pub(crate) const PUT_CREDIT_BYTES: u32 = 16 << 20;
 /// Returned credit is collected until a frame for it is worth while.
 pub(crate) const CREDIT_RETURN_BYTES: u32 = PUT_CREDIT_BYTES / 4;
+/// Slots of one connection's puts, from a chunk's first fragment to its ack. Who spends its credit on one chunk after the other has at most
+/// one that isn't whole beside as many whole ones as the credit pays for; slots are powers of two, up to twice as large as their chunks.
+pub(crate) const LINK_PUT_BYTES_MAX: usize = 2 * (PUT_CREDIT_BYTES as usize + CHUNK_BYTES_MAX as usize);
 /// Bytes of one connection's gets between the disk and the peer. Further gets wait in its queue, so that a slow reader holds no
 /// more of the shard's buffers than this.
 pub(crate) const LINK_GET_BYTES_MAX: u32 = 8 << 20;
@@ -26,11 +31,15 @@ pub(crate) struct LinkState {
     pub(crate) greeted: bool,
     /// Puts under way: correlation id → index in the shard's table, in order of arrival. Few, hence a plain list.
     pub(crate) puts: Vec<(u64, u32)>,
-    /// Bytes of gets that are being read or sent.
-    pub(crate) get_bytes: u32,
+    /// Bytes of their slots.
+    pub(crate) put_bytes: usize,
+    /// Bytes of blocks that are being read or sent.
+    pub(crate) get_bytes: usize,
     /// Gets that wait until fewer bytes are.
     pub(crate) waiting_gets: VecDeque<(u64, GetChunk)>,
-    /// Credit spent by the peer and not yet returned.
+    /// Credit that the peer has spent and not been given back.
+    spent_credit: u32,
+    /// What of it can be given back.
     pub(crate) owed_credit: u32,
     /// What the payload that is arriving belongs to.
     pub(crate) arriving: Option<Arriving>,
@@ -52,13 +61,30 @@ impl LinkState {
         self.puts.iter().find(|(known, _)| *known == correlation).map(|(_, index)| *index)
     }
 
-    pub(crate) fn forget_put(&mut self, correlation: u64) {
+    pub(crate) fn forget_put(&mut self, correlation: u64, slot_bytes: usize) {
         self.puts.retain(|(known, _)| *known != correlation);
+        self.put_bytes -= slot_bytes;
+    }
+
+    /// The peer sends so many bytes of payload; false: it hadn't that much credit (R38).
+    pub(crate) fn spend_credit(&mut self, bytes: u32) -> bool {
+        self.spent_credit += bytes;
+        self.spent_credit <= PUT_CREDIT_BYTES
     }
 
     /// Takes what is to be returned, once it is worth a frame.
     pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        (self.owed_credit >= CREDIT_RETURN_BYTES).then(|| std::mem::take(&mut self.owed_credit))
+        if self.owed_credit < CREDIT_RETURN_BYTES {
+            return None;
+        }
+        self.spent_credit -= self.owed_credit;
+        Some(std::mem::take(&mut self.owed_credit))
+    }
+
+    /// Whether a get may begin where all together may take `left` bytes more. Who has nothing under way never waits: nothing would
+    /// wake it.
+    pub(crate) fn takes_get(&self, left: usize) -> bool {
+        self.get_bytes == 0 || self.get_bytes < get_part(left)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   PutChunk ──► Receiving ──(last fragment verified)──► Storing ──(durable)──► acked
-//!                   │ Abort, connection gone, bad bytes      │ store refuses
+//!                   │ Abort, connection gone, bad bytes,     │ store refuses
+//!                   │ too slow                               │
 //!                   └──────────────► forgotten ◄─────────────┘
 //! ```
 //! The epoch is checked at admission, when the store says durable, and when the ack leaves (R1); the latter two coincide in a chain of one.
@@ -10,12 +11,20 @@
 use wire::checksum::{self, BlockHasher};
 use wire::limits::{BLOCK_BYTES, FRAGMENT_UNIT_BYTES, LEAVES_MAX};
 use wire::message::{PutChunk, Reply};
-use wire::{ChunkId, Epoch, Memory, Slot, Status};
+use wire::{ChunkId, Epoch, Memory, Nanos, Slot, Status};
 
 use crate::effects::Link;
 
 /// Puts of all connections under way; beyond it `Busy`.
 pub(crate) const PUTS_MAX: usize = 4096;
+
+/// A chunk's fragments arrive within this and the time that its bytes take at the slowest rate (R39), as long as one frame's payload
+/// may take.
+const ARRIVAL_NANOS: u64 = 5 * Nanos::SECOND;
+/// The slowest rate at which a chunk may arrive, per second.
+const ARRIVAL_RATE_BYTES_MIN: u64 = 64 << 10;
+/// A chunk that arrives isn't called slow before.
+const GRACE_NANOS: u64 = Nanos::SECOND;
 
 /// One put.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(crate) struct Put {
     /// Verified bytes from the front: the watermark.
     pub(crate) received: u32,
     pub(crate) stage: Stage,
+    /// When it began to arrive.
+    pub(crate) since: Nanos,
     /// One for each block; its memory is reused by the next put in this place.
     pub(crate) leaves: Vec<u64>,
 }
@@ -62,8 +73,37 @@ impl Puts {
         &mut self.entries[index as usize]
     }
 
+    /// A put that isn't whole and should be by now.
+    pub(crate) fn overdue(&self, now: Nanos) -> Option<u32> {
+        let late = |put: &Put| put.is_arriving() && now.since(put.since) >= arrival_time(put.length);
+        self.entries.iter().position(late).map(|index| u32::try_from(index).expect("fewer than PUTS_MAX"))
+    }
+
+    /// Whether one isn't whole yet.
+    pub(crate) fn any_arrives(&self) -> bool {
+        self.entries.iter().any(Put::is_arriving)
+    }
+
+    /// The put that arrives most slowly of those that have had a while.
+    pub(crate) fn slowest(&self, now: Nanos) -> Option<u32> {
+        let age = |put: &Put| now.since(put.since);
+        let rate = |put: &Put| u64::from(put.received) * Nanos::SECOND / age(put).max(1);
+        let slow = (0..)
+            .zip(&self.entries)
+            .filter(|(_, put)| put.is_arriving() && age(put) >= GRACE_NANOS)
+            .min_by_key(|(_, put)| rate(put));
+        slow.map(|(index, _)| index)
+    }
+
     /// Begins a put whose head was checked.
-    pub(crate) fn begin(&mut self, link: Link, correlation: u64, head: &PutChunk<'_>, slot: Slot) -> u32 {
+    pub(crate) fn begin(
+        &mut self,
+        now: Nanos,
+        link: Link,
+        correlation: u64,
+        head: &PutChunk<'_>,
+        slot: Slot,
+    ) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.entries.len()).expect("fewer than PUTS_MAX");
             self.entries.push(Put::unused());
@@ -78,6 +118,7 @@ impl Puts {
         put.root = head.root;
         put.length = head.length;
         put.received = 0;
+        put.since = now;
         put.stage = Stage::Receiving(slot);
         put.leaves.clear();
         put.leaves.extend(head.leaves.iter());
@@ -101,9 +142,14 @@ impl Put {
             root: 0,
             length: 0,
             received: 0,
+            since: Nanos(0),
             stage: Stage::Free,
             leaves: Vec::new(),
         }
+    }
+
+    fn is_arriving(&self) -> bool {
+        matches!(self.stage, Stage::Receiving(_))
     }
 
     /// Whether a fragment of `bytes` at `offset` is the next one and has a legal length (R39).
@@ -136,6 +182,10 @@ impl Put {
     pub(crate) fn is_whole(&self) -> bool {
         self.received == self.length
     }
+}
+
+fn arrival_time(length: u32) -> u64 {
+    ARRIVAL_NANOS + u64::from(length) * Nanos::SECOND / ARRIVAL_RATE_BYTES_MIN
 }
 
 /// Whether leaves, length and root of a put belong together: checked before any payload is used (R36).

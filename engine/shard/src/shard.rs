@@ -13,6 +13,7 @@ use crate::get::Gets;
 use crate::link::Links;
 use crate::put::{Puts, Stage};
 use crate::reply::{Caller, Replier};
+use crate::shares::Shares;
 use crate::store_side::Calls;
 
 /// Who a shard is.
@@ -43,6 +44,7 @@ pub struct Shard {
     pub(crate) puts: Puts,
     pub(crate) gets: Gets,
     pub(crate) calls: Calls,
+    pub(crate) shares: Shares,
     /// Connections whose gets ended without bytes since the turn began.
     pub(crate) kicked: Vec<Link>,
     pub(crate) replier: Replier,
@@ -51,6 +53,11 @@ pub struct Shard {
     pub(crate) condition: StoreCondition,
     /// No new chunk is taken any more.
     pub(crate) draining: bool,
+    /// The store has been told to end.
+    pub(crate) ending: bool,
+    /// When the store wants a tick, and when chunks that arrive too slowly are looked for.
+    pub(crate) store_due: Option<Nanos>,
+    pub(crate) arrivals_due: Option<Nanos>,
     /// What the store answered, before it is turned into frames. Reused.
     pub(crate) scratch: store::Effects,
 }
@@ -80,11 +87,15 @@ impl Shard {
             puts: Puts::default(),
             gets: Gets::default(),
             calls: Calls::default(),
+            shares: Shares::default(),
             kicked: Vec::new(),
             replier: Replier::default(),
             counters: Counters::default(),
             condition: StoreCondition::Starting,
             draining: false,
+            ending: false,
+            store_due: None,
+            arrivals_due: None,
             scratch: store::Effects::default(),
         }
     }
@@ -128,7 +139,7 @@ impl Shard {
             match put.stage {
                 Stage::Receiving(slot) => {
                     memory.release(slot);
-                    self.puts.end(index);
+                    self.end_put(index);
                 }
                 Stage::Storing(slot) => put.stage = Stage::Abandoned(slot),
                 Stage::Free | Stage::Abandoned(_) => {
@@ -136,7 +147,9 @@ impl Shard {
                 }
             }
         }
-        self.gets.abandon(link);
+        // What is still read counts until the store has answered.
+        let read = self.gets.abandon(link);
+        self.shares.gets -= state.get_bytes - read;
     }
 
     /// A frame's head has arrived whole and unharmed; says where its payload goes.
@@ -159,6 +172,9 @@ impl Shard {
             return Placement::Close(CloseReason::Protocol);
         }
         let greeted = state.greeted;
+        if is_put && !state.spend_credit(prefix.payload_bytes) {
+            return Placement::Close(CloseReason::Protocol);
+        }
         let request = match Request::decode(prefix.kind, message) {
             Ok(request) => request,
             Err(error) => {
@@ -176,7 +192,7 @@ impl Shard {
             Request::GetMap { have, page } => self.on_get_map(caller, have, page, effects),
             _ if !greeted => return Placement::Close(CloseReason::Protocol),
             Request::PutChunk(head) => {
-                return self.on_put_head(caller, &head, prefix.payload_bytes, memory, effects);
+                return self.on_put_head(now, caller, &head, prefix.payload_bytes, memory, effects);
             }
             Request::PutFragment { offset } => {
                 return self.on_fragment(caller, offset, prefix.payload_bytes, memory, effects);

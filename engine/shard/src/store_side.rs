@@ -10,6 +10,7 @@ use crate::get::{Found, send_found};
 use crate::put::Stage;
 use crate::reply::Caller;
 use crate::shard::Shard;
+use crate::shares::block_bytes;
 
 /// Whose answer it is: the top byte of the tokens that the store gives back.
 const TOKEN_PUT: u64 = 1 << 56;
@@ -78,12 +79,23 @@ impl Shard {
 
     /// A deadline has come.
     pub fn on_tick(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
-        self.ask(now, Event::Tick, memory, effects);
+        if self.store_due.is_some_and(|at| at <= now) {
+            self.store_due = None;
+            self.ask(now, Event::Tick, memory, effects);
+        }
+        if self.arrivals_due.is_some_and(|at| at <= now) {
+            self.fail_slow_puts(now, memory, effects);
+        }
+        // The driver has one deadline and has forgotten it.
+        for at in [self.store_due, self.arrivals_due].into_iter().flatten() {
+            effects.want_tick(at);
+        }
     }
 
     /// Everything that was accepted is finished, then the store checkpoints and ends ([`Effects::shut_down`]).
     pub fn on_shutdown(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
         self.draining = true;
+        self.ending = true;
         self.ask(now, Event::Shutdown, memory, effects);
     }
 
@@ -159,7 +171,8 @@ impl Shard {
         for effect in &answers.list {
             match *effect {
                 Effect::Arm(at) => {
-                    effects.deadline = Some(effects.deadline.map_or(at, |known| known.min(at)));
+                    self.store_due = Some(self.store_due.map_or(at, |known| known.min(at)));
+                    effects.want_tick(at);
                 }
                 Effect::Opened => {
                     self.condition = StoreCondition::Serving;
@@ -169,6 +182,8 @@ impl Shard {
                 Effect::Fenced => {
                     self.condition = StoreCondition::Fenced;
                     effects.fenced = true;
+                    // Of a store that fails while it ends nothing more is to be waited for.
+                    effects.shut_down |= self.ending;
                 }
                 Effect::ShutDown => effects.shut_down = true,
                 Effect::Damaged { id } => effects.damaged.push(id),
@@ -210,6 +225,7 @@ impl Shard {
     ) {
         let get = self.gets.end(index_of(got.token));
         let Some(caller) = get.caller else {
+            self.shares.gets -= block_bytes(get.bytes);
             memory.release(got.slot);
             return;
         };

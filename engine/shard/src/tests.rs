@@ -4,3 +4,4 @@ mod bench;
 mod gets;
 mod links;
 mod puts;
+mod shares;

@@ -116,6 +116,14 @@ impl Memory for SimMemory {
         Some(Slot { index, generation: entry.generation })
     }
 
+    fn total_bytes(&self) -> usize {
+        self.limit_bytes
+    }
+
+    fn free_bytes(&self) -> usize {
+        self.limit_bytes - self.used_bytes
+    }
+
     fn retain(&mut self, slot: Slot) {
         self.live_mut(slot).references += 1;
     }

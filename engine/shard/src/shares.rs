@@ -1,0 +1,66 @@
+//! Who may hold how much of the shard's buffers: one connection leaves room for the others, puts for gets, and both for the store.
+//!
+//! ```text
+//! eighths of the arena:   puts ≤ 5     gets ≤ 3     1 that neither may touch: the store's descriptors, checkpoint pages and moves
+//! ```
+//! Of what its kind may have, a connection may hold a part of what is left, so that each further one that takes all it can get leaves less
+//! but leaves something (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches",
+//! 1998). One that holds nothing may take what there is; where that is too little for its chunk, the slowest chunks that are arriving
+//! make room.
+
+use wire::Memory;
+use wire::limits::BLOCK_BYTES;
+
+use crate::link::{LINK_GET_BYTES_MAX, LINK_PUT_BYTES_MAX};
+
+/// What puts hold, in eighths of the arena.
+const PUT_EIGHTHS: usize = 5;
+/// What gets hold.
+const GET_EIGHTHS: usize = 3;
+/// A connection's puts hold one part in so many of what is left: of an idle shard with 256 MiB, 32 MiB, more than a window.
+const PUT_PART: usize = 4;
+/// And its gets: of an idle shard with 256 MiB, more than [`LINK_GET_BYTES_MAX`].
+const GET_PART: usize = 8;
+
+/// What the shard's connections hold together.
+#[derive(Debug, Default)]
+pub(crate) struct Shares {
+    /// Slots of chunks that are put.
+    pub(crate) puts: usize,
+    /// Blocks that are read or sent.
+    pub(crate) gets: usize,
+}
+
+impl Shares {
+    /// Whether a connection whose puts hold `held` bytes may have `bytes` more.
+    pub(crate) fn admits_put(&self, held: usize, bytes: usize, memory: &impl Memory) -> bool {
+        let left = (memory.total_bytes() / 8 * PUT_EIGHTHS).saturating_sub(self.puts);
+        let part = if held == 0 { left } else { (left / PUT_PART).min(LINK_PUT_BYTES_MAX) };
+        held + bytes <= part && spares(bytes, memory)
+    }
+
+    /// Bytes that gets may still take.
+    pub(crate) fn gets_left(&self, memory: &impl Memory) -> usize {
+        (memory.total_bytes() / 8 * GET_EIGHTHS).saturating_sub(self.gets)
+    }
+}
+
+/// What a connection's gets may hold where all may take `left` bytes more.
+pub(crate) fn get_part(left: usize) -> usize {
+    (left / GET_PART).min(LINK_GET_BYTES_MAX as usize)
+}
+
+/// Whether so many bytes can go to a connection without touching what is kept for the store.
+pub(crate) fn spares(bytes: usize, memory: &impl Memory) -> bool {
+    memory.free_bytes() >= bytes + memory.total_bytes() / 8
+}
+
+/// Bytes of the slot that a chunk takes.
+pub(crate) fn slot_bytes(length: u32) -> usize {
+    (length as usize).next_power_of_two().max(BLOCK_BYTES)
+}
+
+/// Bytes of the blocks that so many bytes take: of tiny chunks, far more than the bytes.
+pub(crate) fn block_bytes(bytes: u32) -> usize {
+    (bytes as usize).next_multiple_of(BLOCK_BYTES)
+}

@@ -393,8 +393,12 @@ impl<S: Service> Driver<S> {
                 continue;
             }
             link.outbox.clear(&mut io.batches, &mut io.arena);
-            let stash = std::mem::take(&mut link.stash);
-            io.stashes.give(stash);
+            let (stash, condemned) = (std::mem::take(&mut link.stash), link.condemned);
+            if condemned {
+                io.stashes.give_condemned(stash);
+            } else {
+                io.stashes.give(stash);
+            }
             io.release_phase(index);
             let link = io.links.at(index);
             if let Some(place) = link.fixed.take()

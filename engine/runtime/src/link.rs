@@ -85,6 +85,8 @@ pub(crate) struct Link {
     pub(crate) phase: Phase,
     /// Bytes that belong to a half-received head, or wait for `resume`.
     pub(crate) stash: Vec<u8>,
+    /// Closed for want of memory: its stash isn't counted any more.
+    pub(crate) condemned: bool,
     pub(crate) outbox: Outbox,
     pub(crate) opened: Nanos,
     /// When the present half frame began.
@@ -124,6 +126,7 @@ impl Link {
             address: None,
             phase: Phase::Head,
             stash: Vec::new(),
+            condemned: false,
             outbox: Outbox::default(),
             opened: Nanos(0),
             frame_since: Nanos(0),
@@ -264,6 +267,18 @@ impl Stashes {
         let old = std::mem::replace(stash, larger);
         self.give(old);
         true
+    }
+
+    /// So many bytes of a link that is closed for want of memory aren't counted any more; it gives them back with
+    /// [`give_condemned`](Self::give_condemned).
+    pub(crate) fn condemn(&mut self, bytes: usize) {
+        self.held -= bytes;
+    }
+
+    /// Takes a condemned stash back.
+    pub(crate) fn give_condemned(&mut self, stash: Vec<u8>) {
+        self.held += stash.capacity();
+        self.give(stash);
     }
 
     /// Takes a link's stash back.

@@ -13,7 +13,7 @@ use wire::{DecodePrefixError, FrameKind, Load, Memory, PREFIX_BYTES, PROTOCOL_VE
 use crate::driver::Driver;
 use crate::heads::HEAD_GROUP;
 use crate::io::Io;
-use crate::link::{Phase, Receiving, State};
+use crate::link::{Link, Phase, Receiving, State};
 use crate::operation::{Operation, on_target};
 use crate::ring::Completion;
 use crate::service::{CloseReason, LinkId, Payload, Service};
@@ -45,10 +45,10 @@ impl Io {
                 .build())
             .flags(squeue::Flags::BUFFER_SELECT)
         } else {
-            if !self.stashes.reserve(&mut link.stash, STASH_ROOM) {
-                self.abort(index, CloseReason::Memory);
+            if !self.reserve_stash(index, STASH_ROOM) {
                 return;
             }
+            let link = self.links.at(index);
             link.receiving = Receiving::Stash;
             let spare = link.stash.spare_capacity_mut();
             let room = u32::try_from(spare.len()).expect("a stash is a few MiB at most");
@@ -68,13 +68,37 @@ impl Io {
         }
         let now = self.now;
         let link = self.links.at(index);
+        if !link.is_open() {
+            return;
+        }
         if link.stash.is_empty() {
             link.frame_since = now;
         }
-        if self.stashes.reserve(&mut link.stash, bytes.len()) {
-            link.stash.extend_from_slice(bytes);
-        } else {
-            self.abort(index, CloseReason::Memory);
+        if self.reserve_stash(index, bytes.len()) {
+            self.links.at(index).stash.extend_from_slice(bytes);
+        }
+    }
+
+    /// Makes room on a link's stash. Where all stashes together may have no more, the link with the largest one is closed, which may be
+    /// this one; `false`: it is.
+    fn reserve_stash(&mut self, index: u32, room: usize) -> bool {
+        loop {
+            let stash = &mut self.links.at(index).stash;
+            if self.stashes.reserve(stash, room) {
+                return true;
+            }
+            let wanted = stash.len() + room;
+            let size = |link: &Link| if link.is_open() { link.stash.capacity() } else { 0 };
+            let largest = (0..self.links.places()).max_by_key(|&place| size(self.links.at(place)));
+            let victim = largest.filter(|&place| size(self.links.at(place)) > wanted).unwrap_or(index);
+            // It goes once nothing is received into it any more; until then it isn't counted.
+            let link = self.links.at(victim);
+            link.condemned = true;
+            self.stashes.condemn(link.stash.capacity());
+            self.abort(victim, CloseReason::Memory);
+            if victim == index {
+                return false;
+            }
         }
     }
 

@@ -141,6 +141,36 @@ fn stashes_of_all_links_together_are_limited() {
     server.stop();
 }
 
+/// A few dozen heads of a MiB that were never finished took all the memory that there is for half heads, and whoever's head came in two
+/// pieces was closed.
+#[test]
+fn the_largest_half_head_makes_room() {
+    let limits = LinkLimits { stash_bytes_max: 512 << 10, ..LinkLimits::default() };
+    let server = start(limits, None);
+    let mut greedy = Client::new(server.address);
+    let large = frame(FrameKind::KeepAlive, 1, &vec![0; 1 << 20], &[]);
+    greedy.0.write_all(&large[..400 << 10]).expect("sent");
+    let mut other = Client::new(server.address);
+    let small = frame(FrameKind::KeepAlive, 2, &[0; 100], &[]);
+    let mut closed = None;
+    for _ in 0..1000 {
+        // In two pieces, the second one once the first one is surely taken.
+        other.0.write_all(&small[..100]).expect("sent");
+        std::thread::park_timeout(Duration::from_millis(5));
+        other.0.write_all(&small[100..]).expect("sent");
+        assert_eq!(other.receive().0.correlation, 2);
+        closed = server.happened.try_iter().find(|happened| matches!(happened, Happened::Closed(_)));
+        if closed.is_some() {
+            break;
+        }
+    }
+    assert_eq!(closed, Some(Happened::Closed(CloseReason::Memory)));
+    assert!(greedy.is_closed());
+    drop(other);
+    assert_eq!(server.closed(), CloseReason::Peer);
+    server.stop();
+}
+
 #[test]
 fn payload_that_stops() {
     let limits = LinkLimits { rate_bytes_min: 10 << 20, ..short() };

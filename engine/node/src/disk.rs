@@ -2,6 +2,9 @@
 //!
 //! The pure device (`journal`, `store`) asks by [`IoRequest`]; each is answered exactly once. A short transfer counts as failed: whoever sees it fences. A `Zero` is
 //! cut into writes from one buffer of zeros, one at a time, so that it never fills the disk's queue.
+//!
+//! Background reads (scrub, cleaning) have a queue of their own and are held back: few of their bytes are in flight while anything of the
+//! foreground is, so that it finds the disk's queue short. Nothing of the foreground ever waits behind one of them here.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,6 +17,10 @@ use wire::{Memory, Slot};
 const ZERO_WRITE_BYTES: u32 = 1 << 20;
 /// Tag of the driver's own writes of zeros.
 const ZERO_TAG: u8 = u8::MAX;
+/// Bytes of background reads in flight while the foreground has something in flight; a single larger read always may be.
+const BACKGROUND_BYTES_BESIDE: u32 = 1 << 20;
+/// Bytes of background reads in flight while it has nothing: what cleaning reads at once.
+const BACKGROUND_BYTES_ALONE: u32 = 8 << 20;
 /// What a chunk store leaves of a file system when it grows: room for the metadata log, so that deletes work on a full disk, and for what else shares it.
 pub(crate) const STORE_HEADROOM_BYTES: u64 = 128 << 20;
 /// What the metadata log leaves: room for the cluster map, so that a full disk doesn't keep a node from starting.
@@ -36,6 +43,14 @@ pub(crate) struct Disk {
     zeroing_now: bool,
     /// Requests that the uring had no room for.
     waiting: VecDeque<Waiting>,
+    /// Operations in flight that aren't background reads or writes of zeros.
+    foreground: usize,
+    /// Background reads in flight: token and bytes.
+    background: Vec<(u64, u32)>,
+    /// Their bytes.
+    background_bytes: u32,
+    /// Background reads that are held back. As many as the device has under way: the store, 64 of cleaning and one of the scrubber.
+    held_back: VecDeque<IoRequest>,
     ranges: Vec<SlotRange>,
 }
 
@@ -64,6 +79,10 @@ impl Disk {
             zeroing: VecDeque::new(),
             zeroing_now: false,
             waiting: VecDeque::new(),
+            foreground: 0,
+            background: Vec::new(),
+            background_bytes: 0,
+            held_back: VecDeque::new(),
             ranges: Vec::new(),
         }
     }
@@ -71,6 +90,10 @@ impl Disk {
     /// Begins everything that was asked for.
     pub(crate) fn carry_out(&mut self, io: &mut Io, effects: &IoEffects) {
         for request in &effects.requests {
+            if let IoRequest::Read { background: true, .. } = request {
+                self.held_back.push_back(*request);
+                continue;
+            }
             self.ranges.clear();
             if let IoRequest::Write { parts, .. } = request {
                 let parts = effects.parts_of(*parts);
@@ -86,6 +109,7 @@ impl Disk {
             }
             self.ranges = ranges;
         }
+        self.begin_background(io);
     }
 
     /// An operation of the uring ended; returns what the device is told, if it is one of its own.
@@ -97,13 +121,14 @@ impl Disk {
     ) -> Option<(IoToken, IoOutcome)> {
         let refused = self.refused.iter().position(|refused| *refused == token.0);
         let token = IoToken::from_bits(token.0);
+        self.note_ended(token);
         let answer = if let Some(place) = refused {
             self.refused.swap_remove(place);
             Some((token, IoOutcome::Failed(IoFailure::NoSpace)))
         } else if token.tag() == ZERO_TAG {
             self.on_zeros(outcome)
         } else {
-            Some((token, translate(outcome)))
+            Some((token, self.translate(outcome)))
         };
         while let Some(waiting) = self.waiting.pop_front() {
             if !self.begin(io, &waiting.request, &waiting.parts) {
@@ -112,6 +137,7 @@ impl Disk {
             }
         }
         self.write_zeros(io);
+        self.begin_background(io);
         answer
     }
 
@@ -120,31 +146,58 @@ impl Disk {
         self.refused.contains(&token.0)
     }
 
+    /// Counts an operation that ended out.
+    fn note_ended(&mut self, token: IoToken) {
+        if token.tag() == ZERO_TAG {
+            return;
+        }
+        // Mostly there are none.
+        match self.background.iter().position(|(read, _)| *read == token.to_bits()) {
+            Some(place) => self.background_bytes -= self.background.swap_remove(place).1,
+            None => self.foreground -= 1,
+        }
+    }
+
+    /// Begins background reads as far as the foreground leaves room.
+    fn begin_background(&mut self, io: &mut Io) {
+        while let Some(IoRequest::Read { io: token, offset, slot, slot_offset, length, .. }) =
+            self.held_back.front().copied()
+        {
+            let limit = if self.foreground == 0 { BACKGROUND_BYTES_ALONE } else { BACKGROUND_BYTES_BESIDE };
+            let is_room = self.background.is_empty() || self.background_bytes + length <= limit;
+            let range = SlotRange { slot, offset: slot_offset, len: length };
+            // A full uring has operations in flight: their ends lead here again.
+            if !is_room || io.read(self.file, offset, range, runtime::IoToken(token.to_bits())).is_err() {
+                return;
+            }
+            self.background.push((token.to_bits(), length));
+            self.background_bytes += length;
+            self.held_back.pop_front();
+        }
+    }
+
     /// Whether the uring took the request.
     fn begin(&mut self, io: &mut Io, request: &IoRequest, parts: &[SlotRange]) -> bool {
         let begun = match *request {
-            IoRequest::Read { io: token, offset, slot, slot_offset, length, background } => {
-                let token = runtime::IoToken(token.to_bits());
+            IoRequest::Read { io: token, offset, slot, slot_offset, length, .. } => {
                 let range = SlotRange { slot, offset: slot_offset, len: length };
-                if background {
-                    return io.read_background(self.file, offset, range, token).is_ok();
-                }
-                io.read(self.file, offset, range, token)
+                io.read(self.file, offset, range, runtime::IoToken(token.to_bits()))
             }
             IoRequest::Write { io: token, offset, .. } => {
                 io.write(self.file, offset, parts, runtime::IoToken(token.to_bits()))
             }
             IoRequest::Flush { io: token } => io.flush(self.file, runtime::IoToken(token.to_bits())),
             IoRequest::Allocate { io: token, offset, length } => {
-                if !self.has_room(length) {
+                if self.has_room(length) {
+                    io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
+                } else {
                     // What carries the answer must have no effect: a flush would take an error with it that a batch's own flush then isn't told (R31).
-                    let begun = io.allocate(self.file, 0, 0, runtime::IoToken(token.to_bits())).is_ok();
-                    if begun {
+                    let begun = io.allocate(self.file, 0, 0, runtime::IoToken(token.to_bits()));
+                    if begun.is_ok() {
                         self.refused.push(token.to_bits());
                     }
-                    return begun;
+                    begun
                 }
-                io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
             }
             IoRequest::Zero { io: token, offset, length } => {
                 self.zeroing.push_back(Zeroing { io: token, offset, end: offset + length });
@@ -152,6 +205,7 @@ impl Disk {
                 return true;
             }
         };
+        self.foreground += usize::from(begun.is_ok());
         begun.is_ok()
     }
 
@@ -187,7 +241,7 @@ impl Disk {
     fn on_zeros(&mut self, outcome: runtime::IoOutcome) -> Option<(IoToken, IoOutcome)> {
         self.zeroing_now = false;
         let done = self.zeroing.front().is_none_or(|zeroing| zeroing.offset == zeroing.end);
-        let answer = translate(outcome);
+        let answer = self.translate(outcome);
         if answer != IoOutcome::Done || done {
             return self.zeroing.pop_front().map(|zeroing| (zeroing.io, answer));
         }
@@ -203,14 +257,197 @@ impl Disk {
         }
         self.zeros
     }
+
+    fn translate(&self, outcome: runtime::IoOutcome) -> IoOutcome {
+        match outcome {
+            runtime::IoOutcome::Done { .. } => IoOutcome::Done,
+            runtime::IoOutcome::Short { bytes } => {
+                let path = self.path.display();
+                tracing::warn!(%path, bytes, "a read met the end of the file: it has become shorter");
+                IoOutcome::Failed(IoFailure::Device)
+            }
+            runtime::IoOutcome::Failed { errno: ENOSPC | EDQUOT | EFBIG } => {
+                IoOutcome::Failed(IoFailure::NoSpace)
+            }
+            runtime::IoOutcome::Failed { .. } => IoOutcome::Failed(IoFailure::Device),
+        }
+    }
 }
 
-fn translate(outcome: runtime::IoOutcome) -> IoOutcome {
-    match outcome {
-        runtime::IoOutcome::Done { .. } => IoOutcome::Done,
-        runtime::IoOutcome::Failed { errno: ENOSPC | EDQUOT | EFBIG } => {
-            IoOutcome::Failed(IoFailure::NoSpace)
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use runtime::{LinkId, Payload, Receiver, Sender, Service, ThreadConfig, ThreadHandle, mailbox, serve};
+    use wire::Prefix;
+
+    use super::*;
+
+    type Step = Box<dyn FnOnce(&mut Io, &mut Disk) + Send>;
+
+    /// A thread with a disk, that does what a test sends it and tells each answer.
+    struct Bench {
+        steps: Receiver<Step>,
+        disk: Disk,
+        answers: mpsc::Sender<(IoToken, IoOutcome)>,
+    }
+
+    impl Service for Bench {
+        fn on_head(&mut self, _: &mut Io, _: LinkId, _: &Prefix, _: &[u8]) -> Payload {
+            Payload::None
         }
-        runtime::IoOutcome::Failed { .. } => IoOutcome::Failed(IoFailure::Device),
+
+        fn on_mail(&mut self, io: &mut Io) {
+            while let Some(step) = self.steps.pop() {
+                step(io, &mut self.disk);
+            }
+        }
+
+        fn on_io(&mut self, io: &mut Io, token: runtime::IoToken, outcome: runtime::IoOutcome) {
+            if let Some(answer) = self.disk.on_io(io, token, outcome) {
+                let _ = self.answers.send(answer);
+            }
+        }
+    }
+
+    const FILE_BYTES: usize = 9 << 20;
+    const MIB: u32 = 1 << 20;
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        steps: Sender<Step>,
+        answers: mpsc::Receiver<(IoToken, IoOutcome)>,
+        handle: ThreadHandle,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let directory =
+                tempfile::Builder::new().prefix("catena-disk-").tempdir_in("/var/tmp").expect("a directory");
+            let path = directory.path().join("store");
+            std::fs::write(&path, vec![7; FILE_BYTES]).expect("written");
+            let (steps, receiver) = mailbox::<Step>(16);
+            let (told, answers) = mpsc::channel();
+            let config = ThreadConfig { arena_bytes: 96 << 20, ..ThreadConfig::new("disk") };
+            let handle = serve(config, move |io| {
+                io.attach(&receiver);
+                let file = StoreFile::open(&path).expect("opened");
+                Bench { steps: receiver, disk: Disk::new(io, &file, 0), answers: told }
+            })
+            .expect("started");
+            Self { _directory: directory, steps, answers, handle }
+        }
+
+        fn run<T: Send + 'static>(&self, step: impl FnOnce(&mut Io, &mut Disk) -> T + Send + 'static) -> T {
+            let (told, result) = mpsc::channel();
+            let boxed: Step = Box::new(move |io, disk| {
+                let _ = told.send(step(io, disk));
+            });
+            assert!(self.steps.send(boxed).is_ok(), "room");
+            result.recv_timeout(Duration::from_secs(20)).expect("no hang")
+        }
+
+        fn answer(&self) -> (IoToken, IoOutcome) {
+            self.answers.recv_timeout(Duration::from_secs(20)).expect("an answer")
+        }
+
+        fn stop(self) {
+            self.handle.stop();
+            self.handle.join().expect("ended well");
+        }
+    }
+
+    fn read(io: &mut Io, key: u64, offset: u64, length: u32, background: bool) -> IoEffects {
+        let slot = io.memory().allocate(length as usize).expect("room");
+        let read =
+            IoRequest::Read { io: IoToken::new(64, key), offset, slot, slot_offset: 0, length, background };
+        IoEffects { requests: vec![read], ..IoEffects::default() }
+    }
+
+    /// A read behind the end of a file that was cut counted as done: the buffer kept what the reader before had left there, for a
+    /// scrubber the bytes of the very chunk.
+    #[test]
+    fn a_read_that_meets_the_files_end_has_failed() {
+        let fixture = Fixture::new();
+        let end = FILE_BYTES as u64;
+        for (key, (offset, background)) in
+            [(end - 4096, false), (end - 4096, true), (end, false), (end, true)].into_iter().enumerate()
+        {
+            fixture.run(move |io, disk| {
+                let asked = read(io, key as u64, offset, 8192, background);
+                disk.carry_out(io, &asked);
+            });
+            let failed = IoOutcome::Failed(IoFailure::Device);
+            assert_eq!(fixture.answer(), (IoToken::new(64, key as u64), failed));
+        }
+        fixture.stop();
+    }
+
+    /// Cleaning's 64 reads and the scrubber's one were more than the 64 background tasks that there may be: from the last one on,
+    /// every write, flush and read of a client queued behind it.
+    #[test]
+    fn the_foreground_never_waits_behind_background_reads() {
+        const READS: u64 = 70;
+        let fixture = Fixture::new();
+        let (alone, beside) = fixture.run(|io, disk| {
+            for key in 0..READS {
+                let asked = read(io, key, (key % 8) << 20, MIB, true);
+                disk.carry_out(io, &asked);
+            }
+            let alone = disk.background_bytes;
+            let asked = read(io, READS, 0, 4096, false);
+            disk.carry_out(io, &asked);
+            (alone, (disk.foreground, disk.waiting.len(), io.operations_in_flight()))
+        });
+        assert_eq!(alone, BACKGROUND_BYTES_ALONE, "as much as there may be");
+        assert_eq!(beside, (1, 0, 9), "the client's read is with the kernel");
+        for _ in 0..=READS {
+            assert_eq!(fixture.answer().1, IoOutcome::Done);
+        }
+        let left = fixture.run(|_, disk| (disk.foreground, disk.background_bytes, disk.held_back.len()));
+        assert_eq!(left, (0, 0, 0));
+        fixture.stop();
+    }
+
+    #[test]
+    fn background_reads_are_held_back_beside_the_foreground() {
+        let fixture = Fixture::new();
+        let seen = fixture.run(|io, disk| {
+            let asked = IoEffects {
+                requests: vec![IoRequest::Flush { io: IoToken::new(1, 0) }],
+                ..IoEffects::default()
+            };
+            disk.carry_out(io, &asked);
+            let mut seen = Vec::new();
+            for (key, length) in [(0, MIB / 2), (1, MIB / 2), (2, 4096)] {
+                let asked = read(io, key, 0, length, true);
+                disk.carry_out(io, &asked);
+                seen.push((disk.background.len(), disk.held_back.len()));
+            }
+            seen
+        });
+        assert_eq!(seen, [(1, 0), (2, 0), (2, 1)]);
+        for _ in 0..4 {
+            assert_eq!(fixture.answer().1, IoOutcome::Done);
+        }
+        fixture.stop();
+    }
+
+    /// Stopping cancelled the scrubber's read under way, and an orderly stop reported a damaged chunk.
+    #[test]
+    fn stopping_fails_no_read() {
+        let fixture = Fixture::new();
+        fixture.run(|io, disk| {
+            for key in 0..8 {
+                let asked = read(io, key, key << 20, MIB, true);
+                disk.carry_out(io, &asked);
+            }
+            io.stop();
+        });
+        for _ in 0..8 {
+            assert_eq!(fixture.answer().1, IoOutcome::Done);
+        }
+        fixture.handle.join().expect("ended well");
     }
 }

@@ -18,7 +18,7 @@ use wire::Slot;
 
 use crate::arena::Mapping;
 use crate::disk::Action;
-use crate::service::{FileId, IoOutcome, IoToken, errno_text};
+use crate::service::{FileId, IoOutcome, errno_text};
 
 /// Why a background operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -76,12 +76,6 @@ pub(crate) enum Order {
     },
     Release {
         slot: Slot,
-    },
-    /// A read through glommio ended; its bytes go to a slot, and its token to the service.
-    Copied {
-        range: crate::service::SlotRange,
-        token: IoToken,
-        result: Result<glommio::io::ReadResult, i32>,
     },
     Finished {
         task: TaskId,
@@ -254,7 +248,7 @@ impl Shared {
 
 pub(crate) fn outcome_of(outcome: IoOutcome) -> Result<Answer, BackgroundError> {
     match outcome {
-        IoOutcome::Done { bytes } => Ok(Answer { bytes, slot: None }),
+        IoOutcome::Done { bytes } | IoOutcome::Short { bytes } => Ok(Answer { bytes, slot: None }),
         IoOutcome::Failed { errno } => Err(BackgroundError::Io { errno }),
     }
 }

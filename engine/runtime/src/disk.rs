@@ -2,7 +2,7 @@
 //!
 //! A record holds a reference to each slot it names from submission to completion, so a caller that releases a slot, closes a link
 //! or drops a future early can't free memory that the device still reads or writes. A short transfer is continued here; what
-//! reaches the caller is whole, at the end of the file, or failed.
+//! reaches the caller is whole, short at the end of the file, or failed.
 
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
@@ -136,10 +136,10 @@ impl DiskOperations {
                     record.submit(number, ring, arena);
                     return None;
                 }
-                if record.action == Action::Write && record.done < record.total {
-                    IoOutcome::Failed { errno: libc::EIO }
-                } else {
-                    IoOutcome::Done { bytes: record.done }
+                match record.action {
+                    Action::Write if record.done < record.total => IoOutcome::Failed { errno: libc::EIO },
+                    Action::Read if record.done < record.total => IoOutcome::Short { bytes: record.done },
+                    _ => IoOutcome::Done { bytes: record.done },
                 }
             }
         };

@@ -126,7 +126,7 @@ impl<S: Service> Driver<S> {
         if self.sweep_at <= self.io.now {
             self.sweep();
         }
-        active |= tasks::carry_out(&mut self.io, &mut self.service);
+        tasks::carry_out(&mut self.io);
         active |= self.close_links();
         if active {
             let now = self.io.now;

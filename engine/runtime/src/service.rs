@@ -38,9 +38,14 @@ pub struct IoToken(pub u64);
 /// How a file operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IoOutcome {
-    /// Done; `bytes` is what was asked for, less only where a read met the end of the file.
+    /// Done, whole.
     Done {
-        /// Bytes read or written; 0 for the others.
+        /// Bytes read or written, as many as were asked for; 0 for the others.
+        bytes: u32,
+    },
+    /// A read met the end of the file: behind these bytes the buffer holds whatever it held before.
+    Short {
+        /// Bytes read, fewer than were asked for.
         bytes: u32,
     },
     /// Failed; how much was done isn't known. Never tried again by the runtime.

@@ -1,11 +1,10 @@
 //! The driver's side of background tasks: starting and cancelling them, carrying out their orders.
 
-use std::cell::OnceCell;
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
 
-use glommio::io::{BufferedFile, DmaFile};
+use glommio::io::BufferedFile;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use wire::Memory;
 
@@ -13,7 +12,7 @@ use crate::background::{Answer, Background, BackgroundError, Order, Shared, Spaw
 use crate::disk::Owner;
 use crate::io::Io;
 use crate::operation::Operation;
-use crate::service::{FileId, IoOutcome, IoToken, Service, SlotRange};
+use crate::service::{FileId, SlotRange};
 use crate::wake::Bed;
 
 /// Shares of the executor that background tasks have together, against the driver's 1,000.
@@ -27,13 +26,11 @@ pub(crate) struct Tasks {
     handles: Vec<(u64, Option<glommio::Task<()>>)>,
     limit: usize,
     queue: Option<TaskQueueHandle>,
-    /// Files as glommio opened them, for background reads.
-    dma_files: Vec<Rc<OnceCell<DmaFile>>>,
 }
 
 impl Tasks {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { shared: Shared::new(), handles: Vec::new(), limit, queue: None, dma_files: Vec::new() }
+        Self { shared: Shared::new(), handles: Vec::new(), limit, queue: None }
     }
 
     pub(crate) fn cancel_all(&mut self) {
@@ -139,82 +136,24 @@ impl Io {
             loop {
                 match bell.read_at(0, 8).await {
                     Ok(_) => shared.ring(),
-                    Err(error) => {
-                        tracing::error!(%error, "reading the uring's bell failed");
-                        return;
-                    }
+                    // A signal came, or somebody else was faster.
+                    Err(error) if is_passing(error.raw_os_error()) => {}
+                    // Nobody would ever wake the thread again.
+                    Err(error) => panic!("an eventfd that is open can't be read: {error}"),
                 }
             }
         })
         .detach();
     }
-
-    /// Reads as [`read`](Io::read) does, but through glommio's direct I/O in the background queue: for cleaning and scrubbing. Ends in
-    /// `on_io`.
-    pub fn read_background(
-        &mut self,
-        file: FileId,
-        offset: u64,
-        range: SlotRange,
-        token: IoToken,
-    ) -> Result<(), SpawnRefused> {
-        let number = file.0 as usize;
-        while self.tasks.dma_files.len() <= number {
-            self.tasks.dma_files.push(Rc::new(OnceCell::new()));
-        }
-        let opened = Rc::clone(&self.tasks.dma_files[number]);
-        let raw = self.files[number].0.as_raw_fd();
-        self.arena.address(range.slot, range.offset as usize, range.len as usize);
-        self.arena.retain(range.slot);
-        let spawned = self.spawn_background(move |background| async move {
-            // However the task ends, the slot's reference goes back with this order.
-            let mut ending = Ending { shared: background.shared, range, token, result: Err(libc::ECANCELED) };
-            ending.result = read_through_glommio(&opened, raw, offset, range.len).await;
-        });
-        if spawned.is_err() {
-            self.arena.release(range.slot);
-        }
-        spawned.map(drop)
-    }
 }
 
-struct Ending {
-    shared: Rc<Shared>,
-    range: SlotRange,
-    token: IoToken,
-    result: Result<glommio::io::ReadResult, i32>,
+/// Whether a read of a bell that failed with this is simply done again.
+fn is_passing(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::EINTR | libc::EAGAIN))
 }
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let result = std::mem::replace(&mut self.result, Err(libc::ECANCELED));
-        self.shared.order(Order::Copied { range: self.range, token: self.token, result });
-    }
-}
-
-async fn read_through_glommio(
-    opened: &OnceCell<DmaFile>,
-    raw: i32,
-    offset: u64,
-    len: u32,
-) -> Result<glommio::io::ReadResult, i32> {
-    let errno = |error: glommio::GlommioError<()>| match error.raw_os_error() {
-        Some(errno) => errno,
-        None => libc::EIO,
-    };
-    if opened.get().is_none() {
-        // The same file by its descriptor: a description of its own, without the lock, for reading only.
-        let file = DmaFile::open(format!("/proc/self/fd/{raw}")).await.map_err(errno)?;
-        // Another task may have been faster; then its file is used and this one closed.
-        let _ = opened.set(file);
-    }
-    let file = opened.get().expect("set above");
-    file.read_at_aligned(offset, len as usize).await.map_err(errno)
-}
-
-/// Carries out what tasks asked for since the last turn. Returns whether the service was called.
-pub(crate) fn carry_out<S: Service>(io: &mut Io, service: &mut S) -> bool {
-    let mut called = false;
+/// Carries out what tasks asked for since the last turn.
+pub(crate) fn carry_out(io: &mut Io) {
     while let Some(order) = io.tasks.shared.next_order() {
         match order {
             Order::Begin { ticket, action, file, offset, len, slot } => {
@@ -233,15 +172,8 @@ pub(crate) fn carry_out<S: Service>(io: &mut Io, service: &mut S) -> bool {
             }
             Order::Release { slot } => io.arena.release(slot),
             Order::Finished { task } => io.tasks.finished(task),
-            Order::Copied { range, token, result } => {
-                called = true;
-                let outcome = io.copy_in(range, result);
-                io.arena.release(range.slot);
-                service.on_io(io, token, outcome);
-            }
         }
     }
-    called
 }
 
 impl Io {
@@ -282,18 +214,6 @@ impl Io {
     pub(crate) fn task_ended(&mut self, ticket: u32, answer: Result<Answer, BackgroundError>) {
         if let Some(slot) = self.tasks.shared.ended(ticket, answer) {
             self.arena.release(slot);
-        }
-    }
-
-    fn copy_in(&mut self, range: SlotRange, result: Result<glommio::io::ReadResult, i32>) -> IoOutcome {
-        match result {
-            Ok(read) => {
-                let start = range.offset as usize;
-                let len = read.len().min(range.len as usize);
-                self.arena.bytes_mut(range.slot)[start..start + len].copy_from_slice(&read[..len]);
-                IoOutcome::Done { bytes: u32::try_from(len).expect("at most the range") }
-            }
-            Err(errno) => IoOutcome::Failed { errno },
         }
     }
 }

@@ -137,7 +137,7 @@ fn start_here<S: Service>(
     Ok(Driver::new(io, heads, service, config.spin))
 }
 
-/// Memory that glommio registers for its own background reads. Registered memory counts against the limit of locked memory.
+/// Memory that glommio registers for direct I/O of its own, of which there is none here. Registered memory counts against the limit of locked memory.
 const EXECUTOR_MEMORY_BYTES: usize = 1 << 20;
 
 fn make_executor(config: &ThreadConfig) -> Result<glommio::LocalExecutor, StartError> {

@@ -45,7 +45,8 @@ impl Round {
             3 => io.flush(self.file, token),
             4 => io.read(self.file, 4096 + 8192, range(self.slots[3], 8192), token),
             5 => io.read(self.file, 1 << 40, range(self.slots[3], 4096), token),
-            6 => io.read(self.file, 4095, range(self.slots[3], 4096), token),
+            6 => io.read(self.file, (4 << 20) - 4096, range(self.slots[3], 8192), token),
+            7 => io.read(self.file, 4095, range(self.slots[3], 4096), token),
             _ => {
                 for slot in self.slots.drain(..) {
                     io.memory().release(slot);
@@ -71,7 +72,9 @@ impl Service for Round {
             1 => IoOutcome::Done { bytes: 4096 },
             2 => IoOutcome::Done { bytes: 3 * 8192 },
             4 => IoOutcome::Done { bytes: 8192 },
-            6 => IoOutcome::Failed { errno: 22 },
+            5 => IoOutcome::Short { bytes: 0 },
+            6 => IoOutcome::Short { bytes: 4096 },
+            7 => IoOutcome::Failed { errno: 22 },
             _ => IoOutcome::Done { bytes: 0 },
         };
         assert_eq!(outcome, expected, "step {}", self.step);

@@ -125,14 +125,21 @@ impl GroupLog {
             self.run(LogEvent::Append { index: index.0, record: entry }, turn);
         } else {
             self.pending.push_back((index.0, entry.to_vec()));
-            self.note_full(self.full || room == LogRoom::NoSpace);
         }
     }
 
-    fn note_full(&mut self, full: bool) {
+    /// Looks at the space that is left, before an entry would have to wait for it.
+    pub(crate) fn look_at_space(&mut self) -> bool {
+        let full = self.log.is_nearly_full();
         if std::mem::replace(&mut self.full, full) != full {
             self.notes.push_back(LogNote::Full(full));
         }
+        full
+    }
+
+    /// See [`Log::wants_checkpoint`]. One at an index whose entry waits for space would wait with it, and block the others.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        !self.checkpointing && self.pending.is_empty() && self.log.wants_checkpoint()
     }
 
     fn append_pending<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
@@ -140,12 +147,10 @@ impl GroupLog {
             let room = self.log.room(entry.len(), turn.memory);
             if room != LogRoom::Ready {
                 self.pending.push_front((index, entry));
-                self.note_full(self.full || room == LogRoom::NoSpace);
                 return;
             }
             self.run(LogEvent::Append { index, record: &entry }, turn);
         }
-        self.note_full(false);
     }
 
     /// Whether entries wait for space that only a checkpoint could make, and none is under way.
@@ -158,8 +163,8 @@ impl GroupLog {
     pub(crate) fn submit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         self.append_pending(turn);
         self.run(LogEvent::Submit, turn);
-        // One at an index whose entry waits for space would wait with it, and block the others.
-        if !self.checkpointing && !self.full && self.log.wants_checkpoint() {
+        self.look_at_space();
+        if self.wants_checkpoint() {
             self.notes.push_back(LogNote::WantsCheckpoint);
         }
     }

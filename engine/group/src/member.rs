@@ -416,6 +416,12 @@ impl Member {
                 self.set_losses();
                 turn.effects.notes.push(Note::Opened { committed, was_clean });
                 if self.closing.is_none() {
+                    // First of all: after many short lives there may be no room for another entry until a checkpoint has made it.
+                    if self.log.wants_checkpoint() {
+                        self.handle(Event::BeginCheckpoint, turn);
+                    }
+                    let full = self.log.look_at_space();
+                    self.handle(Event::LogFull(full), turn);
                     self.handle(Event::Tick, turn);
                 }
             }

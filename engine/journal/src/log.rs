@@ -463,7 +463,7 @@ impl Log {
             return LogRoom::NotServing;
         }
         assert!(bytes <= self.record_bytes_max(), "a record is at most `record_bytes_max` bytes");
-        if self.device.segments().free() < RESERVE_SEGMENTS + self.device.checkpoint_segments().div_ceil(2) {
+        if self.device.segments().free() < self.reserve_segments() {
             return LogRoom::NoSpace;
         }
         if self.has_buffer_for(bytes) {
@@ -482,6 +482,15 @@ impl Log {
         let Some(slot) = memory.allocate(capacity) else { return LogRoom::Busy };
         self.gathered.push_back(Gathered { slot, capacity, used: HEADER_BYTES, count: 0, first_index: 0 });
         LogRoom::Ready
+    }
+
+    fn reserve_segments(&self) -> u32 {
+        RESERVE_SEGMENTS + self.device.checkpoint_segments().div_ceil(2)
+    }
+
+    /// Whether `room` will soon say `NoSpace`: time to log nothing more, so that a checkpoint can be made of what is logged.
+    pub fn is_nearly_full(&self) -> bool {
+        self.stage == Stage::Serving && self.device.segments().free() < self.reserve_segments() + 1
     }
 
     /// Whether nothing has gathered.

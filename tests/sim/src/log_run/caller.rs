@@ -378,7 +378,8 @@ impl Caller {
         }
         pending.copies -= 1;
         match status {
-            Status::Busy | Status::NotServing => {}
+            // A log that lives cut short have filled says so until a checkpoint has freed their segments.
+            Status::Busy | Status::NotServing | Status::NoSpace => {}
             Status::SessionExpired => {
                 // Another copy may have been executed before the session's end.
                 pending.uncertain |= pending.copies > 0;

@@ -611,11 +611,12 @@ impl Log {
         if !is_due {
             return;
         }
-        self.stage = Stage::Finishing { begun: true };
         let resume = self.device.durable_resume();
         if self.device.begin_checkpoint_at(resume, self.last_index, true) {
+            self.stage = Stage::Finishing { begun: true };
             self.checkpoint_index = self.last_index;
-        } else {
+        } else if !self.device.is_growing() {
+            self.stage = Stage::Finishing { begun: true };
             effects.list.push(LogEffect::CheckpointFailed);
         }
     }

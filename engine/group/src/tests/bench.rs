@@ -82,6 +82,14 @@ impl Bench {
     }
 
     pub(super) fn with(settings: ReplicaConfig) -> Self {
+        let mut bench = Self::formatting(settings);
+        bench.run();
+        bench.greeted(1);
+        bench
+    }
+
+    /// The disk hasn't done anything yet.
+    pub(super) fn formatting(settings: ReplicaConfig) -> Self {
         let format = Format {
             identity: journal::Identity {
                 cluster: CLUSTER,
@@ -107,8 +115,6 @@ impl Bench {
             encoder: Encoder::new(),
         };
         bench.begin();
-        bench.run();
-        bench.greeted(1);
         bench
     }
 

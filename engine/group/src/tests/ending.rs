@@ -45,6 +45,22 @@ fn a_start_after_an_orderly_end_reads_the_checkpoint_and_nothing_else() {
     assert!(bench.disk.counters.read_bytes > clean);
 }
 
+/// A node is formatted and ended at once: its log's file was still growing, and the last checkpoint found no space.
+#[test]
+fn an_end_waits_for_growth() {
+    for steps in 0..60 {
+        let mut bench = Bench::formatting(ReplicaConfig::default());
+        for _ in 0..steps {
+            bench.turn();
+            bench.step();
+        }
+        bench.shutdown();
+        bench.run();
+        assert!(bench.notes.contains(&Note::Ended), "after {steps} steps: {:?}", bench.notes);
+        assert!(!bench.notes.contains(&Note::CheckpointFailed), "after {steps} steps: {:?}", bench.notes);
+    }
+}
+
 /// What was asked before the end is answered before it.
 #[test]
 fn an_end_finishes_what_was_accepted() {

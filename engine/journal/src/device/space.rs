@@ -192,12 +192,16 @@ impl Device {
             && !self.expects_segment()
     }
 
+    /// Whether the file is about to have more segments.
+    pub fn is_growing(&self) -> bool {
+        self.space.allocating || self.segments.growable().is_some()
+    }
+
     /// Whether growth or a checkpoint, under way or due, gives the log another segment.
     pub fn expects_segment(&self) -> bool {
         self.space.joining
-            || self.space.allocating
+            || self.is_growing()
             || self.has_free_beyond_checkpoint()
-            || self.segments.growable().is_some()
             || self.is_checkpointing()
             || self.checkpoint_frees()
     }

@@ -463,7 +463,7 @@ impl Log {
             return LogRoom::NotServing;
         }
         assert!(bytes <= self.record_bytes_max(), "a record is at most `record_bytes_max` bytes");
-        if self.device.segments().free() < self.reserve_segments() {
+        if self.device.segments().free() + 1 < self.reserve_segments() {
             return LogRoom::NoSpace;
         }
         if self.has_buffer_for(bytes) {
@@ -490,7 +490,7 @@ impl Log {
 
     /// Whether `room` will soon say `NoSpace`: time to log nothing more, so that a checkpoint can be made of what is logged.
     pub fn is_nearly_full(&self) -> bool {
-        self.stage == Stage::Serving && self.device.segments().free() < self.reserve_segments() + 1
+        self.stage == Stage::Serving && self.device.segments().free() < self.reserve_segments()
     }
 
     /// Whether nothing has gathered.

@@ -231,7 +231,7 @@ pub fn restart(programs: &Programs) -> Result<Figure, CountError> {
     server.stop()?;
     // Superblocks, an empty checkpoint, a descriptor of at most 64 KiB a batch, and the space in which writes may have been in flight.
     let descriptors = batches * 2 * 4096;
-    let limit = (1 << 16) + descriptors + u64::from(journal::IN_FLIGHT_BYTES_MAX) + 4 * u64::from(LARGE);
+    let limit = (1 << 16) + descriptors + 2 * u64::from(journal::IN_FLIGHT_BYTES_MAX) + 4 * u64::from(LARGE);
     let note = format!("{COUNT} MiB of chunks in {batches} batches since the checkpoint");
     Ok(Figure::new(
         "restart after a kill: bytes read by a real server's store",

@@ -225,8 +225,11 @@ impl Io {
         unsafe { self.ring.push(&entry) };
     }
 
-    /// Begins to connect; ends in `on_open` or `on_close`.
+    /// Begins to connect; ends in `on_open` or `on_close`. An error once the thread was stopped: it would wait for the new link's end.
     pub fn connect(&mut self, address: SocketAddr) -> std::io::Result<LinkId> {
+        if self.stopping {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
         let fd = sys::tcp_socket(address)?;
         let id = self.links.open(State::Connecting, self.now);
         let fixed = self.register_link(id.index, &fd);

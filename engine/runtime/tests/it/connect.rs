@@ -186,3 +186,37 @@ fn paused_links_lose_nothing() {
     drop(client);
     handle.join().expect("ended well");
 }
+
+/// Calls again whenever its connection ends.
+struct Persistent(SocketAddr);
+
+impl Service for Persistent {
+    fn on_head(&mut self, _: &mut Io, _: LinkId, _: &Prefix, _: &[u8]) -> Payload {
+        Payload::None
+    }
+
+    fn on_close(&mut self, io: &mut Io, _: LinkId, _: CloseReason) {
+        // Refused at the end, which is what is tested.
+        let _ = io.connect(self.0);
+    }
+}
+
+/// What was connected while a thread ended kept it alive for as long as the peer did.
+#[test]
+fn nothing_is_connected_at_the_end() {
+    let server = start(LinkLimits::default(), None);
+    let address = server.address;
+    let thread = serve(ThreadConfig::new("persistent"), move |io| {
+        io.connect(address).expect("a socket");
+        Persistent(address)
+    })
+    .expect("started");
+    thread.stop();
+    let (ended, wait) = mpsc::channel();
+    runtime::spawn_thread("joining", None, move || {
+        let _ = ended.send(thread.join().is_ok());
+    })
+    .expect("a thread");
+    assert_eq!(wait.recv_timeout(Duration::from_secs(20)), Ok(true));
+    server.stop();
+}

@@ -136,18 +136,6 @@ impl Effects {
         encode(&mut self.bytes);
         self.sends.push(Send { link, head: (start, position(&self.bytes)) });
     }
-
-    /// Takes the log's requests over; their ranges of parts move with them.
-    pub(crate) fn take_io(&mut self, io: &IoEffects) {
-        for request in &io.requests {
-            match *request {
-                journal::IoRequest::Write { io: token, offset, parts, background, .. } => {
-                    self.io.write(token, offset, io.parts_of(parts).iter().copied(), background);
-                }
-                other => self.io.requests.push(other),
-            }
-        }
-    }
 }
 
 /// What every step works with.

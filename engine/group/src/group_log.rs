@@ -267,7 +267,7 @@ impl GroupLog {
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
         self.log.handle(turn.clock.now, event, turn.memory, &mut effects);
-        turn.effects.take_io(&effects.io);
+        turn.effects.io.take_over(&effects.io);
         let mut fill = false;
         for effect in &effects.list {
             fill |= self.note(*effect, turn.memory);

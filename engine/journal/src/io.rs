@@ -154,6 +154,18 @@ impl IoEffects {
         self.parts.clear();
     }
 
+    /// Takes another's requests over; their ranges of parts move with them.
+    pub fn take_over(&mut self, other: &Self) {
+        for request in &other.requests {
+            match *request {
+                IoRequest::Write { io, offset, parts, background, .. } => {
+                    self.write(io, offset, other.parts_of(parts).iter().copied(), background);
+                }
+                request => self.requests.push(request),
+            }
+        }
+    }
+
     /// Adds a gathered write.
     pub fn write(
         &mut self,

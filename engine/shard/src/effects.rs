@@ -1,6 +1,6 @@
 //! What a shard asks of its driver.
 
-use journal::{IoEffects, IoRequest};
+use journal::IoEffects;
 use wire::{ChunkId, Nanos, Slot};
 
 /// A connection, as the driver numbers it; never reused within a process.
@@ -101,17 +101,5 @@ impl Effects {
     /// A tick is wanted at this time, at the latest.
     pub(crate) fn want_tick(&mut self, at: Nanos) {
         self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
-    }
-
-    /// Takes the store's requests over; their ranges of parts move with them.
-    pub(crate) fn take_io(&mut self, io: &IoEffects) {
-        for request in &io.requests {
-            match *request {
-                IoRequest::Write { io: token, offset, parts, background, .. } => {
-                    self.io.write(token, offset, io.parts_of(parts).iter().copied(), background);
-                }
-                other => self.io.requests.push(other),
-            }
-        }
     }
 }

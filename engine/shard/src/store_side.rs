@@ -167,7 +167,7 @@ impl Shard {
         let mut answers = std::mem::take(&mut self.scratch);
         answers.clear();
         self.store.handle(now, event, memory, &mut answers);
-        effects.take_io(&answers.io);
+        effects.io.take_over(&answers.io);
         for effect in &answers.list {
             match *effect {
                 Effect::Arm(at) => {

@@ -129,7 +129,7 @@ impl MetaUnit {
     }
 
     fn carry_out(&mut self, clock: Clock, memory: &mut SimMemory, out: &mut Out) {
-        out.take_io(&self.effects.io);
+        out.io.take_over(&self.effects.io);
         for send in &self.effects.sends {
             let head = self.effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
             out.sends.push(Outgoing { connection: Connection(send.link.0), head, payload: None });

@@ -158,7 +158,7 @@ impl ShardUnit {
 
     fn carry_out(&mut self, memory: &mut SimMemory, out: &mut Out) {
         let effects = std::mem::take(&mut self.effects);
-        out.take_io(&effects.io);
+        out.io.take_over(&effects.io);
         for send in &effects.sends {
             let head = effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
             let payload = send.payload.map(|payload| Payload {

@@ -59,16 +59,4 @@ impl Out {
     pub(crate) fn arm(&mut self, at: Nanos) {
         self.deadlines.push(at);
     }
-
-    /// Takes requests over; their ranges of parts move with them.
-    pub(crate) fn take_io(&mut self, io: &IoEffects) {
-        for request in &io.requests {
-            match *request {
-                journal::IoRequest::Write { io: token, offset, parts, background, .. } => {
-                    self.io.write(token, offset, io.parts_of(parts).iter().copied(), background);
-                }
-                other => self.io.requests.push(other),
-            }
-        }
-    }
 }

@@ -46,6 +46,33 @@ fn commit() -> Option<String> {
     Some(if is_clean { head } else { format!("{head} with changes") })
 }
 
+/// Interrupts of devices that each core has taken since the machine started.
+pub(crate) fn interrupts() -> Vec<u64> {
+    counts(&std::fs::read_to_string("/proc/interrupts").unwrap_or_default())
+}
+
+/// Of the table's lines those that have a number: devices. Lines with names are the processor's own: timers, calls between cores.
+fn counts(table: &str) -> Vec<u64> {
+    let mut lines = table.lines();
+    let mut sums = vec![0; lines.next().map_or(0, |head| head.split_whitespace().count())];
+    for line in lines {
+        let Some((name, rest)) = line.split_once(':') else { continue };
+        if name.trim().parse::<u32>().is_ok() {
+            for (sum, count) in sums.iter_mut().zip(rest.split_whitespace()) {
+                *sum += count.parse::<u64>().unwrap_or(0);
+            }
+        }
+    }
+    sums
+}
+
+/// The core that devices interrupted most between two looks; `None`: none did.
+pub(crate) fn interrupted_core(before: &[u64], after: &[u64]) -> Option<usize> {
+    let grown = after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before));
+    let (count, core) = grown.zip(0..).max_by_key(|&(count, core)| (count, std::cmp::Reverse(core)))?;
+    (count > 0).then_some(core)
+}
+
 /// What the kernel says of a server: its files, memory and threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Conditions {
@@ -108,4 +135,21 @@ fn pinning(process: &Path) -> String {
     }
     found.sort();
     found.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_of_a_device_is_the_most_interrupted_one() {
+        let before =
+            "       CPU0 CPU1\n 28:  5  0  PCI-MSIX  0-edge  disk\nLOC: 900 10 Local timer interrupts\n";
+        let after =
+            "       CPU0 CPU1\n 28:  6  90  PCI-MSIX  0-edge  disk\nLOC: 9000 10 Local timer interrupts\n";
+        assert_eq!(counts(before), [5, 0]);
+        assert_eq!(interrupted_core(&counts(before), &counts(after)), Some(1));
+        assert_eq!(interrupted_core(&counts(before), &counts(before)), None);
+        assert_eq!(interrupted_core(&[], &counts("")), None);
+    }
 }

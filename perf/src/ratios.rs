@@ -1,6 +1,6 @@
 //! Catena ÷ ceiling, both measured in the same minutes on the same two cores.
 //!
-//! One server with one shard on core 0, one client on core 1. For each row: ceiling, Catena, ceiling, Catena, …; a pair's ratio is that of two
+//! One server with one shard on the core that the disk interrupts, one client on another. For each row: ceiling, Catena, ceiling, Catena, …; a pair's ratio is that of two
 //! neighbours, a row's that of the median pair. A ceiling that `fio` exceeds is taken for
 //! fio's, and where `fio` exceeds the best of them the row is void.
 
@@ -74,6 +74,24 @@ impl Row {
     pub fn is_met(self, ratio: f64) -> bool {
         let (limit, below) = self.limit();
         if below { ratio <= limit } else { ratio >= limit }
+    }
+}
+
+/// Where things run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cores {
+    /// The server, and the ceilings in its place.
+    pub(crate) server: usize,
+    /// The client.
+    pub(crate) client: usize,
+}
+
+impl Cores {
+    /// The server where the disk's completions arrive (core 0 where that isn't known), as on a machine whose queues have cores of their own:
+    /// on the client's core they would wait for the client.
+    fn with_disk_on(core: Option<usize>) -> Self {
+        let server = core.unwrap_or(0);
+        Self { server, client: usize::from(server == 0) }
     }
 }
 
@@ -196,7 +214,7 @@ pub fn run(options: &Options) -> std::result::Result<Report, RatioError> {
             pairs.push(Pair { limit, measured });
         }
         let fio = ceilings::fio_load(row).and_then(|load| {
-            fio::measure(&options.directory, bench::SCRATCH_BYTES, load, options.time, bench::SERVER_CORE)
+            fio::measure(&options.directory, bench::SCRATCH_BYTES, load, options.time, bench.cores().server)
         });
         results.push(Result { row, pairs, fio });
     }

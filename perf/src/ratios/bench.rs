@@ -7,15 +7,12 @@ use std::time::Duration;
 use runtime::ceiling::{CeilingError, Scratch};
 use thiserror::Error;
 
-use super::{Limit, Measured, Options, Row, ceilings};
+use super::{Cores, Limit, Measured, Options, Row, ceilings};
 use crate::load::{Job, Load, LoadError, Tally, What};
+use crate::machine;
 use crate::server::{Server, ServerError, Setup};
 use crate::text;
 
-/// Where the server runs, and the ceilings in its place.
-pub(crate) const SERVER_CORE: usize = 0;
-/// Where the client runs.
-pub(crate) const CLIENT_CORE: usize = 1;
 /// The file that ceilings are measured with.
 pub(crate) const SCRATCH_BYTES: u64 = 1 << 30;
 
@@ -50,6 +47,7 @@ pub enum BenchError {
 
 /// See the module.
 pub(super) struct Bench {
+    cores: Cores,
     server: Server,
     load: Load,
     scratch: Option<Scratch>,
@@ -63,6 +61,9 @@ impl Bench {
     pub(super) fn start(options: &Options) -> Result<Self, BenchError> {
         std::fs::create_dir_all(&options.directory)?;
         let directory = tempfile::Builder::new().prefix("catena-perf-").tempdir_in(&options.directory)?;
+        let before = machine::interrupts();
+        let scratch = Scratch::new(directory.path(), SCRATCH_BYTES)?;
+        let cores = Cores::with_disk_on(machine::interrupted_core(&before, &machine::interrupts()));
         let runs = options.pairs as u64 + 1;
         let bytes = (runs * PUTS_MAX * u64::from(LARGE) + SPACE_BYTES).next_multiple_of(64 << 20);
         let setup = Setup {
@@ -70,16 +71,16 @@ impl Bench {
             capacity_bytes: bytes,
             // Everything is zeroed before the first measurement, so that nothing is zeroed during one.
             prezero_bytes: bytes,
-            core: Some(SERVER_CORE),
+            core: Some(cores.server),
         };
         setup.format(&options.catena)?;
         let server = setup.start(&options.catena)?;
         eprintln!("zeroing {} GiB", bytes >> 30);
         let zeroed = server.wait_zeroed()?;
         eprintln!("{zeroed} segments are zeroed");
-        let load = Load::connect(server.endpoint, Some(CLIENT_CORE))?;
-        let scratch = Scratch::new(directory.path(), SCRATCH_BYTES)?;
+        let load = Load::connect(server.endpoint, Some(cores.client))?;
         Ok(Self {
+            cores,
             server,
             load,
             scratch: Some(scratch),
@@ -89,17 +90,21 @@ impl Bench {
         })
     }
 
+    pub(super) fn cores(&self) -> Cores {
+        self.cores
+    }
+
     pub(super) fn server(&self) -> &Server {
         &self.server
     }
 
     /// Ends everything; returns what the client ran on.
     pub(super) fn stop(self) -> Result<String, BenchError> {
-        let Self { server, load, scratch, directory, .. } = self;
+        let Self { cores, server, load, scratch, directory, .. } = self;
         drop((load, scratch));
         server.stop()?;
         drop(directory);
-        Ok(format!("perf-load on {CLIENT_CORE}"))
+        Ok(format!("perf-load on {}, the disk's interrupts on {}", cores.client, cores.server))
     }
 
     fn job(&self, row: Row) -> Job {
@@ -139,10 +144,10 @@ impl Bench {
 
     pub(super) fn ceiling(&mut self, row: Row) -> Result<Limit, BenchError> {
         let scratch = self.scratch.take().expect("it is given back");
-        let (scratch, limit) = ceilings::rate(row, scratch, self.time)?;
+        let (scratch, limit) = ceilings::rate(row, self.cores, scratch, self.time)?;
         let (scratch, limit) = match limit {
             Some(limit) => (scratch, limit),
-            None => ceilings::bare_cpu(scratch, self.create_bytes, self.time)?,
+            None => ceilings::bare_cpu(self.cores, scratch, self.create_bytes, self.time)?,
         };
         self.scratch = Some(scratch);
         Ok(limit)

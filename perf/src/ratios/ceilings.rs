@@ -7,8 +7,7 @@ use runtime::ceiling::{
     Ceiling, CeilingError, DiskLoad, NetworkLoad, Order, Scratch, disk_read, disk_write, tcp_echo, tcp_stream,
 };
 
-use super::bench::{CLIENT_CORE, SERVER_CORE};
-use super::{Limit, Row};
+use super::{Cores, Limit, Row};
 use crate::fio::FioLoad;
 use crate::text;
 
@@ -33,12 +32,13 @@ pub(super) fn fio_load(row: Row) -> Option<FioLoad> {
     })
 }
 
-/// Runs on the server's core, as a thread of its own.
-fn on_server_core<T: Send + 'static>(
+/// Runs on a core, as a thread of its own.
+fn on_core<T: Send + 'static>(
+    core: usize,
     body: impl FnOnce() -> Result<T, CeilingError> + Send + 'static,
 ) -> Result<T, CeilingError> {
     let (told, result) = mpsc::channel();
-    let thread = runtime::spawn_thread("perf-ceiling", Some(SERVER_CORE), move || {
+    let thread = runtime::spawn_thread("perf-ceiling", Some(core), move || {
         // Nobody waits any more only if this process ends.
         let _ = told.send(body());
     })?;
@@ -48,8 +48,13 @@ fn on_server_core<T: Send + 'static>(
 }
 
 /// One of the disk's ceilings; gives the file back.
-fn disk(scratch: Scratch, load: DiskLoad, write: bool) -> Result<(Scratch, Ceiling), CeilingError> {
-    on_server_core(move || {
+fn disk(
+    core: usize,
+    scratch: Scratch,
+    load: DiskLoad,
+    write: bool,
+) -> Result<(Scratch, Ceiling), CeilingError> {
+    on_core(core, move || {
         let best = if write { disk_write(&scratch, &load) } else { disk_read(&scratch, &load) }?;
         Ok((scratch, best.expect("depths are given")))
     })
@@ -75,6 +80,7 @@ fn lower(disk: &Ceiling, stream: &Ceiling) -> Limit {
 /// Measures the row's ceiling with the given file; `None` for the creates', which is made of [`bare_cpu`].
 pub(super) fn rate(
     row: Row,
+    cores: Cores,
     scratch: Scratch,
     time: Duration,
 ) -> Result<(Scratch, Option<Limit>), CeilingError> {
@@ -88,13 +94,13 @@ pub(super) fn rate(
     };
     Ok(match row {
         Row::PutLarge => {
-            let (scratch, disk) = disk(scratch, large(Order::Sequential), true)?;
-            let stream = stream(each, (CLIENT_CORE, SERVER_CORE))?;
+            let (scratch, disk) = disk(cores.server, scratch, large(Order::Sequential), true)?;
+            let stream = stream(each, (cores.client, cores.server))?;
             (scratch, Some(lower(&disk, &stream)))
         }
         Row::GetLarge => {
-            let (scratch, disk) = disk(scratch, large(Order::Sequential), false)?;
-            let stream = stream(each, (SERVER_CORE, CLIENT_CORE))?;
+            let (scratch, disk) = disk(cores.server, scratch, large(Order::Sequential), false)?;
+            let stream = stream(each, (cores.server, cores.client))?;
             (scratch, Some(lower(&disk, &stream)))
         }
         Row::GetSmall => {
@@ -105,7 +111,7 @@ pub(super) fn rate(
                 flush: false,
                 time: each,
             };
-            let (scratch, best) = disk(scratch, load, false)?;
+            let (scratch, best) = disk(cores.server, scratch, load, false)?;
             let value = best.operations_per_second;
             let text = format!("disk {:.0} reads/s at depth {}", value, best.depth);
             (scratch, Some(Limit { value, text, disk: Some(best.bytes_per_second) }))
@@ -119,6 +125,7 @@ pub(super) fn rate(
 ///
 /// The disk's part is the whole process's CPU time, since the kernel flushes on a thread of its own; the echo's is the answering thread's.
 pub(super) fn bare_cpu(
+    cores: Cores,
     scratch: Scratch,
     disk_bytes: f64,
     time: Duration,
@@ -132,11 +139,11 @@ pub(super) fn bare_cpu(
         time: each,
     };
     let before = own_cpu_nanoseconds();
-    let (scratch, writes) = disk(scratch, load, true)?;
+    let (scratch, writes) = disk(cores.server, scratch, load, true)?;
     let spent = own_cpu_nanoseconds().max(before) - before;
     let a_write = spent / (writes.operations_per_second * each.as_secs_f64()).max(1.0);
     let echo = |message_bytes| {
-        let cpus = Some((CLIENT_CORE, SERVER_CORE));
+        let cpus = Some((cores.client, cores.server));
         let load = NetworkLoad { message_bytes, depths: vec![CREATES], time: each, cpus };
         tcp_echo(&load).map(|best| best.expect("a depth is given").cpu_nanoseconds)
     };

@@ -84,6 +84,11 @@ pub(crate) fn run() -> Exit {
         Err(error) => return refuse(&error),
     };
     let json = line.global.json;
+    let is_doctor = matches!(line.command, Command::Doctor(_));
+    if let Some(failure) = cpu_failure(&runtime::cpu_features_missing()).filter(|_| !is_doctor) {
+        output::report(&failure, json);
+        return failure.exit;
+    }
     let mut context = Context::new(line.global, line.command.when_closed());
     let outcome = line.command.run(&mut context);
     context.close();
@@ -102,12 +107,25 @@ pub(crate) fn definition() -> clap::Command {
     CommandLine::command()
 }
 
+/// On an older CPU than the build's the first checksum would be an illegal instruction.
+fn cpu_failure(missing: &[&str]) -> Option<Failure> {
+    let reason = || format!("lacks {}, which this build uses", missing.join(", "));
+    (!missing.is_empty()).then(|| {
+        Failure::new(Exit::Failed, "this CPU", reason())
+            .next("build for it: take `target-cpu` out of .cargo/config.toml")
+    })
+}
+
 /// Help, version, or a command line that makes no sense.
 fn refuse(error: &clap::Error) -> Exit {
     if !error.use_stderr() {
         return match error.print() {
             Ok(()) => Exit::Ok,
-            Err(error) => Failure::stdout(&error).exit,
+            Err(error) => {
+                let failure = Failure::stdout(&error);
+                output::report(&failure, false);
+                failure.exit
+            }
         };
     }
     if std::env::args_os().any(|argument| argument == "--json") && !std::io::stderr().is_terminal() {
@@ -189,6 +207,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn an_older_cpu_is_named() {
+        assert_eq!(cpu_failure(&[]), None);
+        let failure = cpu_failure(&["avx2", "fma"]).expect("two are missing");
+        assert_eq!(failure.reason, "lacks avx2, fma, which this build uses");
     }
 
     #[test]

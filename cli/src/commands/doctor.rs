@@ -129,7 +129,7 @@ fn machine(probe: &Probe) -> Vec<Check> {
         Check::new("huge pages", graded(huge, Verdict::Fair), format!("transparent: {setting}, reserved and free: {}", probe.huge_pages_free))
             .mend("echo madvise > /sys/kernel/mm/transparent_hugepage/enabled; without it large transfers are cut into small ones"),
         Check::new("open files", graded(probe.open_files_limit >= OPEN_FILES_WANTED, Verdict::Fair), format!("limit {}", size::grouped(probe.open_files_limit)))
-            .mend("`LimitNOFILE=65536` in a unit, `ulimit -n` in a shell; it bounds connections"),
+            .mend("`LimitNOFILE=65536` in a unit, `ulimit -Hn` in a shell; it bounds connections"),
         Check::new("cpu", graded(missing.is_empty(), Verdict::Bad), if missing.is_empty() { format!("{} usable cores, all features", probe.cpus) } else { format!("lacks {missing}") })
             .mend("this build needs x86-64-v3; build for this CPU without `target-cpu` in .cargo/config.toml"),
         clock(&probe.clock_source),

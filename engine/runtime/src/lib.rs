@@ -56,7 +56,7 @@ pub use counting::CountingAllocator;
 pub use disk::RANGES_MAX;
 pub use io::{Io, IoCounters};
 pub use mailbox::{Receiver, Sender, mailbox};
-pub use probe::{Probe, UringState, allowed_cpus, probe, raise_open_files_limit};
+pub use probe::{Probe, UringState, allowed_cpus, cpu_features_missing, probe, raise_open_files_limit};
 pub use reply::{Replier, Reply, Unanswered, reply};
 pub use ring::RingError;
 pub use service::{

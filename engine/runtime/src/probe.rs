@@ -1,6 +1,7 @@
 //! What this machine offers: data for `catena doctor`, which explains it, and for the rows of performance tables.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 
 use crate::ring::{NEEDED, Ring, RingError};
 use crate::sys;
@@ -38,13 +39,13 @@ pub struct Probe {
     pub locked_memory_limit: u64,
     /// Whether the limit doesn't apply, for the process has `CAP_IPC_LOCK` (root).
     pub locked_memory_unlimited: bool,
-    /// Limit of open files, soft.
+    /// Limit of open files, hard: a node raises the soft one itself.
     pub open_files_limit: u64,
     /// Transparent huge pages: `always`, `madvise` or `never`; empty where the kernel has none.
     pub transparent_huge_pages: String,
     /// Reserved 2 MiB pages that are free.
     pub huge_pages_free: u64,
-    /// CPU features of x86-64-v3 that the CPU lacks (the build needs them); empty on other architectures.
+    /// [`cpu_features_missing`].
     pub cpu_features_missing: Vec<&'static str>,
     /// The kernel's clock source; with others than `tsc`, `kvm-clock` and `arch_sys_counter` reading the clock is a system call.
     pub clock_source: String,
@@ -63,7 +64,7 @@ pub fn probe() -> Probe {
         operations_needed: NEEDED.iter().map(|&(_, name)| name).collect(),
         locked_memory_limit: sys::memlock_limit().0,
         locked_memory_unlimited: has_ipc_lock(&read("/proc/self/status")),
-        open_files_limit: sys::open_files_limit().0,
+        open_files_limit: sys::open_files_limit().1,
         transparent_huge_pages: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         huge_pages_free: read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
             .parse()
@@ -123,26 +124,30 @@ fn has_ipc_lock(status: &str) -> bool {
         .is_some_and(|mask| mask >> 14 & 1 == 1)
 }
 
-#[cfg(target_arch = "x86_64")]
-fn cpu_features_missing() -> Vec<&'static str> {
-    [
-        ("avx2", std::is_x86_feature_detected!("avx2")),
-        ("bmi1", std::is_x86_feature_detected!("bmi1")),
-        ("bmi2", std::is_x86_feature_detected!("bmi2")),
-        ("f16c", std::is_x86_feature_detected!("f16c")),
-        ("fma", std::is_x86_feature_detected!("fma")),
-        ("lzcnt", std::is_x86_feature_detected!("lzcnt")),
-        ("movbe", std::is_x86_feature_detected!("movbe")),
-    ]
-    .into_iter()
-    .filter_map(|(name, there)| (!there).then_some(name))
-    .collect()
+/// CPU features that this build uses and the CPU lacks, by their names in `/proc/cpuinfo`. That is asked, for
+/// `is_x86_feature_detected!` is a constant where the compiler was told to use the feature.
+pub fn cpu_features_missing() -> Vec<&'static str> {
+    let lines = File::open("/proc/cpuinfo").map(|file| BufReader::new(file).lines());
+    let flags =
+        lines.ok().and_then(|lines| lines.map_while(Result::ok).find(|line| line.starts_with("flags")));
+    flags.map_or_else(Vec::new, |flags| features_missing(&flags))
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn cpu_features_missing() -> Vec<&'static str> {
-    Vec::new()
+fn features_missing(flags: &str) -> Vec<&'static str> {
+    let has = |name| flags.split_whitespace().any(|flag| flag == name);
+    CPU_FEATURES.iter().filter(|(name, is_used)| *is_used && !has(*name)).map(|(name, _)| *name).collect()
 }
+
+/// Those of x86-64-v3 beside the baseline, and whether this build uses them.
+const CPU_FEATURES: [(&str, bool); 7] = [
+    ("avx2", cfg!(target_feature = "avx2")),
+    ("bmi1", cfg!(target_feature = "bmi1")),
+    ("bmi2", cfg!(target_feature = "bmi2")),
+    ("f16c", cfg!(target_feature = "f16c")),
+    ("fma", cfg!(target_feature = "fma")),
+    ("abm", cfg!(target_feature = "lzcnt")),
+    ("movbe", cfg!(target_feature = "movbe")),
+];
 
 #[cfg(test)]
 mod tests {
@@ -157,6 +162,16 @@ mod tests {
         assert_eq!(chosen(""), "");
         assert!(has_ipc_lock("Name:\tx\nCapEff:\t0000000000004000\n"));
         assert!(!has_ipc_lock("CapEff:\t0000000000003fff\n"));
+    }
+
+    /// `is_x86_feature_detected!` found every feature that the compiler was told to use, on any CPU.
+    #[test]
+    fn features_are_the_cpus_and_not_the_builds() {
+        let used: Vec<_> =
+            CPU_FEATURES.iter().filter(|(_, is_used)| *is_used).map(|(name, _)| *name).collect();
+        assert_eq!(features_missing("flags\t\t: fpu sse2 avx"), used);
+        assert_eq!(features_missing(&format!("flags\t\t: fpu {}", used.join(" "))), [""; 0]);
+        assert_eq!(cpu_features_missing(), [""; 0], "the test runs");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) fn stop(node: Node) -> Result<()> {
 pub(crate) fn failure(error: &node::Error) -> Failure {
     let exit = match error {
         node::Error::Config(error) => return config_failure(error),
-        node::Error::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        _ if is_denied(error) => Exit::Denied,
         node::Error::Exists { .. } => Exit::Conflict,
         node::Error::NotInitialized { .. } | node::Error::Missing { .. } => Exit::NotFound,
         node::Error::Changed { .. } => Exit::Usage,
@@ -89,12 +89,26 @@ pub(crate) fn failure(error: &node::Error) -> Failure {
         _ if is_locked(error) => {
             failure.next("stop the node that runs on it first; one runs on one directory")
         }
+        _ if is_denied(error) => failure.next("check the owner and mode, or run as another user: ls -ld"),
         node::Error::File { .. } => failure.next("check the path, its owner and its mode: ls -ld"),
         node::Error::Start { .. } | node::Error::OpenFile(_) => {
             failure.next("`catena doctor DIR` says what this machine or its file system lacks")
         }
         _ => failure,
     }
+}
+
+/// Whether the system allows a file to others only.
+fn is_denied(error: &node::Error) -> bool {
+    let source = match error {
+        node::Error::File { source, .. } => source,
+        node::Error::OpenFile(error) => match &**error {
+            OpenFileError::Open { source, .. } => source,
+            _ => return false,
+        },
+        _ => return false,
+    };
+    source.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// Whether another process has the node's files.

@@ -97,7 +97,10 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::Unavailable { .. } => {
             "check that the server runs and that the endpoint is right: catena status"
         }
-        Error::Busy { .. } | Error::Timeout { .. } => "try again; a longer --timeout may help: catena status",
+        Error::Busy { .. } => "try again; a longer --timeout may help: catena status",
+        Error::Timeout { .. } => {
+            "try again with a longer --timeout; check that the endpoint is the node's and no other program's: catena status"
+        }
         Error::OutcomeUnknown { .. } => "look with `catena stat` whether it happened before you repeat it",
         Error::Integrity { .. } => {
             "restore the file from its source by `catena put --resend`; `catena verify` names everything that is damaged"
@@ -110,7 +113,7 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::Start(_) => "`catena doctor` says what is missing",
         Error::AlreadyExists { .. } => "choose another name, or look at what is there: catena stat",
         Error::PreconditionFailed { .. } => "look at what is there, then decide again: catena stat",
-        Error::NotDirectory { .. } => "a part of the path is a file: look with `catena ls`",
+        Error::NotDirectory { .. } => "name a place in a directory; `catena ls` shows what is there",
         Error::IsDirectory { .. } => "name a file in it: catena ls",
         Error::NotEmpty { .. } => "look what is in it: catena ls",
         Error::Cycle { .. } => "name a target outside of it",

@@ -53,6 +53,9 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["get", "-r", "/v/a", "-"], 2, "standard output"),
     (&["chmod", "999", "/v/a"], 2, "no mode"),
     (&["truncate", "--size", "big", "/v/a"], 2, "no size"),
+    (&["truncate", "--size", "-5", "/v/a"], 2, "`-5` is no size"),
+    (&["write", "--offset", "-1", "f", "/v/a"], 2, "`-1` is no size"),
+    (&["rm", "--if-version", "x", "/v/a"], 2, "`x` is no version"),
     (&["touch", "--date", "yesterday", "/v/a"], 2, "no time"),
     (&["find", "/v", "--type", "x"], 2, "no type"),
     (&["ln", "a", "/v/a"], 2, "--symbolic"),
@@ -225,6 +228,8 @@ fn manual_pages_are_written_for_every_command() {
     {
         assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
     }
+    let again = text(&catena(directory.path(), &["man", "--dir", "man1", "--json"]).stdout);
+    assert_eq!(again, format!("{{\"v\":1,\"directory\":\"man1\",\"pages\":{}}}\n", names.len()));
     let page = fs::read_to_string(directory.path().join("man1/catena-put.1")).expect("readable");
     assert!(page.contains("standard input") && page.contains(".SH EXAMPLES"), "{page}");
 }

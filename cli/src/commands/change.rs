@@ -32,7 +32,7 @@ pub(crate) struct Append {
     #[arg(required = true, value_name = "SRC… DST")]
     names: Vec<OsString>,
     /// Only a file of this version
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = version)]
     if_version: Option<u64>,
 }
 
@@ -49,10 +49,10 @@ pub(crate) struct Write {
     #[arg(value_name = "DST")]
     target: OsString,
     /// Where in the file the first byte goes
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     offset: u64,
     /// Only a file of this version
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = version)]
     if_version: Option<u64>,
 }
 
@@ -64,13 +64,13 @@ Examples:
   catena truncate --size 10GiB /images/disk")]
 pub(crate) struct Truncate {
     /// The new size
-    #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     size: u64,
     /// Files: /VOLUME/path; they have to exist
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
     /// Only a file of this version
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = version)]
     if_version: Option<u64>,
 }
 
@@ -104,6 +104,11 @@ impl Truncate {
         }
         Ok(())
     }
+}
+
+/// The number of `--if-version`.
+pub(crate) fn version(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| format!("`{text}` is no version: a number, as `catena stat` shows it"))
 }
 
 /// `--if-version` as the server's condition.

@@ -128,7 +128,9 @@ impl Cp {
             } else {
                 "can't be copied into itself"
             };
-            return Err(Failure::new(Exit::Conflict, source.to_string(), reason));
+            return Err(
+                Failure::new(Exit::Conflict, source.to_string(), reason).next("name a target outside of it")
+            );
         }
         let (from, to) = (context.volume_of(source)?, context.volume_of(&place)?);
         let copy = Copy {

@@ -121,10 +121,12 @@ impl Copies {
     /// Who is expected: whoever is there.
     fn expected(&self, path: &Path) -> Result<(Expected, Superblock)> {
         let block = self.newest.clone().ok_or_else(|| {
+            let mut words = self.words.clone();
+            words.dedup();
             Failure::new(
                 Exit::Integrity,
                 path.display().to_string(),
-                format!("no copy of the superblock is usable: {}", self.words.join("; ")),
+                format!("no copy of the superblock is usable: {}", words.join("; ")),
             )
             .next("is it the right file? restore it from a backup")
         })?;

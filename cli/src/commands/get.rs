@@ -11,7 +11,7 @@ use client::{Attributes, Entry, InodeId, InodeKind, Precondition, Volume};
 
 use crate::clock::Stopwatch;
 use crate::commands::cat;
-use crate::commands::change::precondition;
+use crate::commands::change::{precondition, version};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
@@ -69,7 +69,7 @@ pub(crate) struct Get {
     #[arg(long, conflicts_with = "no_clobber")]
     if_absent: bool,
     /// Only this version of a file
-    #[arg(long, value_name = "N", conflicts_with = "recursive")]
+    #[arg(long, value_name = "N", value_parser = version, conflicts_with = "recursive")]
     if_version: Option<u64>,
     /// Files fetched at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -11,7 +11,7 @@ use client::{Committed, Error, InodeId, InodeKind, NewAttributes, Precondition, 
 use wire::limits::PATH_BYTES_MAX;
 
 use crate::clock::Stopwatch;
-use crate::commands::change::precondition;
+use crate::commands::change::{precondition, version};
 use crate::commands::mv::{MKDIR, existing};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
@@ -74,7 +74,7 @@ pub(crate) struct PutOptions {
     #[arg(long, conflicts_with = "no_clobber")]
     if_absent: bool,
     /// Replace only a file of this version
-    #[arg(long, value_name = "N", conflicts_with_all = ["recursive", "no_clobber", "if_absent"])]
+    #[arg(long, value_name = "N", value_parser = version, conflicts_with_all = ["recursive", "no_clobber", "if_absent"])]
     if_version: Option<u64>,
     /// Files sent at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use client::{InodeId, InodeKind, Precondition, RemoveKind, Volume};
 
-use crate::commands::change::precondition;
+use crate::commands::change::{precondition, version};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
@@ -41,7 +41,7 @@ pub(crate) struct Rm {
     #[arg(long)]
     dry_run: bool,
     /// Only a file of this version
-    #[arg(long, value_name = "N", conflicts_with = "recursive")]
+    #[arg(long, value_name = "N", value_parser = version, conflicts_with = "recursive")]
     if_version: Option<u64>,
     /// Removals under way at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -52,7 +52,7 @@ struct Init {
     config: PathBuf,
 }
 
-/// Start a node whose metadata log is damaged, giving up what can't be read
+/// Give up what can't be read of a node's log and stores, so that it starts again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

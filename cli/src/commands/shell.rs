@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use crate::command::definition;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
+use crate::json::Object;
 
 /// Print a shell's completions
 #[derive(Debug, clap::Args)]
@@ -61,11 +62,11 @@ impl Man {
             );
             index += 1;
         }
-        context.output.line(&format!(
-            "wrote {} into {}",
-            crate::text::count(pages.len() as u64, "page"),
-            directory.display()
-        ))
+        let (count, shown) = (pages.len() as u64, directory.display());
+        context.output.note(
+            || Object::new().with("directory", shown.to_string()).with("pages", count),
+            || format!("wrote {} into {shown}", crate::text::count(count, "page")),
+        )
     }
 }
 

@@ -95,7 +95,7 @@ pub enum Error {
     #[error(transparent)]
     OpenFile(Box<runtime::OpenFileError>),
     /// A port can't be had.
-    #[error("{what} cannot listen on {address}: {source}; is another node running there?")]
+    #[error("{what} cannot listen on {address}: {}", not_listening(.source))]
     Listen {
         /// Who.
         what: &'static str,
@@ -118,6 +118,18 @@ pub enum Error {
         /// Which.
         what: String,
     },
+}
+
+/// Why nothing can listen at an address, and what to do.
+pub(crate) fn not_listening(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken; is another node running there?".into(),
+        io::ErrorKind::AddrNotAvailable => "this machine hasn't got that address; name one of its own".into(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 are root's, choose another".into()
+        }
+        _ => format!("{error}; choose another address or port"),
+    }
 }
 
 impl Error {

@@ -99,7 +99,13 @@ impl ShardThread {
 
     fn report(&mut self, io: &mut Io) {
         if self.effects.opened {
-            info!(shard = self.index.0, state = ?self.shard.store().opened(), "the store is open");
+            if let Some(opened) = self.shard.store().opened() {
+                info!(
+                    shard = self.index.0, store = %opened.identity.store, incarnation = opened.incarnation.0,
+                    batches = opened.sequence, recovered_cut = opened.recovered_cut, was_clean = opened.was_clean,
+                    "the store is open"
+                );
+            }
             self.progress.set(Stage::Ready);
         }
         if self.effects.open_failed {

@@ -13,7 +13,7 @@ use wire::{MapNumber, Nanos, ShardIndex};
 
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, not_listening};
 use crate::identity::{Identity, NodeDirectory, metadata_path};
 use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
@@ -343,10 +343,7 @@ impl Addresses {
         match again.map_or_else(|| io.listen(self.configured), Ok) {
             Ok(address) => progress.set(Stage::Listening(address)),
             Err(error) => {
-                progress.fail(format!(
-                    "cannot listen on {}: {error}; is another node running there?",
-                    self.configured
-                ));
+                progress.fail(format!("cannot listen on {}: {}", self.configured, not_listening(&error)));
                 io.stop();
             }
         }

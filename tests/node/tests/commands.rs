@@ -135,6 +135,16 @@ const TABLE: &[(&str, i32, &str)] = &[
         8,
         "1 name failed",
     ),
+    // The next step is one that helps.
+    ("catena cp -r /v/tree /v/tree/in", 5, "next: name a target outside of it"),
+    ("catena put a /v/a/x", 5, "next: name a place in a directory"),
+    ("catena --help >/dev/full", 1, "next: free some space"),
+    ("catena debug log a", 7, "usable: not a Catena superblock; no superblock\n"),
+    (
+        "catena dev --dir elsewhere --listen 192.0.2.1:7420 --insecure-listen",
+        1,
+        "hasn't got that address\n  next: name one of its own",
+    ),
     // Moving: the way out between volumes is the right one, wherever the target is.
     ("catena mv /v/d /w", 2, "catena cp -r /v/d /w/d && catena rm -r /v/d"),
     ("catena mv /v/d /w/tree", 2, "catena cp -r /v/d /w/tree/d && catena rm -r /v/d"),

@@ -228,6 +228,13 @@ impl Bench {
         token
     }
 
+    /// Bytes between the log's end and its segment's.
+    pub(crate) fn rest_of_segment(&self) -> u64 {
+        let device = self.store.device();
+        let used = device.durable_resume().place.block.0;
+        u64::from(device.geometry().segment_blocks() - used) * 4096
+    }
+
     pub(crate) fn put_now(&mut self, number: u64, length: usize) -> Status {
         let token = self.put(number, length);
         self.finish(token)

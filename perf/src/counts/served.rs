@@ -229,9 +229,11 @@ pub fn restart(programs: &Programs) -> Result<Figure, CountError> {
     let server = setup.start(&programs.server)?;
     let read = server.metric("catena_shard_disk_read_bytes_total")?;
     server.stop()?;
-    // Superblocks, an empty checkpoint, a descriptor of at most 64 KiB a batch, and the space in which writes may have been in flight.
+    // Superblocks, an empty checkpoint, a descriptor of at most 64 KiB a batch, a segment's rest, and the space of the next one in which
+    // writes may have been in flight.
     let descriptors = batches * 2 * 4096;
-    let limit = (1 << 16) + descriptors + 2 * u64::from(journal::IN_FLIGHT_BYTES_MAX) + 4 * u64::from(LARGE);
+    let search = u64::from(journal::SEGMENT_BYTES) + 2 * u64::from(journal::IN_FLIGHT_BYTES_MAX);
+    let limit = (1 << 16) + descriptors + search + 4 * u64::from(LARGE);
     let note = format!("{COUNT} MiB of chunks in {batches} batches since the checkpoint");
     Ok(Figure::new(
         "restart after a kill: bytes read by a real server's store",

@@ -5,7 +5,7 @@
 
 use journal::fake_disk::{DiskCounters, FakeDisk, FakeMemory};
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use journal::{Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
+use journal::{Device, Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
 use replica::{Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody};
 use store::{Store, StoreConfig};
 use wire::checksum::BlockHasher;
@@ -311,6 +311,11 @@ const RECORD_BYTES_MAX: u64 = 256;
 /// What recovery reads at once where it reads in order.
 const WINDOW_BYTES: u64 = 256 << 10;
 
+/// Bytes between a log's end and its segment's.
+fn rest_of_segment(device: &Device) -> u64 {
+    u64::from(device.geometry().segment_blocks() - device.durable_resume().place.block.0) * BLOCK
+}
+
 /// Bytes that a restart reads, against what the design allows.
 pub fn restarts() -> [Figure; 3] {
     const SUPERBLOCKS: u64 = 4 * 8192;
@@ -336,14 +341,16 @@ pub fn restarts() -> [Figure; 3] {
 
     let batches = 256;
     store.puts(CHUNKS, CHUNKS + batches, 1, LENGTH);
+    let rest = rest_of_segment(store.store.device());
     let read = store.restart().read_bytes;
     let counters = store.store.device().counters();
     // A segment's last batch may be an empty one that names the next segment.
     let replayed = counters.replayed_descriptor_bytes / BLOCK;
     assert!((batches..=batches + 1).contains(&replayed), "every batch is replayed once, not {replayed}");
-    // The last batch alone is beyond `durable_upto`; recovery looks for a later one within twice the reach that it states, four batches' size.
+    // The last batch alone is beyond `durable_upto`; recovery looks for a later one in the segment's rest, and in the next segment within twice
+    // the reach that it states, four batches' size.
     let reach = 2 * (4 * (BLOCK + u64::from(LENGTH))).next_power_of_two() + 2 * BLOCK;
-    let log = (batches + 1) * BLOCK + u64::from(LENGTH) + reach + 8 * BLOCK;
+    let log = (batches + 1) * BLOCK + u64::from(LENGTH) + rest + reach + 8 * BLOCK;
     let crash = Figure::new(
         "restart after a crash: bytes read by a store",
         per(read, 1),
@@ -362,13 +369,14 @@ pub fn restarts() -> [Figure; 3] {
     let before = meta.disk.counters.write_bytes;
     meta.creates(CREATES, 64);
     let written = meta.disk.counters.write_bytes - before;
+    let rest = rest_of_segment(meta.log.device());
     let read = meta.restart().read_bytes;
     assert!(meta.replayed >= CREATES, "every create is replayed");
     // The log is read in windows; a batch at a window's end is read again with the next one. The first, the last and the two windows at
     // which another segment begins may be read in vain.
     let again = written.div_ceil(WINDOW_BYTES) * written.div_ceil(CREATES / 64);
     // Four batches of 64 entries are less than a window, and so is the reach.
-    let log = written + again + 4 * WINDOW_BYTES + 2 * WINDOW_BYTES;
+    let log = written + again + rest + 4 * WINDOW_BYTES + 2 * WINDOW_BYTES;
     let counters = meta.log.counters();
     let metadata = Figure::new(
         "restart after a crash: bytes read by a metadata log",

@@ -234,3 +234,26 @@ fn a_damaged_checkpoint_still_says_what_was_durable() {
     bench.restart();
     assert!(bench.is_open && bench.records.len() == 9);
 }
+
+/// A later batch was searched for no farther than batches can be in flight, so a larger loss passed for a torn tail: a quiet log forgot
+/// all that lay behind 136 KiB of rot.
+#[test]
+fn a_loss_larger_than_the_reach_is_damage() {
+    // With 60 records in one segment, with 200 the log goes through several.
+    for records in [60, 200] {
+        let mut bench = Bench::new();
+        bench.append(5, 100);
+        let (end, good) = (bench.end(), bench.log.device().durable_resume().sequence);
+        bench.append(records - 5, 100);
+        for block in 0..40 {
+            bench.disk.flip(end + block * 4096 + 100, 1);
+        }
+        bench.restart();
+        bench.assert_refused(
+            |error| matches!(error, OpenError::Damaged(batches) if batches.first == good + 1),
+        );
+        bench.config.accept_data_loss = true;
+        bench.restart();
+        assert!(bench.is_open && bench.records.len() == 5);
+    }
+}

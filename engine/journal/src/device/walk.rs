@@ -1,8 +1,8 @@
 //! Opening, second half: the batches behind the checkpoint, and the decision where the log ends (R29).
 //!
 //! The walk goes from batch to batch by their lengths. A batch is passed on once some later batch, or the checkpoint, says that it was
-//! durable; at most a window's worth is undecided. Where no batch is found, a later one is searched for within the reach that the last one
-//! found has promised. What is missing at or below the greatest `durable_upto` is damage and is never cut; behind it the payloads
+//! durable; at most a window's worth is undecided. Where no batch is found, a later one is searched for to the segment's end, and in the
+//! next segment within the reach that the last one found has promised. What is missing at or below the greatest `durable_upto` is damage and is never cut; behind it the payloads
 //! are read, and the first bad batch is the torn tail.
 
 use std::collections::VecDeque;
@@ -213,7 +213,8 @@ impl Device {
 
     fn look_next<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
         let place = self.walk().place;
-        let search = Look::Search { place, budget_blocks: self.search_blocks(), in_next: false };
+        // No batch in flight lies farther than the reach, but damage may: a later batch behind it tells it from a tear, however large it is.
+        let search = Look::Search { place, budget_blocks: u32::MAX, in_next: false };
         let next = self.walk().next;
         match next {
             Some(segment) if !self.segments.is_allocated(segment) => self.lost_its_end(search),
@@ -239,7 +240,7 @@ impl Device {
         true
     }
 
-    /// Where a durable batch is missing everything reachable is searched; else as far as a batch can begin that was in flight when the missing
+    /// How far the next segment is searched. Where a durable batch is missing, to its end; else as far as a batch can begin that was in flight when the missing
     /// one had become durable: a reach for that one and those in flight with it, one for those behind it, and an empty batch between.
     fn search_blocks(&mut self) -> u32 {
         let reach_max = self.geometry().reach_blocks_max();
@@ -299,15 +300,16 @@ impl Device {
             let next = self.walk().next.filter(|next| *next != place.segment && !in_next);
             self.walk().look = match next {
                 // A batch that didn't fit left the segment's end unused, which the reach doesn't count.
-                Some(segment) if budget_blocks > 0 => {
+                Some(segment) => {
                     let place = Place { segment, block: BlockIndex(0) };
                     Look::Search { place, budget_blocks: self.search_blocks(), in_next: true }
                 }
-                _ => return self.end_search(memory),
+                None => return self.end_search(memory),
             };
             return true;
         }
-        let further = Look::Search { place: place.plus(1), budget_blocks: budget_blocks - 1, in_next };
+        let further =
+            Look::Search { place: place.plus(1), budget_blocks: budget_blocks.saturating_sub(1), in_next };
         self.try_place(place, false, further, memory, io)
     }
 

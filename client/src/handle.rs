@@ -352,6 +352,9 @@ mod tests {
     use crate::executor::LastWake;
     use crate::pending::block_on;
 
+    /// What a test waits at most for another thread.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
     /// A handle whose mailbox has room for one command, and that command in it.
     fn full() -> (Handle, runtime::Receiver<Command>, Arc<Outlet>) {
         let (sender, receiver) = mailbox(1);
@@ -376,12 +379,15 @@ mod tests {
             sender.send(block_on(handle.call(Call::Map)).is_err()).expect("somebody waits");
         })
         .expect("a thread");
+        let begun = runtime::clock::now();
         while outlet.waiting.is_empty() {
+            let waited = runtime::clock::now().since(begun);
+            assert!(waited < nanoseconds(PATIENCE), "whoever found the mailbox full doesn't wait for room");
             std::thread::yield_now();
         }
         drop(receiver);
         drop(last_wake);
-        assert_eq!(answer.recv_timeout(Duration::from_mins(1)), Ok(true));
+        assert_eq!(answer.recv_timeout(PATIENCE), Ok(true));
     }
 
     /// A pin that found the mailbox full was never sent: nobody awaits it.

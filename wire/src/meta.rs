@@ -380,6 +380,22 @@ pub struct Outcome {
     pub size: u64,
 }
 
+impl Outcome {
+    /// What the entry at `index` says with its status alone: every other field is 0.
+    pub fn of_status(status: Status, index: CommitIndex) -> Self {
+        Self {
+            status,
+            depth: 0,
+            index,
+            inode: InodeId(0),
+            version: Version(0),
+            volume: VolumeId(0),
+            offset: 0,
+            size: 0,
+        }
+    }
+}
+
 /// A read of the namespace; answered at one commit index (I8).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Query {

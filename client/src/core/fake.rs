@@ -392,14 +392,10 @@ impl FakeCluster {
     fn execute(&mut self, session: SessionId, operation: Operation) -> Outcome {
         let index = self.index;
         let outcome = Outcome {
-            status: Status::Ok,
-            depth: 0,
-            index: CommitIndex(index),
             inode: InodeId(index + 100),
             version: Version(index),
             volume: VOLUME,
-            offset: 0,
-            size: 0,
+            ..Outcome::of_status(Status::Ok, CommitIndex(index))
         };
         let failed = |status| Outcome { status, ..outcome };
         match operation {

@@ -71,16 +71,7 @@ impl Namespace {
         } else {
             execution.plan(operation)
         };
-        let mut outcome = Outcome {
-            status: Status::Ok,
-            depth: 0,
-            index: context.moment.index,
-            inode: InodeId(0),
-            version: Version(0),
-            volume: VolumeId(0),
-            offset: 0,
-            size: 0,
-        };
+        let mut outcome = Outcome::of_status(Status::Ok, context.moment.index);
         match planned {
             Ok(plan) => {
                 outcome.inode = plan.inode;

@@ -3,7 +3,7 @@
 use namespace::{Context, Moment};
 use wire::meta::{Mutation, Outcome};
 use wire::planted::{Bug, planted};
-use wire::{CommitIndex, InodeId, Sequence, Status, Version, VolumeId};
+use wire::{CommitIndex, Sequence, Status};
 
 use wire::limits::SESSION_RESULTS_MAX;
 
@@ -59,25 +59,12 @@ impl Replica {
         if effects.bytes.len() - start > self.config.entry_bytes_max {
             // The log couldn't take it: a failure, found before anything is applied.
             effects.bytes.truncate(start);
-            outcome = too_large(index);
+            outcome = Outcome::of_status(Status::TooLarge, index);
             entry.record = record(outcome, Vec::new());
             entry.encode(&mut effects.bytes);
         }
         let logged = self.append(entry, start, effects); // R14: a failure too
         assert!(logged == index, "the outcome names its own entry");
         self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
-    }
-}
-
-fn too_large(index: CommitIndex) -> Outcome {
-    Outcome {
-        status: Status::TooLarge,
-        depth: 0,
-        index,
-        inode: InodeId(0),
-        version: Version(0),
-        volume: VolumeId(0),
-        offset: 0,
-        size: 0,
     }
 }

@@ -138,6 +138,19 @@ pub(crate) struct Measured {
     pub(crate) unzeroed: u64,
 }
 
+#[cfg(test)]
+impl Pair {
+    /// A measured value beside its ceiling, both busy half the time.
+    fn sample(limit: f64, value: f64, unzeroed: u64) -> Self {
+        let text = String::new();
+        let (client_busy, server_busy, latency) = (0.5, 0.5, (0, 0));
+        Self {
+            limit: Limit { value: limit, text: text.clone(), disk: Some(limit) },
+            measured: Measured { value, text, client_busy, server_busy, latency, unzeroed },
+        }
+    }
+}
+
 /// One ceiling.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
@@ -241,20 +254,7 @@ mod tests {
     use super::*;
 
     fn result(row: Row, fio: Option<f64>, pairs: &[(f64, f64)]) -> Result {
-        let pairs = pairs
-            .iter()
-            .map(|&(limit, value)| Pair {
-                limit: Limit { value: limit, text: String::new(), disk: Some(limit) },
-                measured: Measured {
-                    value,
-                    text: String::new(),
-                    client_busy: 0.5,
-                    server_busy: 0.5,
-                    latency: (0, 0),
-                    unzeroed: 0,
-                },
-            })
-            .collect();
+        let pairs = pairs.iter().map(|&(limit, value)| Pair::sample(limit, value, 0)).collect();
         Result { row, pairs, fio }
     }
 

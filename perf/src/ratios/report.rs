@@ -182,26 +182,13 @@ fn row_json(result: &Result, conditions: &Conditions) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ratios::{Limit, Measured};
 
     /// One pair, or buffers that aren't registered, or segments that weren't zeroed, and the row was "ok" all the same.
     #[test]
     fn a_row_that_lacks_something_is_indicative() {
         let result = |pairs: usize, value: f64, unzeroed: u64| Result {
             row: Row::PutLarge,
-            pairs: (0..pairs)
-                .map(|_| Pair {
-                    limit: Limit { value: 10.0, text: String::new(), disk: Some(10.0) },
-                    measured: Measured {
-                        value,
-                        text: String::new(),
-                        client_busy: 0.5,
-                        server_busy: 0.5,
-                        latency: (0, 0),
-                        unzeroed,
-                    },
-                })
-                .collect(),
+            pairs: (0..pairs).map(|_| Pair::sample(10.0, value, unzeroed)).collect(),
             fio: Some(9.0),
         };
         let whole = Conditions { direct: true, registered: true, huge_bytes: 0, pinning: "pinned".into() };

@@ -132,6 +132,17 @@ fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((endpoint.parse().ok()?, admin.parse().ok()?))
 }
 
+/// The samples in an HTTP answer with Prometheus text: name with labels, and value. `None` if it isn't such an answer.
+fn parse_samples(answer: &str) -> Option<Vec<(String, String)>> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    if head.split(' ').nth(1) != Some("200") {
+        return None;
+    }
+    let lines = body.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let sample = |line: &str| line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    lines.map(sample).collect()
+}
+
 /// The end of a log.
 fn tail(log: &Path) -> String {
     const SHOWN_LINES: usize = 12;
@@ -170,24 +181,28 @@ impl Server {
 
     /// The sum over all labels of a metric; an error if it isn't there.
     pub fn metric(&self, name: &str) -> Result<u64, ServerError> {
-        let text = self.scrape().map_err(|error| self.error(format!("gave no metrics ({error})")))?;
-        let samples = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-        let values: Vec<u64> =
-            samples.filter_map(|line| line.rsplit(' ').next().and_then(|word| word.parse().ok())).collect();
-        if values.is_empty() {
-            return Err(self.error(format!("has no metric {name}")));
+        let samples = self.samples()?;
+        let values = samples.iter().filter(|(labelled, _)| labelled.split('{').next() == Some(name));
+        let values: Option<Vec<u64>> = values.map(|(_, value)| value.parse().ok()).collect();
+        match values {
+            Some(values) if !values.is_empty() => Ok(values.iter().sum()),
+            Some(_) => Err(self.error(format!("has no metric {name}"))),
+            None => Err(self.error(format!("has a metric {name} that counts nothing whole"))),
         }
-        Ok(values.iter().sum())
     }
 
     /// Every sample, by its name and labels.
     pub fn metrics(&self) -> Result<BTreeMap<String, f64>, ServerError> {
-        let text = self.scrape().map_err(|error| self.error(format!("gave no metrics ({error})")))?;
-        let samples = text.lines().filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        });
-        Ok(samples.collect())
+        let parsed = |(name, value): (String, String)| match value.parse() {
+            Ok(number) => Ok((name, number)),
+            Err(_) => Err(self.error(format!("gave {value} as {name}"))),
+        };
+        self.samples()?.into_iter().map(parsed).collect()
+    }
+
+    fn samples(&self) -> Result<Vec<(String, String)>, ServerError> {
+        let answer = self.scrape().map_err(|error| self.error(format!("gave no metrics ({error})")))?;
+        parse_samples(&answer).ok_or_else(|| self.error("gave no metrics, but something else"))
     }
 
     fn scrape(&self) -> std::io::Result<String> {
@@ -284,5 +299,19 @@ mod tests {
         assert_eq!(parse_ready(line), Some(expected));
         assert_eq!(parse_ready(""), None);
         assert_eq!(parse_ready("ready at nowhere"), None);
+    }
+
+    /// The lengths in an answer's head once counted as samples.
+    #[test]
+    fn samples_are_those_of_the_body() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\nConnection: close\r\n\r\n";
+        let body =
+            "# HELP flushes How many of 4\n# TYPE flushes counter\nflushes{shard=\"0\"} 5\n\nload 0.5\n";
+        let sample = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let expected = vec![sample("flushes{shard=\"0\"}", "5"), sample("load", "0.5")];
+        assert_eq!(parse_samples(&format!("{head}{body}")), Some(expected));
+        assert_eq!(parse_samples(&format!("{head}flushes")), None);
+        assert_eq!(parse_samples(&body.replace('#', "")), None);
+        assert_eq!(parse_samples("HTTP/1.1 503 Service Unavailable\r\n\r\nload 1\n"), None);
     }
 }

@@ -6,9 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::limits::BLOCK_BYTES;
-use wire::{Memory, Slot};
+use wire::{ClusterId, Memory, NodeId, Slot, StoreId};
 
+use crate::device::Format;
 use crate::io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part};
+use crate::layout::Geometry;
+use crate::superblock::Identity;
+
+/// What tests format: unit 0 of node 1, with secrets that are always the same.
+pub fn format_of(cluster: ClusterId, store: StoreId, segment_bytes: u32) -> Format {
+    Format {
+        identity: Identity { cluster, store, node: NodeId(1), unit: 0 },
+        geometry: Geometry::new(segment_bytes).expect("a test chooses a legal size"),
+        secret: 0x5eed,
+        index_key: 0xfeed,
+    }
+}
 
 /// xorshift64*, seeded: the same seed, the same run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,9 +3,9 @@
 //! The pattern is a client's closed loop in lockstep: as many creates as are in flight arrive in one turn, the disk answers everything, the next
 //! ones arrive. So a store commits one batch a turn, and so does the metadata log: what the figures' limits are derived from.
 
-use journal::fake_disk::{DiskCounters, FakeDisk, FakeMemory};
+use journal::fake_disk::{DiskCounters, FakeDisk, FakeMemory, format_of};
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use journal::{Device, Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
+use journal::{Device, Expected, Format, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
 use replica::{Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody};
 use store::{Store, StoreConfig};
 use wire::checksum::BlockHasher;
@@ -23,21 +23,12 @@ const CHUNK_BYTES: u32 = 4096;
 const CLUSTER: ClusterId = ClusterId([3; 16]);
 const NOW: Nanos = Nanos(1);
 
-fn identity() -> Identity {
-    Identity { cluster: CLUSTER, store: StoreId([4; 16]), node: NodeId(1), unit: 0 }
-}
-
 fn expected() -> Expected {
     Expected { cluster: Some(CLUSTER), store: None, node: NodeId(1), unit: 0 }
 }
 
 fn format(segment_bytes: u32) -> Format {
-    Format {
-        identity: identity(),
-        geometry: Geometry::new(segment_bytes).expect("the design's segment size"),
-        secret: 0x5eed,
-        index_key: 0xfeed,
-    }
+    format_of(CLUSTER, StoreId([4; 16]), segment_bytes)
 }
 
 /// A store on a disk in memory.

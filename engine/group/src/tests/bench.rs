@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use journal::fake_disk::{FakeDisk, FakeMemory};
+use journal::Expected;
+use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use journal::log::{Log, LogConfig};
-use journal::{Expected, Format, Geometry};
 use placement::{ClusterMap, OneNode, one_node};
 use replica::ReplicaConfig;
 use wire::message::{Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
@@ -90,17 +90,7 @@ impl Bench {
 
     /// The disk hasn't done anything yet.
     pub(super) fn formatting(settings: ReplicaConfig) -> Self {
-        let format = Format {
-            identity: journal::Identity {
-                cluster: CLUSTER,
-                store: StoreId([2; 16]),
-                node: NodeId(1),
-                unit: 0,
-            },
-            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
-            secret: 5,
-            index_key: 6,
-        };
+        let format = format_of(CLUSTER, StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
             member: Member::new(identity(), settings, Log::format(log_config(0), format)),
             disk: FakeDisk::new(1),

@@ -3,11 +3,10 @@
 use wire::{ClusterId, Memory, Nanos, NodeId, StoreId};
 
 use crate::checkpoint::PAGE_HEADER_BYTES;
-use crate::fake_disk::{FakeDisk, FakeMemory};
-use crate::layout::{BlockIndex, DATA_START, Geometry, Place};
+use crate::fake_disk::{FakeDisk, FakeMemory, format_of};
+use crate::layout::{BlockIndex, DATA_START, Place};
 use crate::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use crate::superblock::Identity;
-use crate::{Expected, Format, OpenError};
+use crate::{Expected, OpenError};
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
@@ -32,17 +31,7 @@ impl Bench {
             prezero_bytes: 0,
             accept_data_loss: false,
         };
-        let format = Format {
-            identity: Identity {
-                cluster: ClusterId([1; 16]),
-                store: StoreId([2; 16]),
-                node: NodeId(1),
-                unit: 0,
-            },
-            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
-            secret: 99,
-            index_key: 0,
-        };
+        let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
             log: Log::format(config, format),
             disk: FakeDisk::new(1),

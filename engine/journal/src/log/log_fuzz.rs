@@ -1,10 +1,8 @@
 //! The log against a plain list, on a disk that crashes, tears, reorders and fails.
 
-use crate::fake_disk::{FakeDisk, FakeMemory, Faults, Random};
-use crate::layout::Geometry;
+use crate::fake_disk::{FakeDisk, FakeMemory, Faults, Random, format_of};
 use crate::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use crate::superblock::Identity;
-use crate::{Expected, Format, OpenError};
+use crate::{Expected, OpenError};
 use wire::{ClusterId, Memory, Nanos, NodeId, StoreId};
 
 const SEGMENT_BYTES: u32 = 64 << 10;
@@ -50,17 +48,7 @@ impl Bench {
             prezero_bytes: 3 * u64::from(SEGMENT_BYTES),
             accept_data_loss: false,
         };
-        let format = Format {
-            identity: Identity {
-                cluster: ClusterId([1; 16]),
-                store: StoreId([2; 16]),
-                node: NodeId(1),
-                unit: 0,
-            },
-            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
-            secret: 99,
-            index_key: 0,
-        };
+        let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
             log: Log::format(config, format),
             disk: FakeDisk::new(seed),

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use journal::fake_disk::{FakeDisk, FakeMemory};
-use journal::{Format, Geometry};
+use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use placement::{ClusterMap, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count};
@@ -117,14 +116,8 @@ impl Bench {
             store: STORE,
             links_max: LINKS_MAX,
         };
-        let format = Format {
-            identity: journal::Identity { cluster: CLUSTER, store: STORE, node: NodeId(1), unit: 0 },
-            geometry: Geometry::new(SEGMENT_BYTES).unwrap(),
-            secret: 5,
-            index_key: 6,
-        };
         let mut bench = Self {
-            shard: Shard::new(identity, Store::format(config, format)),
+            shard: Shard::new(identity, Store::format(config, format_of(CLUSTER, STORE, SEGMENT_BYTES))),
             disk: FakeDisk::new(1),
             memory: FakeMemory::default(),
             effects: Effects::default(),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use journal::fake_disk::{FakeDisk, FakeMemory};
-use journal::{Format, Geometry, SEGMENT_BYTES};
+use journal::SEGMENT_BYTES;
+use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use placement::{ClusterMap, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count, root};
@@ -41,10 +41,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let identity = journal::Identity { cluster: CLUSTER, store: STORE, node: NodeId(1), unit: 0 };
         let config = StoreConfig { prezero_bytes: 0, scrub: false, ..StoreConfig::new(1 << 30, 0) };
-        let geometry = Geometry::new(SEGMENT_BYTES).expect("the design's");
-        let store = Store::format(config, Format { identity, geometry, secret: 5, index_key: 6 });
+        let store = Store::format(config, format_of(CLUSTER, STORE, SEGMENT_BYTES));
         let identity =
             Identity { cluster: CLUSTER, node: NodeId(1), shard: ShardIndex(0), store: STORE, links_max: 64 };
         let mut bench = Self {

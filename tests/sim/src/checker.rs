@@ -23,6 +23,7 @@ use wire::{Nanos, Status};
 use crate::content::difference;
 use crate::history::{Action, Ending, Record, Row, Seen, xattr_value};
 use crate::model::{Kind, Made, Node, Tree};
+use crate::report::{Tally, WORLDS};
 
 /// What the clients saw can't have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,15 @@ pub(crate) struct Summary {
     pub unknown: u64,
     /// Worlds at once, at most.
     pub worlds_max: usize,
+}
+
+impl Summary {
+    /// Counts it for the table.
+    pub(crate) fn tally(&self, tally: &mut Tally) {
+        tally.add("checker", "checked", self.checked);
+        tally.add("checker", "unknown", self.unknown);
+        tally.at_least("checker", WORLDS, self.worlds_max as u64);
+    }
 }
 
 /// More worlds than this is a history that the checker can't decide; it is reported as an anomaly of the test, never passed over.

@@ -99,6 +99,34 @@ const fn row(name: &'static str, often: &'static [&'static str], seldom: &'stati
     Row { name, often, seldom }
 }
 
+/// What every level's disks do to requests and to what wasn't flushed.
+const DISK: Row = row(
+    "disk",
+    &[
+        "bits flipped",
+        "reads failed",
+        "writes failed",
+        "flushes failed",
+        "power cuts",
+        "kills",
+        "sectors dropped",
+        "torn cuts",
+        "reordered cuts",
+        "writes",
+        "flushes",
+    ],
+    &[],
+);
+/// A log's lives, as the member tells them.
+const LOG: Row = row(
+    "log",
+    &["opened", "fenced", "checkpoint"],
+    &["open failed", "checkpoint damaged", "checkpoint failed"],
+);
+const CLIENT: Row = row("client", &["cancelled"], &[]);
+const CHECKER: Row = row("checker", &["checked", "unknown", "worlds at once"], &[]);
+const SEED: Row = row("seed", &["verified"], &["log destroyed and said so"]);
+
 /// Outcomes in the order of the table's columns.
 const OUTCOMES: &[&str] = &[
     "ok",
@@ -248,26 +276,9 @@ pub(crate) const NODE_FAULTS: Table = Table {
             ],
             &[],
         ),
-        row(
-            "disk",
-            &[
-                "bits flipped",
-                "sectors broken",
-                "reads failed",
-                "writes failed",
-                "flushes failed",
-                "allocations refused",
-                "power cuts",
-                "kills",
-                "sectors dropped",
-                "torn cuts",
-                "reordered cuts",
-                "writes",
-                "flushes",
-            ],
-            // Rates are low, and a node whose store reads its own lost write is soon started again.
-            &["writes lost", "writes misdirected"],
-        ),
+        DISK,
+        // Rates are low, and a node whose store reads its own lost write is soon started again.
+        row("medium", &["sectors broken", "allocations refused"], &["writes lost", "writes misdirected"]),
         row(
             "network",
             &[
@@ -287,16 +298,16 @@ pub(crate) const NODE_FAULTS: Table = Table {
             // A copy of a request arrives after its first; the log's level is where that is common.
             &["mutations answered from the results"],
         ),
-        row("client", &["cancelled"], &[]),
-        row("store", &["opened", "fenced", "damage reported"], &["open failed", "batches reported damaged"]),
+        CLIENT,
         row(
-            "log",
-            &["opened", "fenced", "checkpoint"],
-            &["open failed", "checkpoint damaged", "checkpoint failed"],
+            "store",
+            &["opened", "fenced", "damage reported"],
+            &["open failed", "batches reported damaged"],
         ),
+        LOG,
         row("gc", &["orphans deleted", "reclaimed"], &["calls dropped"]),
-        row("checker", &["checked", "unknown", "worlds at once"], &[]),
-        row("seed", &["verified"], &["log destroyed and said so"]),
+        CHECKER,
+        SEED,
     ],
 };
 
@@ -306,33 +317,14 @@ pub(crate) const LOG_FAULTS: Table = Table {
     columns: &[],
     rows: &[
         row("fault", &["kill", "power cut", "crash in recovery", "connection lost"], &[]),
-        row(
-            "disk",
-            &[
-                "bits flipped",
-                "reads failed",
-                "writes failed",
-                "flushes failed",
-                "power cuts",
-                "kills",
-                "sectors dropped",
-                "torn cuts",
-                "reordered cuts",
-                "writes",
-                "flushes",
-            ],
-            &["sectors broken", "allocations refused"],
-        ),
+        DISK,
+        row("medium", &[], &["sectors broken", "allocations refused"]),
         row("network", &["mutations answered from the results"], &[]),
-        row("client", &["cancelled"], &[]),
-        row(
-            "log",
-            &["opened", "fenced", "checkpoint"],
-            &["open failed", "checkpoint damaged", "checkpoint failed"],
-        ),
+        CLIENT,
+        LOG,
         row("gc", &["orphans deleted", "reclaimed", "chunks deleted", "inventories"], &["calls dropped"]),
-        row("checker", &["checked", "unknown", "worlds at once"], &[]),
-        row("seed", &["verified"], &["log destroyed and said so"]),
+        CHECKER,
+        SEED,
     ],
 };
 
@@ -351,30 +343,18 @@ pub(crate) const STORE: Table = Table {
         row("delete", &["ok"], &["store failed", "no space", "busy", "not serving"]),
         row("inventory", &["ok"], &["busy", "not serving"]),
         row("fault", &["kill", "power cut", "crash in recovery"], &[]),
-        row(
-            "disk",
-            &[
-                "bits flipped",
-                "sectors broken",
-                "reads failed",
-                "writes failed",
-                "flushes failed",
-                "allocations refused",
-                "writes lost",
-                "writes misdirected",
-                "power cuts",
-                "kills",
-                "sectors dropped",
-                "torn cuts",
-                "reordered cuts",
-                "writes",
-                "flushes",
-            ],
-            &[],
-        ),
+        DISK,
+        row("medium", &["sectors broken", "allocations refused", "writes lost", "writes misdirected"], &[]),
         row(
             "store",
-            &["opened", "fenced", "damage reported", "shut down", "space came back", "verified at the end"],
+            &[
+                "opened",
+                "fenced",
+                "damage reported",
+                "shut down",
+                "space came back",
+                "verified at the end",
+            ],
             &["open failed", "destroyed and said so"],
         ),
     ],

@@ -90,8 +90,18 @@ impl SimDisk {
         self.fake.kill(memory);
     }
 
+    /// Its process ends, by the power or alone.
+    pub(crate) fn end(&mut self, by_power: bool, memory: &mut impl Memory) {
+        if by_power { self.cut(memory) } else { self.kill(memory) }
+    }
+
+    /// Damages a random place; says where, if a few tries find one.
+    pub(crate) fn damage(&mut self, breaks: bool, now: Nanos) -> Option<u64> {
+        if breaks { self.break_sector(now) } else { self.flip(now) }
+    }
+
     /// Flips a random bit of what was written.
-    pub(crate) fn flip(&mut self, now: Nanos) -> Option<u64> {
+    fn flip(&mut self, now: Nanos) -> Option<u64> {
         let offset = self.place(now)?;
         let bit = u32::try_from(self.random.below(8)).expect("below 8");
         self.fake.flip(offset, bit);
@@ -100,7 +110,7 @@ impl SimDisk {
     }
 
     /// Makes a random sector unreadable.
-    pub(crate) fn break_sector(&mut self, now: Nanos) -> Option<u64> {
+    fn break_sector(&mut self, now: Nanos) -> Option<u64> {
         let offset = self.place(now)?;
         self.fake.break_sector(offset);
         self.injected.broken += 1;
@@ -152,24 +162,24 @@ impl SimDisk {
     /// Adds what was done to it, and what came of that.
     pub(crate) fn tally(&self, tally: &mut Tally) {
         let (injected, of) = (self.injected(), self.fake.counters);
-        for (column, count) in [
-            ("bits flipped", injected.flips),
-            ("sectors broken", injected.broken),
-            ("reads failed", of.failed_reads),
-            ("writes failed", of.failed_writes),
-            ("flushes failed", of.failed_flushes),
-            ("allocations refused", of.failed_allocations),
-            ("writes lost", of.lost_writes),
-            ("writes misdirected", of.misdirected_writes),
-            ("power cuts", injected.cuts),
-            ("kills", injected.kills),
-            ("sectors dropped", of.dropped_sectors),
-            ("torn cuts", of.torn_crashes),
-            ("reordered cuts", of.reordered_crashes),
-            ("writes", of.writes),
-            ("flushes", of.flushes),
+        for (row, column, count) in [
+            ("disk", "bits flipped", injected.flips),
+            ("disk", "reads failed", of.failed_reads),
+            ("disk", "writes failed", of.failed_writes),
+            ("disk", "flushes failed", of.failed_flushes),
+            ("disk", "power cuts", injected.cuts),
+            ("disk", "kills", injected.kills),
+            ("disk", "sectors dropped", of.dropped_sectors),
+            ("disk", "torn cuts", of.torn_crashes),
+            ("disk", "reordered cuts", of.reordered_crashes),
+            ("disk", "writes", of.writes),
+            ("disk", "flushes", of.flushes),
+            ("medium", "sectors broken", injected.broken),
+            ("medium", "allocations refused", of.failed_allocations),
+            ("medium", "writes lost", of.lost_writes),
+            ("medium", "writes misdirected", of.misdirected_writes),
         ] {
-            tally.add("disk", column, count);
+            tally.add(row, column, count);
         }
     }
 

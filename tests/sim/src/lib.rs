@@ -34,6 +34,7 @@ mod report;
 mod schedule;
 mod scope;
 pub mod seeds;
+mod settings;
 mod shard_unit;
 pub mod shrink;
 mod store_run;

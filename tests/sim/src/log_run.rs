@@ -29,6 +29,7 @@ use crate::network::Connection;
 use crate::random::Random;
 use crate::report::{Failed, Tally};
 use crate::scope::Case;
+use crate::settings;
 use crate::trace::Trace;
 use crate::unit::{Note, Out};
 use crate::workload::{Order, Workload};
@@ -132,7 +133,7 @@ pub(crate) fn run(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
 
 impl Settings {
     fn new(random: &mut Random) -> Self {
-        let geometry = Geometry::new(1 << random.between(17, 20)).expect("a legal size");
+        let geometry = settings::geometry(random, (17, 20));
         let segments = random.between(12, 32);
         let map = one_node(OneNode {
             cluster: CLUSTER,
@@ -144,22 +145,10 @@ impl Settings {
             reclaim_delay_ms: 1_000,
         })
         .expect("a legal map");
-        let replica = ReplicaConfig {
-            session_ttl: 3 * Nanos::SECOND,
-            keepalive: Nanos::SECOND,
-            reclaim_delay: Nanos::SECOND,
-            pin_ttl: 6 * Nanos::SECOND,
-            memory_budget: 64 << 20,
-            checkpoint_log_bytes: random.between(4 << 10, 128 << 10),
-            checkpoint_page_bytes: 8 << 10,
-            orphan_interval: 5 * Nanos::SECOND,
-            upkeep_interval: 200 * Nanos::MILLISECOND,
-            delete_resend: Nanos::SECOND,
-            ..ReplicaConfig::default()
-        };
+        let replica = settings::replica(random.between(4 << 10, 128 << 10));
         Self {
             geometry,
-            capacity: journal::DATA_START + u64::from(geometry.segment_bytes()) * segments,
+            capacity: settings::device_bytes(geometry, segments),
             replica,
             secrets: (random.next(), random.next()),
             map_bytes: map.as_map().encode().into(),
@@ -510,8 +499,7 @@ impl LogRun {
             ..Faults::default()
         };
         if self.profile == Profile::Damage && self.random.per_mille(40) {
-            let broken = self.random.per_mille(200);
-            let at = if broken { self.disk.break_sector(self.now) } else { self.disk.flip(self.now) };
+            let at = self.disk.damage(self.random.per_mille(200), self.now);
             self.trace.tell(self.now, format_args!("fault {}: damage at {at:?}", self.last_fault));
         }
     }
@@ -532,13 +520,8 @@ impl LogRun {
         if self.condition == Condition::Opening {
             self.tally.count("fault", "crash in recovery");
         }
-        if by_power {
-            self.tally.count("fault", "power cut");
-            self.disk.cut(&mut self.memory);
-        } else {
-            self.tally.count("fault", "kill");
-            self.disk.kill(&mut self.memory);
-        }
+        self.tally.count("fault", if by_power { "power cut" } else { "kill" });
+        self.disk.end(by_power, &mut self.memory);
         self.restart();
     }
 

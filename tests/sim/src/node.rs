@@ -280,11 +280,7 @@ impl Node {
         self.life += 1;
         self.is_dark = by_power;
         for host in &mut self.hosts {
-            if by_power {
-                host.disk.cut(&mut host.memory);
-            } else {
-                host.disk.kill(&mut host.memory);
-            }
+            host.disk.end(by_power, &mut host.memory);
             host.logic = None;
             host.condition = Condition::Down;
             host.connections.clear();

@@ -19,6 +19,7 @@ use crate::memory::SimMemory;
 use crate::random::Random;
 use crate::report::{Failed, Tally};
 use crate::scope::Case;
+use crate::settings;
 use crate::trace::Trace;
 
 /// What its caller knows of a chunk.
@@ -129,8 +130,8 @@ impl StoreRun {
     fn new(case: &Case) -> Self {
         let seed = case.seed;
         let mut random = Random::stream(seed, "store");
-        let geometry = Geometry::new(1 << random.between(17, 19)).expect("a legal size");
-        let capacity = journal::DATA_START + u64::from(geometry.segment_bytes()) * random.between(14, 40);
+        let geometry = settings::geometry(&mut random, (17, 19));
+        let capacity = settings::device_bytes(geometry, random.between(14, 40));
         let profile = *random.pick(&[Profile::Cuts, Profile::Cuts, Profile::Errors, Profile::Lossy]);
         let disk = SimDisk::new(seed, "store disk");
         let config = config(capacity, 0, geometry, &mut random);
@@ -533,24 +534,15 @@ impl StoreRun {
             misdirected_writes: if self.is_lossy() { rate(&mut self.random, 600) } else { 0 },
         };
         if self.is_lossy() && self.disk.fake.length() > 0 {
-            let at = if self.random.per_mille(800) {
-                self.disk.flip(self.now)
-            } else {
-                self.disk.break_sector(self.now)
-            };
+            let at = self.disk.damage(!self.random.per_mille(800), self.now);
             self.trace.tell(self.now, format_args!("fault {}: damage at {at:?}", self.last_fault));
         }
     }
 
     fn crash(&mut self, by_power: bool) -> Result<(), String> {
         self.trace.tell(self.now, format_args!("fault {}: crash, by power {by_power}", self.last_fault));
-        if by_power {
-            self.tally.count("fault", "power cut");
-            self.disk.cut(&mut self.memory);
-        } else {
-            self.tally.count("fault", "kill");
-            self.disk.kill(&mut self.memory);
-        }
+        self.tally.count("fault", if by_power { "power cut" } else { "kill" });
+        self.disk.end(by_power, &mut self.memory);
         let (is_lossy, now) = (self.is_lossy(), self.now);
         for chunk in self.chunks.values_mut() {
             // The last acknowledgement before a cut can't be told from a torn tail if its write was lost or damaged (R29).

@@ -4,11 +4,9 @@ mod ending;
 mod events;
 mod troubles;
 
-use client::core::{Call, Done, Ticket};
-use journal::Geometry;
+use client::core::{Done, Ticket};
 use replica::ReplicaConfig;
-use wire::meta::{Operation, VolumePolicy};
-use wire::{GroupId, Nanos, VolumeId};
+use wire::{Nanos, VolumeId};
 
 use crate::client_process::ClientProcess;
 use crate::faults::{Fault, Faults};
@@ -20,6 +18,7 @@ use crate::repeats::Repeats;
 use crate::report::{Failed, Tally};
 use crate::schedule::Schedule;
 use crate::scope::Case;
+use crate::settings;
 use crate::trace::Trace;
 use crate::workload::{Order, Workload};
 
@@ -296,12 +295,7 @@ impl World {
     /// A volume, made by a client of its own before anything goes wrong.
     fn make_volume(&mut self) -> Result<VolumeId, String> {
         self.add_client(0, VolumeId(0));
-        let policy = VolumePolicy {
-            chunk_bytes: u32::try_from(self.chunk_bytes).expect("small"),
-            retention_seconds: 0,
-        };
-        let operation = Box::new(Operation::CreateVolume { name: "sim".to_owned(), policy });
-        let call = Call::Mutate { group: GroupId(0), upload: None, operation };
+        let call = settings::create_volume(self.chunk_bytes);
         self.give(0, vec![Order::Call(Ticket(1), call, 60 * Nanos::SECOND)]);
         while let Some(happening) = self.schedule.pop() {
             match self.happen(happening)?.pop() {
@@ -338,30 +332,16 @@ impl World {
 }
 
 fn settings(random: &mut Random) -> NodeSettings {
-    let geometry = Geometry::new(1 << random.between(17, 20)).expect("a legal size");
-    let log_geometry = Geometry::new(1 << random.between(18, 20)).expect("a legal size");
-    let segments =
-        |geometry: Geometry, count: u64| journal::DATA_START + u64::from(geometry.segment_bytes()) * count;
-    let replica = ReplicaConfig {
-        session_ttl: 3 * Nanos::SECOND,
-        keepalive: Nanos::SECOND,
-        reclaim_delay: Nanos::SECOND,
-        pin_ttl: 6 * Nanos::SECOND,
-        memory_budget: 64 << 20,
-        checkpoint_log_bytes: random.between(8 << 10, 256 << 10),
-        checkpoint_page_bytes: 8 << 10,
-        orphan_interval: 5 * Nanos::SECOND,
-        upkeep_interval: 200 * Nanos::MILLISECOND,
-        delete_resend: Nanos::SECOND,
-        ..ReplicaConfig::default()
-    };
+    let geometry = settings::geometry(random, (17, 20));
+    let log_geometry = settings::geometry(random, (18, 20));
+    let replica = settings::replica(random.between(8 << 10, 256 << 10));
     let shards = usize::try_from(random.between(1, 2)).expect("few");
     NodeSettings {
         shards,
         geometry,
-        store_bytes: segments(geometry, random.between(16, 48)),
+        store_bytes: settings::device_bytes(geometry, random.between(16, 48)),
         log_geometry,
-        log_bytes: segments(log_geometry, random.between(12, 32)),
+        log_bytes: settings::device_bytes(log_geometry, random.between(12, 32)),
         replica: ReplicaConfig { inventory_sources: u16::try_from(shards).expect("few"), ..replica },
     }
 }

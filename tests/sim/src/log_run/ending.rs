@@ -2,25 +2,22 @@
 
 use std::collections::VecDeque;
 
-use client::core::{Call, Done, Failure, Ticket};
+use client::core::{Done, Failure, Ticket};
+use wire::Nanos;
 use wire::limits::LIST_ENTRIES_MAX;
-use wire::meta::{Answer, InodeKind, Operation, Query, VolumePolicy};
-use wire::{GroupId, Nanos};
+use wire::meta::{Answer, InodeKind, Query};
 
 use super::{Condition, LogRun};
 use crate::checker;
 use crate::history::{Action, Ending, Record, Seen};
 use crate::meta_unit::MetaUnit;
-use crate::report::WORLDS;
+use crate::settings;
 use crate::workload::{DIRECTORIES, FILES, LINKS, Workload};
 
 impl LogRun {
     /// The volume, before anything goes wrong.
     pub(super) fn make_volume(&mut self) -> Result<(), String> {
-        let chunk_bytes = u32::try_from(self.settings.chunk_bytes).expect("small");
-        let policy = VolumePolicy { chunk_bytes, retention_seconds: 0 };
-        let operation = Box::new(Operation::CreateVolume { name: "sim".to_owned(), policy });
-        let call = Call::Mutate { group: GroupId(0), upload: None, operation };
+        let call = settings::create_volume(self.settings.chunk_bytes);
         self.callers[0].on_call(Ticket(1), call, &mut self.stores, &mut self.random);
         self.until("the volume", |run| run.volume.0 > 0)
     }
@@ -136,9 +133,7 @@ impl LogRun {
             }
         }
         let summary = checker::check(self.case.seed, &records).map_err(|anomaly| anomaly.to_string())?;
-        self.tally.add("checker", "checked", summary.checked);
-        self.tally.add("checker", "unknown", summary.unknown);
-        self.tally.at_least("checker", WORLDS, summary.worlds_max as u64);
+        summary.tally(&mut self.tally);
         Ok(())
     }
 

@@ -12,7 +12,6 @@ use crate::client_process::ClientProcess;
 use crate::content::Stamp;
 use crate::history::{Action, Condition, Ending, Record, Seen};
 use crate::node::{self, Host, Node};
-use crate::report::WORLDS;
 use crate::workload::{DIRECTORIES, FILES, LINKS};
 
 impl World {
@@ -234,9 +233,7 @@ impl World {
             self.excuse_lost_bytes(record)?;
         }
         let summary = checker::check(self.seed, &records).map_err(|anomaly| anomaly.to_string())?;
-        self.tally.add("checker", "checked", summary.checked);
-        self.tally.add("checker", "unknown", summary.unknown);
-        self.tally.at_least("checker", WORLDS, summary.worlds_max as u64);
+        summary.tally(&mut self.tally);
         Ok(())
     }
 

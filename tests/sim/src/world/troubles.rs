@@ -70,8 +70,7 @@ impl World {
             }
             Fault::Flip | Fault::BreakSector => {
                 let unit = self.random.index(self.nodes[0].hosts.len());
-                let disk = &mut self.nodes[0].hosts[unit].disk;
-                let at = if fault == Fault::Flip { disk.flip(now) } else { disk.break_sector(now) };
+                let at = self.nodes[0].hosts[unit].disk.damage(fault == Fault::BreakSector, now);
                 self.trace.tell(now, format_args!("damage of disk {unit} at {at:?}"));
             }
         }

@@ -34,6 +34,8 @@ pub enum Bug {
     ClientSkipsVerify,
     /// A slot is never given back.
     StoreLeaksSlot,
+    /// From the first checkpoint on mutations are refused as if the log were full.
+    ReplicaStaysFull,
 }
 
 impl Bug {
@@ -53,6 +55,7 @@ impl Bug {
         Self::NamespaceMiscounts,
         Self::ClientSkipsVerify,
         Self::StoreLeaksSlot,
+        Self::ReplicaStaysFull,
     ];
 }
 

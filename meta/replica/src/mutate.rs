@@ -39,7 +39,8 @@ impl Replica {
         if kept >= SESSION_RESULTS_MAX || self.state.results.len() >= GROUP_RESULTS_MAX {
             return self.refuse_busy(asker, effects); // R17
         }
-        if self.log_full {
+        let stays_full = planted(Bug::ReplicaStaysFull) && self.checkpointer.durable > CommitIndex(0);
+        if self.log_full || stays_full {
             return refuse_full(asker, effects);
         }
         let index = CommitIndex(self.state.namespace.index().0 + 1);

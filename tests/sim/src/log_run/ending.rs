@@ -3,16 +3,19 @@
 use std::collections::VecDeque;
 
 use client::core::{Done, Failure, Ticket};
-use wire::Nanos;
 use wire::limits::LIST_ENTRIES_MAX;
 use wire::meta::{Answer, InodeKind, Query};
+use wire::{Nanos, Status};
 
 use super::{Condition, LogRun};
 use crate::checker;
-use crate::history::{Action, Ending, Record, Seen};
+use crate::history::{self, Action, Ending, Record, Seen};
 use crate::meta_unit::MetaUnit;
 use crate::settings;
 use crate::workload::{DIRECTORIES, FILES, LINKS, Workload};
+
+/// Writes of which one is executed once faults have stopped: a session may have ended unnoticed, and each is given up after some fifty tries.
+const WRITES_MAX: usize = 8;
 
 impl LogRun {
     /// The volume, before anything goes wrong.
@@ -52,6 +55,7 @@ impl LogRun {
             format!("{error}: {under_way:?} {callers:#?}")
         })?;
         self.read_everything()?;
+        self.write_at_last()?;
         self.check()?;
         self.callers.iter_mut().for_each(super::Caller::leave);
         self.until("garbage", |run| run.garbage().is_none())
@@ -69,6 +73,23 @@ impl LogRun {
         }
         self.tally.count("seed", "verified");
         Ok(())
+    }
+
+    /// I12: a log that said `NoSpace` takes mutations again once it had time to make room. Callers ask many times before they give one up.
+    fn write_at_last(&mut self) -> Result<(), String> {
+        for _ in 0..WRITES_MAX {
+            let path = "at last".to_owned();
+            self.begin(
+                0,
+                Action::Replace { path, length: 1, condition: history::Condition::Any, dress: None },
+            );
+            self.until("a write after the faults", |run| run.workloads[0].under_way() == 0)?;
+            let record = self.workloads[0].records.last().expect("it ended");
+            if matches!(record.ending, Ending::Executed { status: Status::Ok, .. }) {
+                return Ok(());
+            }
+        }
+        Err(format!("after the faults, none of {WRITES_MAX} writes was executed"))
     }
 
     fn is_quiet(&self) -> bool {

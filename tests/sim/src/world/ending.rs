@@ -113,8 +113,8 @@ impl World {
         let path = || "held".to_owned();
         let length = 2 * self.chunk_bytes + 1;
         let put = |length| Action::Replace { path: path(), length, condition: Condition::Any, dress: None };
-        self.begin(writer, put(length));
-        self.until("the write before the long read", QUIET_LIMIT, |world| world.is_idle(writer))?;
+        self.write_at_last(writer, &put(length))?;
+        let tries = self.clients[writer].workload.records.len();
         let pace = 2 * Nanos::SECOND;
         self.begin(reader, Action::Read { path: path(), follow: false, from: 0, to: u64::MAX, pace });
         let began = self.schedule.now().after(Nanos::SECOND / 5);
@@ -124,15 +124,37 @@ impl World {
             self.until("changes under the long read", QUIET_LIMIT, |world| world.is_idle(writer))?;
         }
         self.until("the long read", QUIET_LIMIT, |world| world.is_idle(reader))?;
-        let written = |record: &Record| matches!(record.ending, Ending::Executed { status: Status::Ok, .. });
-        let records = &self.clients[writer].workload.records;
+        let records = &self.clients[writer].workload.records[tries - 1..];
         let read = self.clients[reader].workload.records.last().expect("it ended");
         let is_whole = matches!(&read.ending, Ending::Found { seen: Seen { bytes: Some(_), .. }, .. });
-        let is_damaged = self.nodes.iter().flat_map(|node| &node.hosts).any(|host| host.disk.is_damaged());
-        if records.iter().all(written) && !is_whole && !is_damaged {
+        if records.iter().all(is_written) && !is_whole && !self.is_damaged() {
             return Err(format!("R25: a pinned version is gone: {}", checker::describe(read)));
         }
         Ok(())
+    }
+
+    /// I12: whatever was full or refused while there were faults, a client that goes on asking is served.
+    fn write_at_last(&mut self, writer: usize, action: &Action) -> Result<(), String> {
+        let deadline = self.schedule.now().after(GARBAGE_LIMIT);
+        loop {
+            self.begin(writer, action.clone());
+            self.until("a write after the faults", QUIET_LIMIT, |world| world.is_idle(writer))?;
+            let record = self.clients[writer].workload.records.last().expect("it ended");
+            // Segments with damage are never cleaned: that may use a store's space up for good.
+            if is_written(record) || self.is_damaged() {
+                return Ok(());
+            }
+            if self.schedule.now() > deadline {
+                return Err(format!("after the faults nothing is written: {}", checker::describe(record)));
+            }
+            let pause = self.schedule.now().after(Nanos::SECOND);
+            self.schedule.at(pause, Happening::Fault);
+            self.until("another try", QUIET_LIMIT, |world| world.schedule.now() >= pause)?;
+        }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.nodes.iter().flat_map(|node| &node.hosts).any(|host| host.disk.is_damaged())
     }
 
     fn is_idle(&self, client: usize) -> bool {
@@ -277,6 +299,10 @@ impl World {
             node.hosts.iter().for_each(|host| host.disk.tally(&mut self.tally));
         }
     }
+}
+
+fn is_written(record: &Record) -> bool {
+    matches!(record.ending, Ending::Executed { status: Status::Ok, .. })
 }
 
 fn whole(path: &str) -> Action {

@@ -34,6 +34,10 @@ pub enum Bug {
     ClientSkipsVerify,
     /// A slot is never given back.
     StoreLeaksSlot,
+    /// The last checkpoint of an orderly end misses a chunk.
+    StoreEndsEarly,
+    /// An orderly end is marked although the log goes on behind the checkpoint: the next start doesn't look there.
+    LogEndsEarly,
     /// From the first checkpoint on mutations are refused as if the log were full.
     ReplicaStaysFull,
 }
@@ -55,6 +59,8 @@ impl Bug {
         Self::NamespaceMiscounts,
         Self::ClientSkipsVerify,
         Self::StoreLeaksSlot,
+        Self::StoreEndsEarly,
+        Self::LogEndsEarly,
         Self::ReplicaStaysFull,
     ];
 }

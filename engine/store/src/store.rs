@@ -391,6 +391,11 @@ impl Store {
         self.index.find(id)
     }
 
+    /// Every chunk in order of the ids, for tools and tests.
+    pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
+        self.index.in_order_after(None)
+    }
+
     /// The log under the store.
     pub fn device(&self) -> &Device {
         &self.device

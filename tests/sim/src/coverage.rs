@@ -120,7 +120,7 @@ const DISK: Row = row(
 /// A log's lives, as the member tells them.
 const LOG: Row = row(
     "log",
-    &["opened", "fenced", "checkpoint"],
+    &["opened", "fenced", "checkpoint", "opened after an orderly end", "kept over an orderly end"],
     &["open failed", "checkpoint damaged", "checkpoint failed"],
 );
 const CLIENT: Row = row("client", &["cancelled"], &[]);
@@ -301,7 +301,7 @@ pub(crate) const NODE_FAULTS: Table = Table {
         CLIENT,
         row(
             "store",
-            &["opened", "fenced", "damage reported"],
+            &["opened", "fenced", "damage reported", "kept over an orderly end"],
             &["open failed", "batches reported damaged"],
         ),
         LOG,
@@ -322,6 +322,7 @@ pub(crate) const LOG_FAULTS: Table = Table {
         row("network", &["mutations answered from the results"], &[]),
         CLIENT,
         LOG,
+        row("results", &["kept over an orderly end"], &[]),
         row("gc", &["orphans deleted", "reclaimed", "chunks deleted", "inventories"], &["calls dropped"]),
         CHECKER,
         SEED,
@@ -354,6 +355,7 @@ pub(crate) const STORE: Table = Table {
                 "shut down",
                 "space came back",
                 "verified at the end",
+                "kept over an orderly end",
             ],
             &["open failed", "destroyed and said so"],
         ),

@@ -8,8 +8,8 @@
 //! survived.
 //!
 //! Layout: `random`, `schedule`, `trace`, `memory`, `disk`, `network` (the simulated world's parts), `shard_unit`, `meta_unit`,
-//! `node` (a node and its drivers), `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`
-//! (what must hold), `store_run` (the store alone), `level`, `seeds`, `planted`, `report` (running it).
+//! `node` (a node and its drivers), `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`,
+//! `kept` (what must hold), `store_run` (the store alone), `level`, `seeds`, `planted`, `report` (running it).
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod coverage;
 mod disk;
 mod faults;
 mod history;
+mod kept;
 mod level;
 mod log_run;
 mod memory;

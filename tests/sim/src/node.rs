@@ -12,6 +12,7 @@ use store::{Store, StoreConfig};
 use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
 
 use crate::disk::SimDisk;
+use crate::kept::Kept;
 use crate::memory::SimMemory;
 use crate::meta_unit::MetaUnit;
 use crate::network::{Connection, Frame, Network, Sender, Side};
@@ -47,6 +48,16 @@ pub(crate) enum Logic {
     Shard(Box<ShardUnit>),
     /// The metadata replica.
     Meta(Box<MetaUnit>),
+}
+
+impl Logic {
+    /// What it holds, if all of that is durable.
+    fn kept(&self) -> Option<Kept> {
+        match self {
+            Self::Shard(shard) => Some(Kept::of_store(shard.store())),
+            Self::Meta(meta) => meta.replica().and_then(Kept::of_group),
+        }
+    }
 }
 
 /// Where a unit stands.
@@ -85,6 +96,10 @@ pub(crate) struct Host {
     pub damaged: BTreeSet<ChunkId>,
     /// It reported batches as lost, in any life.
     pub batches_damaged: bool,
+    /// What it held when it ended in order, until its next start.
+    kept: Option<Kept>,
+    /// What its next start found to be different.
+    pub lost: Option<String>,
     secrets: (u64, u64),
 }
 
@@ -154,6 +169,8 @@ impl Node {
             turn_is_due: false,
             damaged: BTreeSet::new(),
             batches_damaged: false,
+            kept: None,
+            lost: None,
             secrets: (random.next(), random.next()),
         };
         let hosts = (0..=settings.shards).map(host).collect();
@@ -324,6 +341,15 @@ impl Node {
             Logic::Shard(shard) => Some(&**shard),
             Logic::Meta(_) => None,
         })
+    }
+
+    /// Remembers what its units hold, which have ended in order: their next start is compared with that. Damage may cost a unit anything.
+    pub(crate) fn remember(&mut self) {
+        for host in &mut self.hosts {
+            assert_eq!(host.condition, Condition::Ended, "only an orderly end promises anything");
+            let promises = !host.disk.is_damaged() && !host.batches_damaged;
+            host.kept = host.logic.as_ref().filter(|_| promises).and_then(Logic::kept);
+        }
     }
 
     /// A connection is taken.
@@ -521,6 +547,12 @@ impl Node {
             Note::Opened => {
                 around.tally.count(row, "opened");
                 host.condition = Condition::Serving;
+                // Before it does anything by itself: a young head holds everything (R25).
+                if let Some(kept) = host.kept.take() {
+                    around.tally.count(row, "kept over an orderly end");
+                    let found = host.logic.as_ref().and_then(Logic::kept).expect("it has just opened");
+                    host.lost = kept.compare(&found).err();
+                }
             }
             Note::OpenFailed(why) => {
                 around.tally.count(row, "open failed");

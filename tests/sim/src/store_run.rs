@@ -14,6 +14,7 @@ use wire::{ChunkId, ClusterId, Memory, Nanos, NodeId, SessionId, Slot, Status, S
 
 use crate::content::{Stamp, fill, interesting_length};
 use crate::disk::SimDisk;
+use crate::kept::Kept;
 use crate::level::guarded;
 use crate::memory::SimMemory;
 use crate::random::Random;
@@ -193,7 +194,8 @@ impl StoreRun {
         }
         self.read_everything()?;
         self.delete_everything()?;
-        self.end_in_order()
+        self.end_in_order()?;
+        self.start_again()
     }
 
     fn has_fault(&mut self) -> bool {
@@ -666,6 +668,22 @@ impl StoreRun {
         }
         self.tally.count("store", "shut down");
         Ok(())
+    }
+
+    /// What the store held when it had ended is what its next start finds, though the power may fail in between.
+    fn start_again(&mut self) -> Result<(), String> {
+        if !self.is_open || self.is_lossy() {
+            return Ok(());
+        }
+        let kept = Kept::of_store(&self.store);
+        let by_power = self.random.per_mille(500);
+        self.crash(by_power)?;
+        self.until(|run| run.is_open || run.is_down, "the start after an orderly end")?;
+        if !self.is_open {
+            return Err(format!("after an orderly end it doesn't open: {:?}", self.store.open_error()));
+        }
+        self.tally.count("store", "kept over an orderly end");
+        kept.compare(&Kept::of_store(&self.store))
     }
 }
 

@@ -10,6 +10,7 @@ use wire::{Nanos, Status};
 use super::{Condition, LogRun};
 use crate::checker;
 use crate::history::{self, Action, Ending, Record, Seen};
+use crate::kept::Kept;
 use crate::meta_unit::MetaUnit;
 use crate::settings;
 use crate::workload::{DIRECTORIES, FILES, LINKS, Workload};
@@ -57,12 +58,27 @@ impl LogRun {
         self.read_everything()?;
         self.write_at_last()?;
         self.check()?;
+        // In half of the seeds also with sessions, results and garbage: in the others the life that saw the faults goes on to the end.
+        if self.random.per_mille(500) {
+            self.end_in_order()?;
+            self.start_again()?;
+        }
+        if self.condition == Condition::Ended {
+            self.tally.count("seed", "log destroyed and said so");
+            return Ok(());
+        }
         self.callers.iter_mut().for_each(super::Caller::leave);
         self.until("garbage", |run| run.garbage().is_none())
             .map_err(|error| format!("{error}: {}", self.garbage().unwrap_or_default()))?;
         let replica = self.unit.replica().expect("it serves");
         replica.state().namespace.audit().map_err(|error| format!("the namespace's audit: {error}"))?;
-        self.tally.add("network", "mutations answered from the results", replica.metrics().retries);
+        self.end_in_order()?;
+        self.start_again()?;
+        self.tally.count("seed", "verified");
+        Ok(())
+    }
+
+    fn end_in_order(&mut self) -> Result<(), String> {
         self.with_unit(MetaUnit::on_shutdown);
         self.until("the shutdown", |run| run.condition == Condition::Ended)?;
         let leaks = self.memory.leaks_beside_devices_own();
@@ -71,8 +87,25 @@ impl LogRun {
         if !leaks.is_empty() {
             return Err(format!("slots leaked: {leaks:?}"));
         }
-        self.tally.count("seed", "verified");
         Ok(())
+    }
+
+    /// What the replica held when it had ended is what its next start finds, though the power may fail in between.
+    fn start_again(&mut self) -> Result<(), String> {
+        let replica = self.unit.replica().expect("it served to its end");
+        let results = replica.metrics().results;
+        let kept = Kept::of_group(replica).filter(|_| !self.disk.is_damaged());
+        let by_power = self.random.per_mille(500);
+        self.crash(by_power);
+        self.until("the start after an orderly end", |run| {
+            matches!(run.condition, Condition::Serving | Condition::Ended)
+        })?;
+        let Some(kept) = kept else { return Ok(()) };
+        let found = self.unit.replica().and_then(Kept::of_group);
+        let found = found.ok_or("after an orderly end the log doesn't serve, or goes on by itself")?;
+        self.tally.count("log", "kept over an orderly end");
+        self.tally.add("results", "kept over an orderly end", results);
+        kept.compare(&found)
     }
 
     /// I12: a log that said `NoSpace` takes mutations again once it had time to make room. Callers ask many times before they give one up.

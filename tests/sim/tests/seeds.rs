@@ -32,6 +32,11 @@ fn the_store_alone() {
 }
 
 #[test]
+fn the_log_alone() {
+    run_level(Level::Log);
+}
+
+#[test]
 fn clients_and_a_node() {
     run_level(Level::Node);
 }

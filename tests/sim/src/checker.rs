@@ -340,7 +340,7 @@ impl Walk<'_> {
         let record = &self.records[place];
         match &record.ending {
             Ending::Executed { index, status, version, offset, size } => {
-                if *status == Status::Ok {
+                if condition_held(&record.action, *status) {
                     self.learn_from_condition(tree, &record.action, *index);
                 }
                 match tree.execute(&record.action, record.stamp, Made::At(*index)) {
@@ -385,7 +385,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Where a condition on a version held, the file had that version: its maker's index is known now.
+    /// Where a condition on a version held and the file is there, it had that version: its maker's index is known now.
     fn learn_from_condition(&self, tree: &mut Tree, action: &Action, index: u64) {
         if let Some((path, follow, version)) = action.demanded()
             && let Ok(Some((_, node))) = tree.look(path, follow)
@@ -429,6 +429,17 @@ impl Walk<'_> {
             }
         }
         Anomaly(text)
+    }
+}
+
+/// Whether a condition on a version held, if the file was there. A copy looks at its source first: what else is wrong is wrong with its target.
+fn condition_held(action: &Action, status: Status) -> bool {
+    match status {
+        Status::Ok => true,
+        Status::NotFound | Status::NotDirectory | Status::IsDirectory | Status::TooManyLinks => {
+            matches!(action, Action::Copy { .. })
+        }
+        _ => false,
     }
 }
 

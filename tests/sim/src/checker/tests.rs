@@ -269,6 +269,22 @@ fn unknown_operations_on_different_paths_stay_few_worlds() {
     assert!(summary.worlds_max <= 2, "{summary:?}");
 }
 
+/// A copy whose target was no directory told nothing of its source, whose version had matched (node seed 810194).
+#[test]
+fn a_copy_that_failed_at_its_target_tells_whose_version_it_was() {
+    let steps = |version, status| {
+        let copy = Action::Copy { from: "a".into(), to: "b/c".into(), part: None, version: Some(version) };
+        vec![
+            (put("b", 3), executed(2, 2, 3)),
+            (put("a", 4), Ending::Unknown),
+            (copy, Ending::Executed { index: 6, status, version: 0, offset: 0, size: 0 }),
+        ]
+    };
+    verdict(steps(4, Status::NotDirectory)).expect("the unknown write made version 4");
+    verdict(steps(2, Status::NotDirectory)).expect_err("that is the version of another file");
+    verdict(steps(4, Status::IsDirectory)).expect_err("no directory is there");
+}
+
 #[test]
 fn a_condition_that_held_tells_whose_version_it_was() {
     let condition = Condition::Version(4);

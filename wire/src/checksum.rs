@@ -233,9 +233,11 @@ mod tests {
     #[test]
     fn golden_vectors() {
         let lengths = [1, 4095, 4096, 4097, (64 << 10) + 1, 1 << 20];
+        // Miri takes minutes for a mebibyte.
+        let lengths = if cfg!(miri) { &lengths[..5] } else { &lengths[..] };
         let roots: Vec<String> =
             lengths.iter().map(|&length| format!("{:016x}", hasher().root(&sample(length)))).collect();
-        assert_eq!(roots, GOLDEN_ROOTS);
+        assert_eq!(roots, GOLDEN_ROOTS[..lengths.len()]);
     }
 
     const GOLDEN_ROOTS: [&str; 6] = [
@@ -249,7 +251,8 @@ mod tests {
 
     #[test]
     fn every_range_of_every_shape_verifies_and_no_other() {
-        for count in [1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 300, 1024] {
+        let counts = [1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 300, 1024];
+        for &count in if cfg!(miri) { &counts[..5] } else { &counts[..] } {
             let bytes = sample((count - 1) * BLOCK_BYTES + 100);
             let leaves = leaves_of(&bytes);
             let expected = root(&leaves, bytes.len());

@@ -279,7 +279,7 @@ mod tests {
                 random
             };
             let mut model: Vec<(Slot, usize, usize)> = Vec::new();
-            for step in 0..2_000 {
+            for step in 0..if cfg!(miri) { 50 } else { 2_000 } {
                 if next() % 5 < 3 {
                     let bytes = 1 << (next() % 24);
                     match buddy.allocate(bytes) {

@@ -25,7 +25,10 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// `bytes` of memory, aligned to 2 MiB, and the pages that it got.
     pub(crate) fn new(bytes: usize) -> Result<(Self, PageKind), ArenaError> {
-        if let Ok(mut map) = MmapOptions::new().len(bytes).huge(Some(HUGE_PAGE_BITS)).map_anon() {
+        // Miri maps memory, and knows nothing of its pages.
+        if !cfg!(miri)
+            && let Ok(mut map) = MmapOptions::new().len(bytes).huge(Some(HUGE_PAGE_BITS)).map_anon()
+        {
             let start = map.as_mut_ptr();
             return Ok((Self { _map: map, start, len: bytes }, PageKind::HugeReserved));
         }
@@ -34,7 +37,7 @@ impl Mapping {
             .map_anon()
             .map_err(|source| ArenaError::Map { bytes, source })?;
         let skip = map.as_ptr().align_offset(HUGE_PAGE_BYTES);
-        let advised = map.advise_range(Advice::HugePage, skip, bytes).is_ok();
+        let advised = !cfg!(miri) && map.advise_range(Advice::HugePage, skip, bytes).is_ok();
         // The advice is only advice: touch the first page and see what the kernel put there.
         map[skip] = 0;
         let huge = advised && sys::resident_huge_bytes(ptr::from_ref(&map[skip]) as usize) >= HUGE_PAGE_BYTES;

@@ -90,6 +90,9 @@ pub(crate) fn run() -> Exit {
         return failure.exit;
     }
     let mut context = Context::new(line.global, line.command.when_closed());
+    if !line.command.moves_bytes() {
+        context.window_bytes = client::WINDOW_BYTES_MIN;
+    }
     let outcome = line.command.run(&mut context);
     context.close();
     match outcome.and_then(|()| context.output.finish()) {
@@ -177,6 +180,21 @@ impl Command {
             Self::Completions(command) => command.run(context),
             Self::Man(command) => command.run(context),
         }
+    }
+
+    /// Whether files' bytes go through this process; all others deal with names.
+    fn moves_bytes(&self) -> bool {
+        matches!(
+            self,
+            Self::Quickstart(_)
+                | Self::Put(_)
+                | Self::Get(_)
+                | Self::Cat(_)
+                | Self::Append(_)
+                | Self::Write(_)
+                | Self::Cp(_)
+                | Self::Verify(_)
+        )
     }
 
     /// Commands that only print what they read end with their reader; the others finish their work.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use client::{Client, Config, Entry, InodeKind, Volume};
+use client::{Client, Config, Entry, InodeKind, Volume, WINDOW_BYTES_DEFAULT};
 
 use crate::endpoint;
 use crate::failure::{Exit, Failure, Result};
@@ -39,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) global: Global,
     /// Where results go.
     pub(crate) output: Output,
+    /// Chunk bytes in flight. The client's memory for them is made when it starts, which is most of what a small command costs.
+    pub(crate) window_bytes: usize,
     client: Option<Client>,
     volumes: BTreeMap<String, Volume>,
 }
@@ -47,7 +49,7 @@ impl Context {
     /// Surroundings without a connection yet.
     pub(crate) fn new(global: Global, when_closed: WhenClosed) -> Self {
         let output = Output::new(global.json, global.quiet, when_closed);
-        Self { global, output, client: None, volumes: BTreeMap::new() }
+        Self { global, output, window_bytes: WINDOW_BYTES_DEFAULT, client: None, volumes: BTreeMap::new() }
     }
 
     /// The connection to the server.
@@ -58,7 +60,10 @@ impl Context {
         let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
         let deadline = Duration::from_secs(u64::from(self.global.timeout));
         // A server that isn't there is said soon; one that restarts is waited for.
-        let config = Config::new(endpoints).with_deadline(deadline.min(CONNECT_WITHIN)).with_name("catena");
+        let config = Config::new(endpoints)
+            .with_deadline(deadline.min(CONNECT_WITHIN))
+            .with_window_bytes(self.window_bytes)
+            .with_name("catena");
         let client =
             Client::connect(config).map_err(|error| failure("the server", &error))?.with_deadline(deadline);
         self.client = Some(client.clone());

@@ -16,6 +16,7 @@ use wire::meta::{Answer, Outcome};
 use wire::{ChunkId, DecodePrefixError, MapNumber, Memory, Nanos, Prefix};
 
 use crate::addresses::Addresses;
+use crate::buffers::Buffers;
 use crate::core::{
     Call, Core, Done, Effect, Effects, Event, Failure, LinkNumber, PayloadPlace, ReadId, Settings, Ticket,
     UploadId,
@@ -69,6 +70,12 @@ pub(crate) struct Outlet {
     pub(crate) closings: SegQueue<Closing>,
     /// Whoever found the mailbox full; as many as there are futures pending.
     pub(crate) waiting: SegQueue<std::task::Waker>,
+}
+
+/// What the thread shares with the handles.
+pub(crate) struct Outward {
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// Looks a name with its port up; blocks.
@@ -138,6 +145,7 @@ pub(crate) struct Executor {
     /// Dropped after the receiver.
     _last_wake: LastWake,
     outlet: Arc<Outlet>,
+    buffers: Arc<Buffers>,
     link_ids: BTreeMap<LinkNumber, LinkId>,
     link_numbers: BTreeMap<LinkId, LinkNumber>,
     repliers: BTreeMap<Ticket, Replier<Result<Value, Failure>>>,
@@ -163,17 +171,19 @@ impl Executor {
     pub(crate) fn new(
         settings: Settings,
         receiver: Receiver<Command>,
-        outlet: Arc<Outlet>,
+        outward: Outward,
         resolve: Resolve,
         io: &mut Io,
     ) -> Self {
         io.attach(&receiver);
+        let Outward { outlet, buffers } = outward;
         Self {
             core: Core::new(settings),
             effects: Effects::new(),
             receiver,
             _last_wake: LastWake(Arc::clone(&outlet)),
             outlet,
+            buffers,
             link_ids: BTreeMap::new(),
             link_numbers: BTreeMap::new(),
             repliers: BTreeMap::new(),
@@ -290,7 +300,7 @@ impl Executor {
             Done::Bytes { slot, offset, length, .. } => {
                 let memory = io.memory();
                 let start = offset as usize;
-                let bytes = Bytes::copy_from_slice(&memory.bytes(slot)[start..start + length as usize]);
+                let bytes = self.buffers.copy(&memory.bytes(slot)[start..start + length as usize]);
                 memory.release(slot);
                 Value::Bytes(bytes)
             }
@@ -335,7 +345,7 @@ impl Executor {
                 self.blocked.pop_front().expect("it is the first");
             memory.bytes_mut(slot)[..bytes.len()].copy_from_slice(&bytes);
             let length = u32::try_from(bytes.len()).expect("at most a chunk");
-            drop(bytes);
+            self.buffers.give(bytes);
             self.repliers.insert(ticket, replier);
             self.event(io, Event::Call { ticket, call: Call::PutChunk { upload, slot, length }, patience });
         }

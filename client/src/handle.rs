@@ -15,8 +15,11 @@ use wire::message::ShardState;
 use wire::meta::{Answer, Operation, Outcome, Query};
 use wire::{GroupId, Nanos, Status, Version};
 
+use crate::buffers::Buffers;
 use crate::core::{Call, Failure, LINKS_MAX, Settings, Ticket, UploadId};
-use crate::executor::{self, Closing, Command, Executor, MAILBOX_CAPACITY, Outlet, Resolve, Value, Wanted};
+use crate::executor::{
+    self, Closing, Command, Executor, MAILBOX_CAPACITY, Outlet, Outward, Resolve, Value, Wanted,
+};
 use crate::{Config, Error, Subject, UnavailableReason};
 
 /// A handle on the executor thread.
@@ -32,6 +35,7 @@ struct Shared {
     thread: AtomicCell<Option<ThreadHandle>>,
     tickets: AtomicU64,
     budget: Arc<Budget>,
+    buffers: Arc<Buffers>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -79,13 +83,16 @@ impl Handle {
             },
             ..ThreadConfig::new("catena-client")
         };
-        let thread = serve(thread, move |io| Executor::new(settings, receiver, for_thread, resolve, io))
+        let buffers = Buffers::new(config.window_bytes / BUFFERS_SHARE);
+        let outward = Outward { outlet: for_thread, buffers: Arc::clone(&buffers) };
+        let thread = serve(thread, move |io| Executor::new(settings, receiver, outward, resolve, io))
             .map_err(|error| Error::Start(error.to_string()))?;
         let shared = Shared {
             outlet,
             thread: AtomicCell::new(Some(thread)),
             tickets: AtomicU64::new(1),
             budget: Arc::new(Budget { limit: config.window_bytes, used: AtomicUsize::new(0) }),
+            buffers,
         };
         let patience = nanoseconds(config.deadline);
         Ok(Self { shared: Arc::new(shared), patience })
@@ -109,6 +116,10 @@ impl Handle {
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.shared.budget
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.shared.buffers
     }
 
     /// Sends a call; it is on its way when this returns, unless the mailbox is full.
@@ -343,6 +354,8 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 2)
 }
 
+/// A fourth of the window is kept in buffers between uses: those of the chunks that callers fill or read right now.
+const BUFFERS_SHARE: usize = 4;
 /// Room in the arena beyond the window: two chunks of the largest size, and small change.
 const ARENA_SPARE_BYTES: usize = 16 << 20;
 
@@ -365,6 +378,7 @@ mod tests {
             thread: AtomicCell::new(None),
             tickets: AtomicU64::new(1),
             budget: Arc::new(Budget { limit: 0, used: AtomicUsize::new(0) }),
+            buffers: Buffers::new(0),
         };
         (Handle { shared: Arc::new(shared), patience: 1 }, receiver, outlet)
     }

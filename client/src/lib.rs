@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod buffers;
 mod client;
 mod config;
 pub mod core;

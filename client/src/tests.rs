@@ -117,6 +117,46 @@ fn holes_stay_holes() {
     assert_eq!(read(&volume, "sparse", ReadRange::Span { offset: 9_999, length: 5 }), b"\0one\0");
 }
 
+/// Bytes read into the upload's own buffers, pushed ones and holes between them: each buffer was in use before, for other bytes.
+#[test]
+fn room_is_filled_in_any_order() {
+    let server = Server::start();
+    let (_client, volume) = connect(&server);
+    let chunk = CHUNK_BYTES as usize;
+    for seed in 0..4 {
+        let mut upload = volume.upload(b"f", UploadOptions::default()).expect("a good path");
+        let (mut expected, mut total) = (Vec::new(), 0);
+        for step in 0..40 {
+            let length = (step * 7919 + seed * 104_729) % (chunk + chunk / 2);
+            let bytes = sample(length, (seed * 100 + step) as u64);
+            match step % 4 {
+                0 | 1 => {
+                    let mut rest = &bytes[..];
+                    while !rest.is_empty() {
+                        let room = upload.room(rest.len());
+                        let count = room.len().min(rest.len()).div_ceil(2);
+                        room[..count].copy_from_slice(&rest[..count]);
+                        room[count..].fill(0xEE);
+                        upload.filled_wait(count).expect("taken");
+                        rest = &rest[count..];
+                    }
+                }
+                2 => upload.write_all(&bytes).expect("taken"),
+                _ => {
+                    upload.skip(length as u64).expect("room");
+                    expected.resize(total + length, 0);
+                    total += length;
+                    continue;
+                }
+            }
+            expected.extend_from_slice(&bytes);
+            total += length;
+        }
+        upload.finish().wait().expect("committed");
+        assert!(read(&volume, "f", ReadRange::Whole) == expected, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_large_file_is_staged() {
     let server = Server::start();

@@ -58,8 +58,9 @@ pub struct Upload {
     chunk_bytes: usize,
     /// Where the next byte goes, in the file (for an append: behind its end).
     position: u64,
-    /// The chunk that is being filled; it ends at `position`.
+    /// The chunk that is being filled. Behind its first `filled` bytes, which end at `position`, is room for more.
     buffer: Vec<u8>,
+    filled: usize,
     /// A chunk that ended early, because a hole follows.
     sealed: Option<(u64, Vec<u8>)>,
     opening: Option<CallFuture>,
@@ -101,6 +102,7 @@ impl Upload {
             chunk_bytes: chunk_bytes as usize,
             position,
             buffer: Vec::new(),
+            filled: 0,
             sealed: None,
             opening: None,
             scope: None,
@@ -124,18 +126,49 @@ impl Upload {
         result
     }
 
+    /// Room for the next bytes of the file, some and at most `wanted`, without a copy on the way: what was written to its beginning is taken by
+    /// [`filled`](Self::filled). Its content is of no meaning.
+    pub fn room(&mut self, wanted: usize) -> &mut [u8] {
+        let wanted = wanted.clamp(1, self.chunk_bytes - self.filled);
+        self.reserve(wanted);
+        let end = self.filled + wanted;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        &mut self.buffer[self.filled..end]
+    }
+
+    /// Takes the first `count` bytes of the [`room`](Self::room) as the next of the file. Like [`push`](Self::push).
+    ///
+    /// # Panics
+    /// If there was less room.
+    pub async fn filled(&mut self, count: usize) -> Result<(), Error> {
+        assert!(count <= self.buffer.len() - self.filled, "no more is taken than there was room for");
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.failure = Some(Error::Canceled { what: self.what.clone() });
+        let result = self.take_filled(count).await;
+        self.failure = result.as_ref().err().cloned();
+        result
+    }
+
+    /// [`filled`](Self::filled), waiting on this thread.
+    pub fn filled_wait(&mut self, count: usize) -> Result<(), Error> {
+        crate::pending::block_on(self.filled(count))
+    }
+
     /// The next `bytes` bytes of the file are a hole: they read as zeros and take no space. In a [`UploadChange::Write`] they keep what is there.
     pub fn skip(&mut self, bytes: u64) -> Result<(), Error> {
         if bytes == 0 {
             return Ok(());
         }
-        if !self.buffer.is_empty() {
+        if self.filled > 0 {
             assert!(
                 self.sealed.is_none(),
                 "bytes between two holes are taken by `push`, which sends what is sealed"
             );
-            let buffer = std::mem::take(&mut self.buffer);
-            self.sealed = Some((self.position - buffer.len() as u64, buffer));
+            self.sealed = Some(self.take_chunk());
         }
         self.position = self.advanced(bytes)?;
         Ok(())
@@ -161,32 +194,46 @@ impl Upload {
         position.ok_or_else(|| Error::TooLarge { what: self.what.clone() })
     }
 
-    async fn take(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        if let Some((offset, chunk)) = self.sealed.take() {
-            self.send(offset, chunk).await?;
+    /// Room for `more` bytes behind those in the buffer.
+    fn reserve(&mut self, more: usize) {
+        if self.buffer.capacity() == 0 {
+            // A small file's buffer is as small as the file.
+            self.buffer = self.volume.handle().buffers().take(more);
+        } else if self.buffer.capacity() < self.filled + more {
+            self.buffer.reserve_exact(self.chunk_bytes - self.buffer.len());
         }
+    }
+
+    async fn take(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            if self.buffer.is_empty() {
-                // A small file's buffer is as small as the file.
-                self.buffer.reserve_exact(bytes.len().min(self.chunk_bytes));
-            } else if self.buffer.capacity() < self.chunk_bytes {
-                self.buffer.reserve_exact(self.chunk_bytes - self.buffer.len());
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(self.chunk_bytes - self.buffer.len()));
-            self.position = self.advanced(now.len() as u64)?;
+            let (now, later) = bytes.split_at(bytes.len().min(self.chunk_bytes - self.filled));
+            self.reserve(now.len());
+            self.buffer.truncate(self.filled);
             self.buffer.extend_from_slice(now);
             bytes = later;
-            if self.buffer.len() == self.chunk_bytes {
-                self.send_buffer().await?;
-            }
+            self.take_filled(now.len()).await?;
         }
         Ok(())
     }
 
-    async fn send_buffer(&mut self) -> Result<(), Error> {
-        let buffer = std::mem::take(&mut self.buffer);
-        let offset = self.position - buffer.len() as u64;
-        self.send(offset, buffer).await
+    async fn take_filled(&mut self, count: usize) -> Result<(), Error> {
+        if let Some((offset, chunk)) = self.sealed.take() {
+            self.send(offset, chunk).await?;
+        }
+        self.position = self.advanced(count as u64)?;
+        self.filled += count;
+        if self.filled == self.chunk_bytes {
+            let (offset, chunk) = self.take_chunk();
+            self.send(offset, chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// What is in the buffer, and where in the file it begins.
+    fn take_chunk(&mut self) -> (u64, Vec<u8>) {
+        let mut chunk = std::mem::take(&mut self.buffer);
+        chunk.truncate(std::mem::take(&mut self.filled));
+        (self.position - chunk.len() as u64, chunk)
     }
 
     async fn send(&mut self, offset: u64, chunk: Vec<u8>) -> Result<(), Error> {
@@ -279,8 +326,9 @@ impl Upload {
         if let Some((offset, chunk)) = self.sealed.take() {
             self.send(offset, chunk).await?;
         }
-        if !self.buffer.is_empty() {
-            self.send_buffer().await?;
+        if self.filled > 0 {
+            let (offset, chunk) = self.take_chunk();
+            self.send(offset, chunk).await?;
         }
         while !self.in_flight.is_empty() {
             self.settle_first().await?;

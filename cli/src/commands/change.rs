@@ -14,9 +14,10 @@ use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
 use crate::text::{self, size};
 use crate::transfer::destination::split_target;
+use crate::transfer::send;
 
-/// Bytes read from a source at a time.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read from a source the first time: what is piped in is small more often than not.
+const FIRST_READ_BYTES: usize = 64 << 10;
 
 /// Put bytes behind a file's end, atomically
 #[derive(Debug, clap::Args)]
@@ -160,17 +161,22 @@ pub(crate) fn copy(
     upload: &mut client::Upload,
     place: &RemotePath,
 ) -> Result<u64> {
-    let mut buffer = vec![0; READ_BYTES];
     let mut total = 0;
     loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => return Ok(total),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if source == "-" => return Err(Failure::io("standard input", &error)),
-            Err(error) => return Err(Failure::path(Path::new(source), &error)),
-        };
-        crate::transfer::send::push(upload, &buffer[..count], place)?;
+        let wanted = if total == 0 { FIRST_READ_BYTES } else { send::READ_BYTES };
+        let count = send::fill(upload, wanted, place, |room| {
+            loop {
+                match reader.read(room) {
+                    Ok(count) => return Ok(count),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if source == "-" => return Err(Failure::io("standard input", &error)),
+                    Err(error) => return Err(Failure::path(Path::new(source), &error)),
+                }
+            }
+        })?;
+        if count == 0 {
+            return Ok(total);
+        }
         total += count as u64;
     }
 }

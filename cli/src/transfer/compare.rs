@@ -6,6 +6,7 @@ use client::{Entry, Volume};
 use wire::limits::CHUNK_BYTES_MAX;
 
 use crate::failure::{Failure, Result};
+use crate::local::passing::Passing;
 use crate::local::sparse;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
@@ -23,6 +24,7 @@ pub(crate) fn same_bytes(
 ) -> Result<bool> {
     let size = entry.attributes.size;
     let mut buffer = vec![0; usize::try_from(u64::from(CHUNK_BYTES_MAX).min(size)).expect("at most 4 MiB")];
+    let mut reader = Passing::reader(file, size);
     let mut position = 0;
     for chunk in volume.stored_chunks(entry) {
         let chunk = chunk.map_err(|error| failure(remote, &error))?;
@@ -38,7 +40,7 @@ pub(crate) fn same_bytes(
             return Ok(false);
         }
         let bytes = &mut buffer[..usize::try_from(chunk.length).expect("no longer than the buffer")];
-        let count = sparse::read_at(file, bytes, chunk.offset).map_err(|error| Failure::io(local, &error))?;
+        let count = reader.read_at(bytes, chunk.offset).map_err(|error| Failure::io(local, &error))?;
         if count < bytes.len() || !chunk.matches(bytes) {
             return Ok(false);
         }

@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use client::{Attributes, Download, Entry, Error, InodeKind, Piece, Precondition, Volume};
@@ -11,6 +10,7 @@ use client::{Attributes, Download, Entry, Error, InodeKind, Piece, Precondition,
 use crate::commands::cat::{check_range, read_range};
 use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
+use crate::local::passing::Passing;
 use crate::local::place::{Draft, Found, look};
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
@@ -158,6 +158,7 @@ fn write(
     // Pieces carry offsets in the remote file; a range begins at the local file's byte 0.
     let mut start = None;
     let (mut end, mut written) = (0, 0);
+    let mut writer = Passing::writer(file, download.length());
     for piece in download {
         let (offset, length) = match &piece {
             Ok(Piece::Data { offset, bytes }) => (*offset, bytes.len() as u64),
@@ -170,7 +171,7 @@ fn write(
         };
         let position = offset - *start.get_or_insert(offset);
         if let Ok(Piece::Data { bytes, .. }) = &piece {
-            file.write_all_at(bytes, position).map_err(local)?;
+            writer.write_at(bytes, position).map_err(local)?;
             written += length;
         }
         end = position + length;

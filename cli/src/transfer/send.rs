@@ -14,6 +14,7 @@ use client::{
 use rustix::fs::{Mode, OFlags};
 
 use crate::failure::{Exit, Failure, Result};
+use crate::local::passing::Passing;
 use crate::local::{meta, sparse};
 use crate::remote::RemotePath;
 use crate::remote_failure::{failure, failure_making};
@@ -22,8 +23,10 @@ use crate::transfer::compare;
 use crate::transfer::progress::Progress;
 use crate::transfer::report::Outcome;
 
-/// Bytes read at a time.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read at a time, at most: no more than a chunk takes at once.
+pub(crate) const READ_BYTES: usize = 1 << 20;
+/// Bytes read at a time of a file that doesn't say how large it is.
+const UNSIZED_BYTES: usize = 4096;
 /// How often a file is read that changes while it is read.
 const TRIES_MAX: u32 = 3;
 
@@ -68,6 +71,18 @@ pub(crate) struct Goal<'a> {
 /// Sends bytes, waiting while the window is full.
 pub(crate) fn push(upload: &mut Upload, bytes: &[u8], place: &RemotePath) -> Result<()> {
     upload.write_all(bytes).map_err(|error| from_io(&error, place))
+}
+
+/// Reads into the upload's own buffer, so that the bytes are copied once less: how many came.
+pub(crate) fn fill(
+    upload: &mut Upload,
+    wanted: usize,
+    place: &RemotePath,
+    read: impl FnOnce(&mut [u8]) -> Result<usize>,
+) -> Result<usize> {
+    let count = read(upload.room(wanted.min(READ_BYTES)))?;
+    upload.filled_wait(count).map_err(|error| failure(place, &error))?;
+    Ok(count)
 }
 
 /// The client's error in an error of its reader or writer.
@@ -261,19 +276,23 @@ fn send_bytes(
 ) -> Result<Option<u64>> {
     let local = |error: io::Error| Failure::path(source, &error);
     let mut sent = 0;
-    let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES)).max(4096)];
+    let mut reader = Passing::reader(file, size);
     for range in sparse::DataRanges::new(file, size).map_err(local)? {
         let range = range.map_err(local)?;
         skip_to(upload, range.start, place, progress)?;
         let mut position = range.start;
         while position < range.end {
-            let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
-            let count = sparse::read_at(file, &mut buffer[..wanted], position).map_err(local)?;
-            push(upload, &buffer[..count], place)?;
+            let left = usize::try_from(range.end - position).unwrap_or(usize::MAX);
+            let mut is_cut = false;
+            let count = fill(upload, left, place, |room| {
+                let count = reader.read_at(room, position).map_err(local)?;
+                is_cut = count < room.len();
+                Ok(count)
+            })?;
             progress.advance(count as u64);
             position += count as u64;
             sent += count as u64;
-            if count < wanted {
+            if is_cut {
                 return Ok(None);
             }
         }
@@ -284,12 +303,13 @@ fn send_bytes(
     }
     // Files made by the kernel say that they are empty: they are read to their end.
     loop {
-        let count = sparse::read_at(file, &mut buffer, upload.position()).map_err(local)?;
+        let position = upload.position();
+        let read = |room: &mut [u8]| reader.read_at(room, position).map_err(local);
+        let count = fill(upload, UNSIZED_BYTES, place, read)?;
         if count == 0 {
             return Ok(Some(sent));
         }
         sent += count as u64;
-        push(upload, &buffer[..count], place)?;
     }
 }
 

@@ -169,7 +169,8 @@ impl Recover {
             || {
                 format!(
                     "recovered cluster {}; what could not be read is given up, as the log above says\n\
-                     start it: catena server --config {}",
+                     start it: catena server --config {}\n\
+                     then `catena verify` names every file that lost something",
                     report.cluster,
                     self.config.display()
                 )

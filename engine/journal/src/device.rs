@@ -5,6 +5,7 @@
 //! open ─→ superblocks ─→ checkpoint ─→ walk ─→ payloads ─→ incarnation ─→ Serving ─→ Fenced
 //!             └───────────────┴──────────┴─────────┴────────────┴─→ Failed
 //! ```
+//! Where the way through the log is lost and that is accepted, `salvage` takes the place of walk and payloads.
 //! The owner, a chunk store or a metadata log, calls [`Device::on_io`] with every answer, then [`Device::advance`] and
 //! [`Device::pop_note`] until there is no note left. Submodules by conversation: `open` finds superblock and checkpoint, `walk` replays the
 //! log, `pipeline` appends, `superblocks` and `checkpoints` write those, `space` grows and zeroes.
@@ -14,6 +15,7 @@ mod open;
 mod pipeline;
 #[cfg(test)]
 mod recovery_tests;
+mod salvage;
 mod space;
 mod superblocks;
 mod walk;
@@ -111,8 +113,15 @@ pub enum OpenError {
         found: Identity,
     },
     /// The file ends before the log does.
-    #[error("the file is shorter than what was written to it")]
-    Truncated,
+    #[error(
+        "the file ends at byte {length}, and the log goes on to byte {needed} at least: its end is missing"
+    )]
+    Truncated {
+        /// The file's length.
+        length: u64,
+        /// The least that it had.
+        needed: u64,
+    },
     /// Neither checkpoint can be read.
     #[error("both checkpoints are damaged")]
     CheckpointsDamaged,
@@ -187,6 +196,16 @@ pub enum Note {
         /// Its descriptor.
         slot: Slot,
     },
+    /// A batch that was found without a way through the log, in the order of lives and sequences: some before it may be gone. The owner releases the slot,
+    /// which holds the descriptor.
+    Salvaged {
+        /// Its header.
+        header: BatchHeader,
+        /// Its first block.
+        place: Place,
+        /// Its descriptor.
+        slot: Slot,
+    },
     /// These durable batches are lost (R29).
     Damaged(DamagedBatches),
     /// Serving.
@@ -254,6 +273,7 @@ enum Stage {
     Checkpoint,
     Walk,
     Payloads,
+    Salvage,
     Incarnation,
     Serving,
     Fenced,
@@ -385,6 +405,7 @@ impl Device {
                 Stage::Checkpoint => self.advance_checkpoint(memory, io),
                 Stage::Walk => self.advance_walk(memory, io),
                 Stage::Payloads => self.advance_payloads(memory, io),
+                Stage::Salvage => self.advance_salvage(memory, io),
                 Stage::Serving => {
                     self.advance_space(memory, io);
                     false

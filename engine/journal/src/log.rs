@@ -397,6 +397,7 @@ impl Log {
                     after: self.checkpoint_index,
                 }));
             }
+            Note::Salvaged { .. } => unreachable!("a log of records has no holes"),
             // Only with data loss accepted: the log ends here, and `opened` says that it was cut.
             Note::Damaged(_) => {}
             Note::Opened(opened) => {

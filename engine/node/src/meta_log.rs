@@ -47,7 +47,10 @@ pub(crate) fn length_of(path: &Path, length: io::Result<u64>) -> Result<u64, Err
 pub(crate) fn open_failure(failure: &OpenFailure) -> String {
     let next = match failure {
         OpenFailure::Log(
-            OpenError::Damaged(_) | OpenError::CheckpointsDamaged | OpenError::Unreadable { .. },
+            OpenError::Damaged(_)
+            | OpenError::CheckpointsDamaged
+            | OpenError::Truncated { .. }
+            | OpenError::Unreadable { .. },
         ) => {
             "; names and versions would be lost, so the node doesn't start: restore the file from a backup, or accept the loss with \
              `catena server recover --accept-data-loss`"

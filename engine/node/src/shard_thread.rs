@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use journal::{Expected, Format, Geometry, SEGMENT_BYTES};
+use journal::{Expected, Format, Geometry, OpenError, SEGMENT_BYTES};
 use placement::ClusterMap;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
 use shard::{Effects, Link, Placement, Shard};
@@ -35,6 +35,8 @@ pub(crate) enum ShardMail {
 #[derive(Debug)]
 pub(crate) struct ShardThread {
     index: ShardIndex,
+    /// The store's file, for messages.
+    path: PathBuf,
     shard: Shard,
     effects: Effects,
     disk: Disk,
@@ -43,6 +45,8 @@ pub(crate) struct ShardThread {
     /// Tick at this time.
     deadline: Option<Nanos>,
     stopping: bool,
+    /// The file system had no room for the store's growth, and that was said.
+    is_cramped: bool,
 }
 
 impl ShardThread {
@@ -50,6 +54,7 @@ impl ShardThread {
     pub(crate) fn new(
         io: &mut Io,
         index: ShardIndex,
+        path: PathBuf,
         mut shard: Shard,
         disk: Disk,
         mail: Receiver<ShardMail>,
@@ -58,8 +63,18 @@ impl ShardThread {
         io.attach(&mail);
         let mut effects = Effects::default();
         shard.on_start(io.now(), io.memory(), &mut effects);
-        let mut thread =
-            Self { index, shard, effects, disk, mail, progress, deadline: None, stopping: false };
+        let mut thread = Self {
+            index,
+            path,
+            shard,
+            effects,
+            disk,
+            mail,
+            progress,
+            deadline: None,
+            stopping: false,
+            is_cramped: false,
+        };
         thread.carry_out(io);
         thread
     }
@@ -94,6 +109,7 @@ impl ShardThread {
             io.arm(at);
         }
         self.report(io);
+        self.tell_room();
         self.effects.clear();
     }
 
@@ -106,11 +122,12 @@ impl ShardThread {
                     "the store is open"
                 );
             }
+            self.tell_losses();
             self.progress.set(Stage::Ready);
         }
         if self.effects.open_failed {
-            let reason = self.shard.store().open_error().map_or_else(String::new, |error| error.to_string());
-            self.progress.fail(reason);
+            let error = self.shard.store().open_error();
+            self.progress.fail(error.map_or_else(String::new, |error| open_failure(&self.path, error)));
             io.stop();
         }
         if self.effects.fenced {
@@ -125,6 +142,57 @@ impl ShardThread {
             io.stop();
         }
     }
+}
+
+impl ShardThread {
+    /// Says once that the store wants to grow and its file system is full, and that it has room again.
+    fn tell_room(&mut self) {
+        let is_cramped = self.shard.store().device().segments().is_growth_blocked();
+        if std::mem::replace(&mut self.is_cramped, is_cramped) == is_cramped {
+            return;
+        }
+        let path = self.path.display();
+        if is_cramped {
+            warn!(
+                shard = self.index.0,
+                %path,
+                "the file system has no room for the store to grow, although its capacity isn't reached: remove other files from it; what fits into the store's present length still does"
+            );
+        } else {
+            info!(shard = self.index.0, %path, "the store can grow again");
+        }
+    }
+
+    /// R29: what is damaged or gone is told at the start. Which files it belongs to, the names' keeper knows.
+    fn tell_losses(&self) {
+        let store = self.shard.store();
+        let damaged = store.metrics().batches_damaged;
+        if damaged == 0 && store.chunks_lost() == 0 && !store.device().needs_checkpoint() {
+            return;
+        }
+        warn!(
+            shard = self.index.0,
+            path = %self.path.display(),
+            batches_missing = damaged,
+            chunks_missing = store.chunks_lost(),
+            "chunks of this store are lost: once the node serves, `catena verify` names the files and offsets that they are missing from"
+        );
+    }
+}
+
+/// Why the store isn't served, and what to do.
+fn open_failure(path: &std::path::Path, error: OpenError) -> String {
+    let next = match error {
+        OpenError::CheckpointsDamaged | OpenError::Truncated { .. } | OpenError::Unreadable { .. } => {
+            "; nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
+             `catena server recover --accept-data-loss`"
+        }
+        OpenError::NotFormatted | OpenError::Foreign | OpenError::WrongIdentity { .. } => {
+            "; is the right disk mounted? Catena never formats by itself"
+        }
+        _ => "",
+    };
+    format!("{}: {error}{next}", path.display())
 }
 
 impl runtime::Service for ShardThread {
@@ -298,6 +366,6 @@ impl ShardStart {
         };
         let shard = Shard::new(self.identity, store);
         let disk = Disk::new(io, file, STORE_HEADROOM_BYTES);
-        ShardThread::new(io, self.index, shard, disk, mail, progress)
+        ShardThread::new(io, self.index, self.path, shard, disk, mail, progress)
     }
 }

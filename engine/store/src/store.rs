@@ -60,6 +60,8 @@ pub struct Store {
     metrics: Metrics,
     damaged: BTreeSet<ChunkId>,
     damaged_batches: Vec<DamagedBatches>,
+    /// Chunks of the checkpoint's image that lay behind the end of the file.
+    chunks_lost: u64,
     opened: Option<Opened>,
     open_error: Option<OpenError>,
     armed: Option<Nanos>,
@@ -93,6 +95,7 @@ impl Store {
             metrics: Metrics::default(),
             damaged: BTreeSet::new(),
             damaged_batches: Vec::new(),
+            chunks_lost: 0,
             opened: None,
             open_error: None,
             armed: None,
@@ -160,12 +163,23 @@ impl Store {
                 let content = &memory.bytes(slot)[offset as usize..][..length as usize];
                 self.absorb_page(content, entries);
             }
-            Note::CheckpointAbandoned => self.index.clear(),
+            Note::CheckpointAbandoned => {
+                self.index.clear();
+                self.chunks_lost = 0;
+            }
             Note::Batch { header, place, slot } => {
                 self.identify();
                 let descriptor = &memory.bytes(slot)[..header.descriptor_bytes as usize];
                 for entry in entries(&header, descriptor) {
                     self.apply(&applied(&entry, place), header.sequence);
+                }
+                memory.release(slot);
+            }
+            Note::Salvaged { header, place, slot } => {
+                self.identify();
+                let descriptor = &memory.bytes(slot)[..header.descriptor_bytes as usize];
+                for entry in entries(&header, descriptor) {
+                    self.apply_salvaged(applied(&entry, place), header.sequence);
                 }
                 memory.release(slot);
             }
@@ -254,7 +268,8 @@ impl Store {
             || self.cleaner.is_busy()
             || is_tight
             || segments.is_growth_blocked()
-            || self.device.is_checkpointing();
+            || self.device.is_checkpointing()
+            || self.device.needs_checkpoint();
         if matches!(self.stage, Stage::Serving | Stage::Closing) && waits {
             want(now.after(UPKEEP_NANOS));
         }
@@ -298,6 +313,17 @@ impl Store {
         if applied.kind != EntryKind::Tombstone {
             self.device.segments_mut().add_live(new.place.segment, payload_blocks(new.length));
         }
+    }
+
+    /// A move counts where its source is gone: a source whose descriptor is there is good, and the copy of a move that was cut may not be.
+    fn apply_salvaged(&mut self, mut applied: Applied, sequence: u64) {
+        if let EntryKind::Move(_) = applied.kind {
+            if self.index.find(applied.entry.id).is_some() {
+                return;
+            }
+            applied.kind = EntryKind::Put;
+        }
+        self.apply(&applied, sequence);
     }
 
     fn on_inventory(&mut self, token: u64, after: Option<ChunkId>, limit: u32, effects: &mut Effects) {
@@ -379,6 +405,11 @@ impl Store {
     /// Durable batches that recovery could not read: what they held is lost, or is what the index had before (R29).
     pub fn damaged_batches(&self) -> &[DamagedBatches] {
         &self.damaged_batches
+    }
+
+    /// Chunks that the checkpoint knew and that lay behind the end of the file, which was shortened; those that were found elsewhere included.
+    pub fn chunks_lost(&self) -> u64 {
+        self.chunks_lost
     }
 
     /// Bytes of the index, unused capacity included.

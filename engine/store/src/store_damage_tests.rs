@@ -39,6 +39,16 @@ fn segment_start(bench: &Bench, segment: u32) -> u64 {
     bench.store.device().geometry().offset(place)
 }
 
+fn assert_truncated(bench: &mut Bench) {
+    let length = bench.disk.length();
+    let error = bench.open_error();
+    let is_right = |length: u64, needed: u64| needed > length && needed.is_multiple_of(256 << 10);
+    assert!(
+        matches!(error, Some(OpenError::Truncated { length: told, needed }) if told == length && is_right(length, needed)),
+        "{error:?}"
+    );
+}
+
 /// One sector that couldn't be read cost, once the loss was accepted, every batch that was read ahead together with it: up to 256 KiB of
 /// acknowledged chunks.
 #[test]
@@ -71,7 +81,7 @@ fn a_file_that_lost_its_end_is_refused() {
     let length = segment_start(&bench, last - 1);
     bench.disk.truncate(length);
     restart(&mut bench);
-    assert_eq!(bench.open_error(), Some(OpenError::Truncated));
+    assert_truncated(&mut bench);
     // Accepted: what is left is served, and the store goes on.
     bench.config.accept_data_loss = true;
     restart(&mut bench);
@@ -116,15 +126,128 @@ fn an_image_that_leads_behind_the_end_of_the_file_is_refused() {
     bench.run();
     bench.disk.truncate(length);
     bench.reopen();
-    assert_eq!(bench.open_error(), Some(OpenError::Truncated));
+    assert_truncated(&mut bench);
     bench.config.accept_data_loss = true;
     bench.reopen();
     bench.run();
     assert!(bench.opened && bench.store.opened().unwrap().recovered_cut);
+    assert!(bench.store.chunks_lost() > 0, "and it is told");
     bench.assert_absent(149);
     // The file grows over the same segments again.
     put_all(&mut bench, 200..350);
     for number in 200..350 {
+        bench.assert_has(number, LENGTH);
+    }
+}
+
+/// Lives of puts, deletes and cleaning, some of which end in order and some not, the last one without a checkpoint behind it.
+fn lived(seed: u64) -> (Bench, std::collections::BTreeSet<u64>) {
+    let mut bench = Bench::format(seed, config(80));
+    bench.run();
+    let mut live = std::collections::BTreeSet::new();
+    for life in 0..6 {
+        let first = life * 100;
+        put_all(&mut bench, first..first + 40 + seed * 7 % 30);
+        live.extend(first..first + 40 + seed * 7 % 30);
+        let dead: Vec<u64> =
+            live.iter().copied().filter(|number| (number * 31 + seed + life).is_multiple_of(3)).collect();
+        assert_eq!(bench.delete_now(&dead), Status::Ok);
+        live.retain(|number| !dead.contains(number));
+        bench.wait(Nanos::SECOND);
+        if !(seed + life).is_multiple_of(3) && life < 5 {
+            bench.event(Event::Shutdown);
+            bench.run();
+            bench.reopen();
+            bench.run();
+        } else if life < 5 {
+            restart(&mut bench);
+        }
+        assert!(bench.opened, "{:?}", bench.store.open_error());
+    }
+    (bench, live)
+}
+
+/// A file that had lost segments which its superblock names was refused whatever the operator said: every chunk in what was left was lost with
+/// them. Wherever it is cut, what lies before the cut is there, and stays there.
+#[test]
+fn whatever_is_left_of_a_file_is_opened_if_the_loss_is_accepted() {
+    let (mut refused, mut without_checkpoints) = (0, 0);
+    for seed in 0..4 {
+        let (bench, live) = lived(seed);
+        let places: Vec<_> = live
+            .iter()
+            .map(|number| (*number, bench.store.find(id(*number)).unwrap().place.segment.0))
+            .collect();
+        let segments = places.iter().map(|(_, segment)| *segment).max().unwrap() + 2;
+        for cut in 0..segments {
+            let length = segment_start(&bench, cut);
+            let mut bench = Bench::with(
+                crate::Store::open(bench.config, crate::testing::expected()),
+                bench.disk.clone(),
+                bench.config,
+            );
+            bench.disk.kill(&mut bench.memory);
+            bench.disk.truncate(length);
+            bench.reopen();
+            bench.run();
+            if !bench.opened {
+                refused += 1;
+                assert_truncated(&mut bench);
+            }
+            bench.config.accept_data_loss = true;
+            // Killed again and again while it is recovered: another recovery finds as much.
+            for steps in [5, 50, 500] {
+                bench.disk.kill(&mut bench.memory);
+                bench.reopen();
+                for _ in 0..steps {
+                    bench.step();
+                }
+                without_checkpoints += u64::from(bench.store.device().counters().checkpoints_damaged > 1);
+            }
+            bench.disk.kill(&mut bench.memory);
+            bench.reopen();
+            bench.run();
+            assert!(bench.opened, "seed {seed}, cut {cut}: {:?}", bench.store.open_error());
+            for again in 0..3 {
+                for (number, segment) in &places {
+                    if *segment < cut || bench.store.find(id(*number)).is_some() {
+                        bench.assert_has(*number, LENGTH);
+                    }
+                }
+                put_all(&mut bench, 2000 + again * 10..2010 + again * 10);
+                // Without the operator's word.
+                bench.config.accept_data_loss = false;
+                restart(&mut bench);
+                assert!(bench.opened, "seed {seed}, cut {cut}: {:?}", bench.store.open_error());
+                for number in 2000..2010 + again * 10 {
+                    bench.assert_has(number, LENGTH);
+                }
+            }
+        }
+    }
+    assert!(refused > 50 && without_checkpoints > 10, "{refused} {without_checkpoints}");
+}
+
+/// Damage of both checkpoints was refused in the same way, although R29 lets a chunk store start.
+#[test]
+fn a_store_without_a_checkpoint_is_found_again() {
+    let (mut bench, live) = lived(1);
+    bench.event(Event::Shutdown);
+    bench.run();
+    for checkpoint in bench.store.device().superblock().checkpoints.clone() {
+        bench.disk.flip(segment_start(&bench, checkpoint.segments[0].0) + 100, 1);
+    }
+    bench.reopen();
+    bench.run();
+    assert_eq!(bench.open_error(), Some(OpenError::CheckpointsDamaged));
+    bench.config.accept_data_loss = true;
+    bench.reopen();
+    bench.run();
+    assert!(bench.opened && bench.store.opened().unwrap().recovered_cut);
+    bench.config.accept_data_loss = false;
+    restart(&mut bench);
+    assert!(bench.opened, "{:?}", bench.store.open_error());
+    for number in live {
         bench.assert_has(number, LENGTH);
     }
 }

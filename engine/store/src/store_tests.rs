@@ -358,7 +358,8 @@ fn what_is_missing_foreign_or_newer_is_named() {
         bytes[8..16].copy_from_slice(&checksum.to_le_bytes());
     };
     check(&|bench| superblock(bench, 2, &|bytes| newer(bytes, 2)), Some(OpenError::Newer { found: 9 }));
-    check(&|bench| bench.disk.truncate(1 << 20), Some(OpenError::Truncated));
+    let truncated = OpenError::Truncated { length: 1 << 20, needed: (1 << 20) + (256 << 10) };
+    check(&|bench| bench.disk.truncate(1 << 20), Some(truncated));
     // Another shard's store in this one's place.
     bench.disk = good.clone();
     bench.reopen_as(journal::Expected { unit: 5, ..expected() });

@@ -2,6 +2,7 @@
 
 use wire::Memory;
 
+use super::salvage::Salvage;
 use super::superblocks::Covers;
 use super::walk::Walk;
 use super::window::{Want, Window};
@@ -27,6 +28,7 @@ pub(super) struct Opening {
     pub(super) window: Window,
     load: Load,
     pub(super) walk: Walk,
+    pub(super) salvage: Salvage,
     /// The file is shorter than it was, and the operator accepts that.
     pub(super) lost_its_end: bool,
 }
@@ -39,6 +41,7 @@ impl Default for Opening {
             window: Window::default(),
             load: Load::default(),
             walk: Walk::default(),
+            salvage: Salvage::default(),
             lost_its_end: false,
         }
     }
@@ -201,13 +204,20 @@ impl Device {
         self.reset_segments();
         let superblock = self.superblock();
         let named = superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.iter());
-        let is_whole = named
-            .chain(superblock.joints.iter().map(|joint| &joint.segment))
-            .all(|segment| self.segments.is_allocated(*segment));
-        if !is_whole {
-            return self.fail(OpenError::Truncated);
+        let named = named.chain(superblock.joints.iter().map(|joint| &joint.segment));
+        if let Some(last) = named.max().copied().filter(|last| !self.segments.is_allocated(*last)) {
+            if !self.config.accept_data_loss {
+                return self.fail(self.truncated(last));
+            }
+            self.opening_mut().lost_its_end = true;
         }
         self.stage = Stage::Checkpoint;
+    }
+
+    /// The file was longer: it had this segment.
+    pub(super) fn truncated(&self, segment: SegmentIndex) -> OpenError {
+        let behind = Place { segment: SegmentIndex(segment.0 + 1), block: BlockIndex(0) };
+        OpenError::Truncated { length: self.config.device_bytes, needed: self.geometry().offset(behind) }
     }
 
     /// One step through the checkpoint's pages; false while it waits.
@@ -251,7 +261,8 @@ impl Device {
         let content = PAGE_HEADER_BYTES..length as usize;
         if header.kind == PageKind::Segments {
             if !self.absorb_table(&page[content], header.entries) {
-                self.fail(OpenError::Truncated);
+                let known = self.opening_mut().load.table_entries + header.entries;
+                self.fail(self.truncated(SegmentIndex(known - 1)));
                 return true;
             }
         } else {
@@ -329,6 +340,8 @@ impl Device {
             self.superblock().checkpoints.iter().all(|checkpoint| checkpoint.number == 1);
         if is_whole_log_there {
             self.begin_walk();
+        } else if self.may_salvage() {
+            self.begin_salvage(Resume::default(), 0, false);
         } else {
             let unreadable = self.opening_mut().load.unreadable;
             self.fail(match unreadable {
@@ -348,8 +361,6 @@ impl Device {
         superblock.checkpoints.drain(..which.min(superblock.checkpoints.len()));
         self.recycle_beyond = superblock.older_checkpoint_sequence();
         let superblock = self.superblock();
-        let checkpoint_segments: Vec<_> =
-            superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.clone()).collect();
         let resume = match superblock.checkpoints.first() {
             Some(checkpoint) => checkpoint.resume,
             None => Resume { sequence: 0, ..self.pipeline.durable },
@@ -359,11 +370,30 @@ impl Device {
             durable_upto = durable_upto.max(joint.after);
         }
         let is_clean = superblock.clean && which == 0;
+        if self.opening_mut().lost_its_end {
+            self.forget_what_is_gone(resume.sequence, is_clean);
+        }
+        let checkpoint_segments: Vec<_> =
+            self.superblock().checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.clone()).collect();
         for segment in checkpoint_segments {
             self.segments.set_state(segment, SegmentState::Checkpoint);
         }
+        if self.opening_mut().lost_its_end && !is_clean && self.may_salvage() {
+            return self.begin_salvage(resume, durable_upto, true);
+        }
         self.opening_mut().walk = Walk::new(resume, durable_upto, is_clean);
         self.stage = Stage::Walk;
+    }
+
+    /// The operator accepts that the file has lost its end: what isn't there is no longer named, nor what leads through it. Behind the checkpoint the walk
+    /// has to see what is missing.
+    fn forget_what_is_gone(&mut self, resumes_at: u64, is_clean: bool) {
+        let segments = &self.segments;
+        let superblock = self.superblock.as_mut().expect("read before");
+        superblock.checkpoints.truncate(1);
+        let is_passed = |joint: &Joint| is_clean || joint.after < resumes_at;
+        superblock.joints.retain(|joint| segments.is_allocated(joint.segment) || !is_passed(joint));
+        self.recycle_beyond = 0;
     }
 
     /// The log's end is known: begins the new life (R30, I4). The file's length comes first: another life may have grown it and have been

@@ -193,12 +193,58 @@ fn a_file_that_lost_its_end_is_refused() {
         let first_lost = Place { segment: crate::SegmentIndex(last + 1 - lost), block: BlockIndex(0) };
         bench.disk.truncate(bench.offset(first_lost));
         bench.restart();
-        bench.assert_refused(|error| error == OpenError::Truncated);
+        bench.assert_refused(|error| matches!(error, OpenError::Truncated { .. }));
         bench.config.accept_data_loss = true;
         bench.restart();
         assert!(bench.is_open && bench.log.opened().unwrap().recovered_cut);
         assert!(bench.records.len() < 20 && bench.records[..] == records[..bench.records.len()]);
     }
+}
+
+/// A log whose superblock named what was cut off could not be opened at all: it is cut there, once that is accepted.
+#[test]
+fn a_log_that_lost_named_segments_is_cut_if_the_loss_is_accepted() {
+    let mut cut_in_the_middle = 0;
+    for checkpoint_after in [1, 3] {
+        let mut bench = Bench::new();
+        for life in 0..6 {
+            bench.append(8, 60_000);
+            if life == checkpoint_after {
+                let records = bench.records.clone();
+                bench.checkpoint();
+                bench.records = records;
+            }
+            bench.restart();
+        }
+        let records = bench.records.clone();
+        assert_eq!(records.len(), 48);
+        let last = bench.log.device().superblock().joints.iter().map(|joint| joint.segment.0).max().unwrap();
+        let (disk, config) = (bench.disk.clone(), bench.config);
+        for cut in 0..=last {
+            (bench.disk, bench.config) = (disk.clone(), config);
+            bench
+                .disk
+                .truncate(bench.offset(Place { segment: crate::SegmentIndex(cut), block: BlockIndex(0) }));
+            bench.restart();
+            bench.assert_refused(|error| matches!(error, OpenError::Truncated { .. }));
+            bench.config.accept_data_loss = true;
+            bench.restart();
+            if !bench.is_open {
+                // Nothing is left to begin with.
+                bench.assert_refused(|error| error == OpenError::CheckpointsDamaged);
+                continue;
+            }
+            assert!(bench.log.opened().unwrap().recovered_cut);
+            assert!(bench.records[..] == records[..bench.records.len()], "cut {cut}");
+            cut_in_the_middle += usize::from(!bench.records.is_empty() && bench.records.len() < 48);
+            bench.append(3, 60_000);
+            let kept = bench.records.clone();
+            bench.config.accept_data_loss = false;
+            bench.restart();
+            assert!(bench.is_open && bench.records == kept, "cut {cut}: {:?}", bench.log.open_error());
+        }
+    }
+    assert!(cut_in_the_middle > 5, "{cut_in_the_middle}");
 }
 
 /// A checkpoint says in the superblock how far the log was durable. When its pages were damaged, that was forgotten with them, and a rotten

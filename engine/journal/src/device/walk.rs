@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 
 use wire::{Incarnation, Memory, Slot};
 
-use super::window::{READ_TRIES, Want};
+use super::salvage::{SEARCH_WINDOW_BYTES, Seen};
+use super::window::READ_TRIES;
 use super::{DamagedBatches, Device, Note, OpenError, Stage, tag};
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::entry::{EntryKind, entries, payload_blocks, payload_matches};
@@ -18,9 +19,6 @@ use crate::layout::{BLOCK, BlockIndex, Place, REACH_BLOCKS_MIN, SegmentIndex};
 use crate::segments::SegmentState;
 use crate::superblock::{Joint, Kind, Resume};
 use wire::planted::{Bug, planted};
-
-/// How much of a log of records is read at once, and how much a search reads.
-const SEARCH_WINDOW_BYTES: u32 = 256 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Candidate {
@@ -198,9 +196,12 @@ impl Device {
         self.try_place(place, true, Look::Next, memory, io)
     }
 
-    /// Goes on in the segment of a later life.
+    /// Goes on in the segment of a later life; where the file has lost it, behind that life.
     fn cross(&mut self, joint: Joint) {
-        self.segments.set_state(joint.segment, SegmentState::Ready);
+        let is_there = self.segments.is_allocated(joint.segment);
+        if is_there {
+            self.segments.set_state(joint.segment, SegmentState::Ready);
+        }
         let walk = self.walk();
         walk.crossed = Some(joint.after);
         walk.sequence = joint.after;
@@ -208,7 +209,11 @@ impl Device {
         walk.place = Place { segment: joint.segment, block: BlockIndex(0) };
         walk.next = None;
         walk.reach = REACH_BLOCKS_MIN;
-        walk.look = Look::Here;
+        walk.look = if is_there {
+            Look::Here
+        } else {
+            Look::Search { place: walk.place, budget_blocks: 0, in_next: true }
+        };
     }
 
     fn look_next<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) -> bool {
@@ -217,7 +222,9 @@ impl Device {
         let search = Look::Search { place, budget_blocks: u32::MAX, in_next: false };
         let next = self.walk().next;
         match next {
-            Some(segment) if !self.segments.is_allocated(segment) => self.lost_its_end(search),
+            Some(segment) if !self.segments.is_allocated(segment) => {
+                self.lost_its_end(segment, search, memory)
+            }
             Some(segment) if segment != place.segment => {
                 self.try_place(Place { segment, block: BlockIndex(0) }, true, search, memory, io)
             }
@@ -230,13 +237,20 @@ impl Device {
 
     /// The log names a segment that isn't there. Growth is flushed before a segment is used, so the file was longer: whatever lay behind its
     /// end is gone, and was maybe acknowledged.
-    fn lost_its_end(&mut self, otherwise: Look) -> bool {
+    fn lost_its_end<M: Memory>(&mut self, segment: SegmentIndex, otherwise: Look, memory: &mut M) -> bool {
         if !self.config.accept_data_loss {
-            self.fail(OpenError::Truncated);
-            return true;
+            self.fail(self.truncated(segment));
+        } else if self.may_salvage() {
+            let walk = self.walk();
+            let (passed, durable_upto) = (walk.passed, walk.durable_upto);
+            for candidate in std::mem::take(&mut walk.candidates) {
+                memory.release(candidate.slot);
+            }
+            self.begin_salvage(passed, durable_upto, true);
+        } else {
+            self.opening_mut().lost_its_end = true;
+            self.walk().look = otherwise;
         }
-        self.opening_mut().lost_its_end = true;
-        self.walk().look = otherwise;
         true
     }
 
@@ -347,51 +361,31 @@ impl Device {
         if !self.segments.is_allocated(place.segment) {
             return Read::None;
         }
-        let (kind, secret) = (self.config.kind, self.superblock().secret);
-        let store = self.superblock().identity.store;
+        let kind = self.config.kind;
         let offset = self.geometry().offset(place);
-        let left = (self.geometry().segment_blocks() - place.block.0) * BLOCK;
         let ahead = match (kind, self.walk().look) {
             (_, Look::Search { budget_blocks, .. }) => {
-                SEARCH_WINDOW_BYTES.min(left).min(budget_blocks.saturating_mul(BLOCK))
+                SEARCH_WINDOW_BYTES.min(budget_blocks.saturating_mul(BLOCK))
             }
             (Kind::Chunks, _) => BLOCK,
-            (Kind::Records, _) => SEARCH_WINDOW_BYTES.min(left),
+            (Kind::Records, _) => SEARCH_WINDOW_BYTES,
         };
         let requested = io.requests.len();
-        let at = match self.opening_mut().window.want(offset, BLOCK, ahead, io) {
-            Want::Here(at) => at,
-            Want::Later => return self.waits(requested, is_next, io),
-            Want::Failed => return self.unreadable(offset, is_next),
+        let (header, checksum, at) = match self.look_at(place, ahead, memory, io) {
+            Seen::Later => return self.waits(requested, is_next, io),
+            Seen::Failed => return self.unreadable(offset, is_next),
+            Seen::None => return Read::None,
+            Seen::Batch(header, checksum, at) => (header, checksum, at),
         };
-        let slot = self.opening_mut().window.slot();
-        let Some(bytes) = BatchHeader::peek(kind, &memory.bytes(slot)[at..at + BLOCK as usize]) else {
-            return Read::None;
-        };
-        if bytes > left {
-            return Read::None;
-        }
-        let at = match self.opening_mut().window.want(offset, bytes, ahead.max(bytes).min(left), io) {
-            Want::Here(at) => at,
-            Want::Later => return self.waits(requested, is_next, io),
-            Want::Failed => return self.unreadable(offset, is_next),
-        };
-        let descriptor = &memory.bytes(slot)[at..at + bytes as usize];
-        let Some((header, checksum)) = BatchHeader::decode(kind, secret, descriptor) else {
-            return Read::None;
-        };
+        let (slot, bytes) = (self.opening_mut().window.slot(), header.descriptor_bytes);
         let walk = self.walk();
         let follows = if is_next {
             header.sequence == walk.sequence + 1 && walk.previous.is_none_or(|it| it == header.previous)
         } else {
             header.sequence > walk.sequence + 1
         };
-        // R30: another store's, another place's, another life's batch isn't the log's.
-        let is_ours = header.store == store
-            && header.offset == offset
-            && header.incarnation == walk.incarnation
-            && header.blocks <= left / BLOCK;
-        if !(follows && is_ours) {
+        // R30: another life's batch isn't the log's.
+        if !(follows && header.incarnation == walk.incarnation) {
             return Read::None;
         }
         let Some(copy) = memory.allocate(bytes as usize) else {

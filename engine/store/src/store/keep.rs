@@ -55,7 +55,7 @@ impl Store {
         let is_quiet = self.writes.is_empty() && self.device.in_flight() == 0;
         if !self.device.is_checkpointing() {
             let closes = self.stage == Stage::Closing && is_quiet && !self.cleaner.is_busy();
-            if closes || (!self.keeper.waits && self.wants_checkpoint()) {
+            if closes || self.must_checkpoint() || (!self.keeper.waits && self.wants_checkpoint()) {
                 began = self.device.begin_checkpoint(closes);
                 self.keeper = Keeper { cursor: None, waits: !began, closing: closes };
                 if closes && !began {
@@ -87,6 +87,14 @@ impl Store {
         let last = rest.next().is_none();
         self.keeper.cursor = cursor;
         PageContent { length: count * PAGE_ENTRY_BYTES, entries: count, last }
+    }
+
+    /// Recovery found no way through the log: the next start has none either, before a checkpoint is there. It begins as soon as it has room.
+    fn must_checkpoint(&self) -> bool {
+        let segments = self.device.segments();
+        self.stage == Stage::Serving
+            && self.device.needs_checkpoint()
+            && segments.ready() + segments.unwritten() >= self.checkpoint_need()
     }
 
     fn wants_checkpoint(&self) -> bool {
@@ -128,6 +136,7 @@ impl Store {
         for entry in decode_entries(content, entries) {
             // A file that has lost its end is refused, or the loss is accepted; neither is a reason to panic.
             if !self.device.segments().is_allocated(entry.place.segment) {
+                self.chunks_lost += 1;
                 continue;
             }
             let blocks = payload_blocks(entry.length);

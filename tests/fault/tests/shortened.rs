@@ -1,0 +1,115 @@
+//! A store's file that was shortened, so that checkpoints and log lie in what is gone: the start is refused and says what is missing and what to do; once
+//! the operator accepts the loss, everything that is left is served, and each file that lost chunks is named.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use harness::node::free_base_port;
+use harness::{Content, Run, Scratch, Server};
+
+const BLOCK: usize = 4096;
+const DATA_START: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// In which segment of the store the aligned `block` lies.
+fn segment_of(store: &Path, block: &[u8]) -> u64 {
+    let mut file = File::open(store).expect("readable");
+    let (mut piece, mut offset) = (vec![0; 1 << 20], 0);
+    loop {
+        let count = file.read(&mut piece).expect("readable");
+        assert!(count > 0, "the block is stored as it is");
+        if let Some(at) = piece[..count].chunks(BLOCK).position(|found| found == block) {
+            return (offset + (at * BLOCK) as u64 - DATA_START) / SEGMENT_BYTES;
+        }
+        offset += count as u64;
+    }
+}
+
+fn configure(scratch: &Scratch) -> (PathBuf, Server) {
+    let port = free_base_port();
+    let data = scratch.join("data");
+    std::fs::create_dir(&data).expect("made");
+    let config = scratch.join("catena.toml");
+    // A TOML basic string escapes as Rust's does, for every path that is text.
+    let place = format!("{:?}", data.to_string_lossy());
+    let text = format!(
+        "directory = {place}\nbase_port = {port}\nshards = 1\ndedicated_cores = false\n\
+         [[disks]]\npath = {place}\ncapacity = \"1GiB\"\n[store]\nprezero = \"64MiB\"\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let server = Server {
+        config: config.clone(),
+        admin: format!("127.0.0.1:{port}"),
+        endpoint: format!("127.0.0.1:{}", port + 1),
+        log: scratch.join("log"),
+    };
+    (config, server)
+}
+
+#[test]
+fn what_is_left_of_a_shortened_store_is_served() {
+    let scratch = Scratch::new();
+    let (config, server) = configure(&scratch);
+    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let mut node = server.clone().start();
+    node.run(["volume", "create", "v"]).run().ok();
+    // Every life begins in a segment of its own, and its end writes a checkpoint.
+    let contents: Vec<Content> = (0..4).map(|life| Content::new(life, 3 << 20)).collect();
+    for (life, content) in contents.iter().enumerate() {
+        node.run(["put", "-", &format!("/v/f{life}")]).input(content.bytes()).run().ok();
+        assert!(node.stop().success());
+        if life < 3 {
+            node.start();
+        }
+    }
+    let store = scratch.join("data").join("shard-0.store");
+    let segments: Vec<u64> =
+        contents.iter().map(|content| segment_of(&store, &content.bytes()[..BLOCK])).collect();
+    let last = *segments.iter().max().expect("four");
+    let cut = DATA_START + last * SEGMENT_BYTES;
+    let (lost, kept): (Vec<usize>, Vec<usize>) = (0..4).partition(|life| segments[*life] == last);
+    assert!(!kept.is_empty(), "{segments:?}");
+
+    let file = OpenOptions::new().write(true).open(&store).expect("writable");
+    file.set_len(cut).expect("shortened");
+    let (status, said) = server.start_in_vain();
+    assert!(!status.success());
+    let parts = [
+        "shard-0.store",
+        &format!("ends at byte {cut}"),
+        "its end is missing",
+        "server recover --accept-data-loss",
+    ];
+    for part in parts {
+        assert!(said.contains(part), "{part} is said: {said}");
+    }
+    assert_eq!(file.metadata().expect("metadata").len(), cut, "nothing was changed");
+
+    let recover = ["server", "recover", "--accept-data-loss", "--config"];
+    let outcome = Run::catena("").args(recover).args([&config]).run().ok();
+    let said = outcome.text() + &outcome.messages();
+    assert!(said.contains("are lost") && said.contains("catena verify"), "{said}");
+
+    for _ in 0..2 {
+        node.start();
+        let report = node.run(["verify", "/v"]).run().exits(7);
+        let report = report.text() + &report.messages();
+        for life in &kept {
+            let outcome = node.run(["cat", &format!("/v/f{life}")]).run().ok();
+            assert_eq!(contents[*life].difference(&outcome.stdout), None);
+            assert!(!report.contains(&format!("/v/f{life}:")), "{report}");
+        }
+        for life in &lost {
+            let outcome = node.run(["cat", &format!("/v/f{life}")]).run().exits(7);
+            let said = outcome.messages();
+            assert!(said.contains(&format!("/v/f{life}: bytes 0-1048575 are missing")), "{said}");
+            assert!(report.contains(&format!("/v/f{life}: bytes 0-1048575 ")), "{report}");
+        }
+        // It goes on as any other node.
+        node.run(["put", "-", "/v/new"]).input(contents[0].bytes()).run().ok();
+        let outcome = node.run(["cat", "/v/new"]).run().ok();
+        assert_eq!(contents[0].difference(&outcome.stdout), None);
+        assert!(node.stop().success());
+    }
+}

@@ -95,7 +95,7 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::NotFound { .. } => "look with `catena ls` what is there",
         Error::VersionConflict { .. } => "look with `catena stat` at what is there, then decide again",
         Error::Unavailable { .. } => {
-            "check that the server runs and that the endpoint is right: catena status"
+            "check that the server runs (`catena dev` or `catena server`) and that the endpoint is right (--endpoint, $CATENA_ENDPOINT)"
         }
         Error::Busy { .. } => "try again; a longer --timeout may help: catena status",
         Error::Timeout { .. } => {

@@ -42,6 +42,9 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
                 if state.condition != StoreCondition::Serving {
                     troubles.push(format!("{name}: {}", condition(shard)));
                 }
+                if state.condition == StoreCondition::Serving && state.free_bytes == 0 {
+                    troubles.push(format!("{name}: {}", full(state)));
+                }
                 if state.damaged_count > 0 {
                     let chunks = text::count(state.damaged_count, "unreadable chunk");
                     troubles.push(format!("{name}: {chunks}; `catena verify` names the files"));
@@ -53,6 +56,21 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
         troubles.push(format!("metadata: {}", failure("", error).reason));
     }
     troubles
+}
+
+/// Why nothing more fits: what is stored, or what else is on the disk.
+fn full(state: &client::ShardState) -> String {
+    let taken = state.used_bytes.saturating_add(state.reclaimable_bytes).saturating_add(state.reserve_bytes);
+    let next = "deletes still work, new files are refused";
+    // Segments are of 64 MiB, and some are open or hold checkpoints.
+    if taken < state.capacity_bytes / 10 * 8 {
+        let (used, capacity) = (size::human(state.used_bytes), size::human(state.capacity_bytes));
+        format!(
+            "full at {used} of {capacity}, since its disk has no room left (`df` of its directory); {next}"
+        )
+    } else {
+        format!("full; {next} (`catena df`)")
+    }
 }
 
 fn condition(shard: &ShardStatus) -> &'static str {

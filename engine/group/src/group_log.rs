@@ -34,7 +34,7 @@ pub(crate) enum LogNote {
     CheckpointFailed,
     /// The log is long, or space is short.
     WantsCheckpoint,
-    /// There is no space for entries, or there is again.
+    /// Space for entries has become short, or is there again.
     Full(bool),
     /// A write or flush failed.
     Fenced,
@@ -77,8 +77,8 @@ pub(crate) struct GroupLog {
     /// A buffer that the log wants filled.
     wanted: Option<(Slot, u32, u32)>,
     checkpointing: bool,
-    /// An entry met no space, and waits.
-    full: bool,
+    /// Whether space was short when somebody last asked.
+    short_of_space: bool,
     deadline: Option<Nanos>,
 }
 
@@ -94,7 +94,7 @@ impl GroupLog {
             pieces: Vec::new(),
             wanted: None,
             checkpointing: false,
-            full: false,
+            short_of_space: false,
             deadline: None,
         }
     }
@@ -128,13 +128,10 @@ impl GroupLog {
         }
     }
 
-    /// Looks at the space that is left, before an entry would have to wait for it.
-    pub(crate) fn look_at_space(&mut self) -> bool {
-        let full = self.log.is_nearly_full();
-        if std::mem::replace(&mut self.full, full) != full {
-            self.notes.push_back(LogNote::Full(full));
-        }
-        full
+    /// Whether so little space is left that an entry might soon have to wait for it. Who asks knows; a later change comes as a note.
+    pub(crate) fn is_short_of_space(&mut self) -> bool {
+        self.short_of_space = self.log.is_nearly_full();
+        self.short_of_space
     }
 
     /// See [`Log::wants_checkpoint`]. One at an index whose entry waits for space would wait with it, and block the others.
@@ -163,7 +160,11 @@ impl GroupLog {
     pub(crate) fn submit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         self.append_pending(turn);
         self.run(LogEvent::Submit, turn);
-        self.look_at_space();
+        let known = self.short_of_space;
+        let now = self.is_short_of_space();
+        if now != known {
+            self.notes.push_back(LogNote::Full(now));
+        }
         if self.wants_checkpoint() {
             self.notes.push_back(LogNote::WantsCheckpoint);
         }

@@ -420,7 +420,7 @@ impl Member {
                     if self.log.wants_checkpoint() {
                         self.handle(Event::BeginCheckpoint, turn);
                     }
-                    let full = self.log.look_at_space();
+                    let full = self.log.is_short_of_space();
                     self.handle(Event::LogFull(full), turn);
                     self.handle(Event::Tick, turn);
                 }

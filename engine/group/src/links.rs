@@ -72,30 +72,21 @@ impl Links {
         map: MapNumber,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        let version = match hello.accept(self.identity.cluster) {
-            Ok(version) => version,
+        let Identity { cluster, node, group, links_max } = self.identity;
+        let reply = match hello.accept(cluster, node, Role::Metadata(group)) {
+            Ok(reply) => HelloReply { map, ..reply },
             Err(status) => {
                 self.refuse(caller, status, effects);
                 return Some(CloseReason::Mismatch);
             }
         };
-        if self.states.len() > self.identity.links_max as usize {
+        if self.states.len() > links_max as usize {
             self.refuse(caller, Status::Busy, effects);
             return Some(CloseReason::TooMany);
         }
         if let Some(state) = self.states.get_mut(&caller.link) {
             state.greeted = true;
         }
-        let reply = HelloReply {
-            version,
-            features: hello.features & wire::message::FEATURES,
-            cluster: self.identity.cluster,
-            node: self.identity.node,
-            role: Role::Metadata(self.identity.group),
-            map,
-            put_credit_bytes: 0,
-            server: concat!("catena ", env!("CARGO_PKG_VERSION")).into(),
-        };
         self.send(caller, Status::Ok, &Reply::Hello(reply), effects);
         None
     }

@@ -8,7 +8,7 @@ use wire::{ChunkId, Incarnation, MapNumber, Memory, Nanos, Status};
 use crate::effects::{CloseReason, Effects};
 use crate::link::PUT_CREDIT_BYTES;
 use crate::reply::Caller;
-use crate::shard::Shard;
+use crate::shard::{Identity, Shard};
 
 impl Shard {
     /// Greets a connection; an answer of `Some` ends it.
@@ -18,14 +18,15 @@ impl Shard {
         hello: &Hello,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        let version = match hello.accept(self.identity.cluster) {
-            Ok(version) => version,
+        let Identity { cluster, node, shard, links_max, .. } = self.identity;
+        let reply = match hello.accept(cluster, node, Role::Shard(shard)) {
+            Ok(reply) => reply,
             Err(status) => {
                 self.refuse(caller, status, effects);
                 return Some(CloseReason::Mismatch);
             }
         };
-        if self.links.len() > self.identity.links_max as usize {
+        if self.links.len() > links_max as usize {
             self.refuse(caller, Status::Busy, effects);
             return Some(CloseReason::TooMany);
         }
@@ -33,16 +34,7 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         };
-        let reply = HelloReply {
-            version,
-            features: hello.features & wire::message::FEATURES,
-            cluster: self.identity.cluster,
-            node: self.identity.node,
-            role: Role::Shard(self.identity.shard),
-            map: map.number(),
-            put_credit_bytes: PUT_CREDIT_BYTES,
-            server: concat!("catena ", env!("CARGO_PKG_VERSION")).into(),
-        };
+        let reply = HelloReply { map: map.number(), put_credit_bytes: PUT_CREDIT_BYTES, ..reply };
         if let Some(state) = self.links.state(caller.link) {
             state.greeted = true;
         }

@@ -89,13 +89,22 @@ impl Hello {
         (version >= self.version_min.max(PROTOCOL_VERSION_MIN)).then_some(version)
     }
 
-    /// The version that a server of `cluster` speaks with this client, or the status that it answers before it closes.
-    pub fn accept(&self, cluster: ClusterId) -> Result<u16, Status> {
+    /// What a server answers, or the status that it answers before it closes. It puts its map's number and the credit in, which are none here.
+    pub fn accept(&self, cluster: ClusterId, node: NodeId, role: Role) -> Result<HelloReply, Status> {
         let version = self.common_version().ok_or(Status::UnsupportedVersion)?;
         if self.cluster.is_some_and(|expected| expected != cluster) {
             return Err(Status::WrongCluster);
         }
-        Ok(version)
+        Ok(HelloReply {
+            version,
+            features: self.features & FEATURES,
+            cluster,
+            node,
+            role,
+            map: MapNumber(0),
+            put_credit_bytes: 0,
+            server: concat!("catena ", env!("CARGO_PKG_VERSION")).into(),
+        })
     }
 }
 
@@ -181,24 +190,34 @@ pub(super) fn short_name(name: Option<&str>) -> Result<String, DecodeError> {
 mod tests {
     use super::*;
 
+    const ROLE: Role = Role::Shard(ShardIndex(4));
+
+    fn hello(version_min: u16, version_max: u16) -> Hello {
+        Hello { version_min, version_max, features: 0, name: String::new(), cluster: None }
+    }
+
+    fn accept(hello: &Hello, cluster: u8) -> Result<HelloReply, Status> {
+        hello.accept(ClusterId([cluster; 16]), NodeId(3), ROLE)
+    }
+
     #[test]
     fn the_highest_common_version_is_spoken() {
-        let hello = |version_min, version_max| Hello {
-            version_min,
-            version_max,
-            features: 0,
-            name: String::new(),
-            cluster: None,
-        };
         for (version_min, version_max, expected) in
             [(1, 1, Some(1)), (0, 1, Some(1)), (1, 9, Some(1)), (0, 0, None), (2, 9, None)]
         {
             assert_eq!(hello(version_min, version_max).common_version(), expected);
-            let accepted = hello(version_min, version_max).accept(ClusterId([1; 16]));
+            let accepted = accept(&hello(version_min, version_max), 1).map(|reply| reply.version);
             assert_eq!(accepted, expected.ok_or(Status::UnsupportedVersion));
         }
-        let elsewhere = Hello { cluster: Some(ClusterId([2; 16])), ..hello(1, 1) };
-        assert_eq!(elsewhere.accept(ClusterId([1; 16])), Err(Status::WrongCluster));
-        assert_eq!(elsewhere.accept(ClusterId([2; 16])), Ok(1));
+    }
+
+    #[test]
+    fn a_reply_says_who_answers_and_what_both_can() {
+        let elsewhere = Hello { cluster: Some(ClusterId([2; 16])), features: u64::MAX, ..hello(1, 1) };
+        assert_eq!(accept(&elsewhere, 1), Err(Status::WrongCluster));
+        let reply = accept(&elsewhere, 2).expect("its cluster");
+        assert_eq!((reply.cluster, reply.node, reply.role), (ClusterId([2; 16]), NodeId(3), ROLE));
+        assert_eq!(reply.features, FEATURES, "no more than is known here");
+        assert!(reply.server.len() <= HELLO_NAME_BYTES_MAX);
     }
 }

@@ -147,7 +147,6 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
     wire::message::ShardState {
         capacity_bytes: metrics.capacity_bytes,
         used_bytes: metrics.live_bytes,
-        live_bytes: metrics.live_bytes,
         free_bytes: metrics.available_bytes,
         reclaimable_bytes: metrics.segments_drained * SEGMENT_BYTES,
         chunk_count: metrics.chunks,

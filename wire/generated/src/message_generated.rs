@@ -1939,37 +1939,36 @@ impl<'a> ShardStatusReply<'a> {
   pub const VT_CONDITION: ::flatbuffers::VOffsetT = 8;
   pub const VT_CAPACITY_BYTES: ::flatbuffers::VOffsetT = 10;
   pub const VT_USED_BYTES: ::flatbuffers::VOffsetT = 12;
-  pub const VT_LIVE_BYTES: ::flatbuffers::VOffsetT = 14;
-  pub const VT_FREE_BYTES: ::flatbuffers::VOffsetT = 16;
-  pub const VT_RECLAIMABLE_BYTES: ::flatbuffers::VOffsetT = 18;
-  pub const VT_RESERVE_BYTES: ::flatbuffers::VOffsetT = 20;
-  pub const VT_CHUNK_COUNT: ::flatbuffers::VOffsetT = 22;
-  pub const VT_DAMAGED_COUNT: ::flatbuffers::VOffsetT = 24;
-  pub const VT_SEGMENT_COUNT: ::flatbuffers::VOffsetT = 26;
-  pub const VT_SEGMENT_FREE_COUNT: ::flatbuffers::VOffsetT = 28;
-  pub const VT_SEGMENT_ZEROED_COUNT: ::flatbuffers::VOffsetT = 30;
-  pub const VT_SEGMENT_UNZEROED_TOTAL: ::flatbuffers::VOffsetT = 32;
-  pub const VT_QUEUE_DEPTH: ::flatbuffers::VOffsetT = 34;
-  pub const VT_CONNECTION_COUNT: ::flatbuffers::VOffsetT = 36;
-  pub const VT_PUT_TOTAL: ::flatbuffers::VOffsetT = 38;
-  pub const VT_PUT_BYTES_TOTAL: ::flatbuffers::VOffsetT = 40;
-  pub const VT_GET_TOTAL: ::flatbuffers::VOffsetT = 42;
-  pub const VT_GET_BYTES_TOTAL: ::flatbuffers::VOffsetT = 44;
-  pub const VT_DELETE_TOTAL: ::flatbuffers::VOffsetT = 46;
-  pub const VT_BATCH_TOTAL: ::flatbuffers::VOffsetT = 48;
-  pub const VT_FLUSH_TOTAL: ::flatbuffers::VOffsetT = 50;
-  pub const VT_DISK_WRITE_BYTES_TOTAL: ::flatbuffers::VOffsetT = 52;
-  pub const VT_DISK_READ_BYTES_TOTAL: ::flatbuffers::VOffsetT = 54;
-  pub const VT_CLEANED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 56;
-  pub const VT_SCRUBBED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 58;
-  pub const VT_CHECKSUM_MISMATCH_TOTAL: ::flatbuffers::VOffsetT = 60;
-  pub const VT_BUSY_TOTAL: ::flatbuffers::VOffsetT = 62;
-  pub const VT_REFUSED_TOTAL: ::flatbuffers::VOffsetT = 64;
-  pub const VT_CHECKPOINT_TOTAL: ::flatbuffers::VOffsetT = 66;
-  pub const VT_BATCHES_SINCE_CHECKPOINT: ::flatbuffers::VOffsetT = 68;
-  pub const VT_INDEX_BYTES: ::flatbuffers::VOffsetT = 70;
-  pub const VT_ARENA_USED_BYTES: ::flatbuffers::VOffsetT = 72;
-  pub const VT_ARENA_BYTES: ::flatbuffers::VOffsetT = 74;
+  pub const VT_FREE_BYTES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_RECLAIMABLE_BYTES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_RESERVE_BYTES: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CHUNK_COUNT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_DAMAGED_COUNT: ::flatbuffers::VOffsetT = 22;
+  pub const VT_SEGMENT_COUNT: ::flatbuffers::VOffsetT = 24;
+  pub const VT_SEGMENT_FREE_COUNT: ::flatbuffers::VOffsetT = 26;
+  pub const VT_SEGMENT_ZEROED_COUNT: ::flatbuffers::VOffsetT = 28;
+  pub const VT_SEGMENT_UNZEROED_TOTAL: ::flatbuffers::VOffsetT = 30;
+  pub const VT_QUEUE_DEPTH: ::flatbuffers::VOffsetT = 32;
+  pub const VT_CONNECTION_COUNT: ::flatbuffers::VOffsetT = 34;
+  pub const VT_PUT_TOTAL: ::flatbuffers::VOffsetT = 36;
+  pub const VT_PUT_BYTES_TOTAL: ::flatbuffers::VOffsetT = 38;
+  pub const VT_GET_TOTAL: ::flatbuffers::VOffsetT = 40;
+  pub const VT_GET_BYTES_TOTAL: ::flatbuffers::VOffsetT = 42;
+  pub const VT_DELETE_TOTAL: ::flatbuffers::VOffsetT = 44;
+  pub const VT_BATCH_TOTAL: ::flatbuffers::VOffsetT = 46;
+  pub const VT_FLUSH_TOTAL: ::flatbuffers::VOffsetT = 48;
+  pub const VT_DISK_WRITE_BYTES_TOTAL: ::flatbuffers::VOffsetT = 50;
+  pub const VT_DISK_READ_BYTES_TOTAL: ::flatbuffers::VOffsetT = 52;
+  pub const VT_CLEANED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 54;
+  pub const VT_SCRUBBED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 56;
+  pub const VT_CHECKSUM_MISMATCH_TOTAL: ::flatbuffers::VOffsetT = 58;
+  pub const VT_BUSY_TOTAL: ::flatbuffers::VOffsetT = 60;
+  pub const VT_REFUSED_TOTAL: ::flatbuffers::VOffsetT = 62;
+  pub const VT_CHECKPOINT_TOTAL: ::flatbuffers::VOffsetT = 64;
+  pub const VT_BATCHES_SINCE_CHECKPOINT: ::flatbuffers::VOffsetT = 66;
+  pub const VT_INDEX_BYTES: ::flatbuffers::VOffsetT = 68;
+  pub const VT_ARENA_USED_BYTES: ::flatbuffers::VOffsetT = 70;
+  pub const VT_ARENA_BYTES: ::flatbuffers::VOffsetT = 72;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2011,7 +2010,6 @@ impl<'a> ShardStatusReply<'a> {
     builder.add_reserve_bytes(args.reserve_bytes);
     builder.add_reclaimable_bytes(args.reclaimable_bytes);
     builder.add_free_bytes(args.free_bytes);
-    builder.add_live_bytes(args.live_bytes);
     builder.add_used_bytes(args.used_bytes);
     builder.add_capacity_bytes(args.capacity_bytes);
     builder.add_incarnation(args.incarnation);
@@ -2055,13 +2053,6 @@ impl<'a> ShardStatusReply<'a> {
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatusReply::VT_USED_BYTES, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn live_bytes(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_LIVE_BYTES, Some(0)).unwrap()}
   }
   #[inline]
   pub fn free_bytes(&self) -> u64 {
@@ -2286,7 +2277,6 @@ impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
      .visit_field::<u8>("condition", Self::VT_CONDITION, false)?
      .visit_field::<u64>("capacity_bytes", Self::VT_CAPACITY_BYTES, false)?
      .visit_field::<u64>("used_bytes", Self::VT_USED_BYTES, false)?
-     .visit_field::<u64>("live_bytes", Self::VT_LIVE_BYTES, false)?
      .visit_field::<u64>("free_bytes", Self::VT_FREE_BYTES, false)?
      .visit_field::<u64>("reclaimable_bytes", Self::VT_RECLAIMABLE_BYTES, false)?
      .visit_field::<u64>("reserve_bytes", Self::VT_RESERVE_BYTES, false)?
@@ -2327,7 +2317,6 @@ pub struct ShardStatusReplyArgs<'a> {
     pub condition: u8,
     pub capacity_bytes: u64,
     pub used_bytes: u64,
-    pub live_bytes: u64,
     pub free_bytes: u64,
     pub reclaimable_bytes: u64,
     pub reserve_bytes: u64,
@@ -2368,7 +2357,6 @@ impl<'a> Default for ShardStatusReplyArgs<'a> {
       condition: 0,
       capacity_bytes: 0,
       used_bytes: 0,
-      live_bytes: 0,
       free_bytes: 0,
       reclaimable_bytes: 0,
       reserve_bytes: 0,
@@ -2427,10 +2415,6 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusReplyBuilder<'a, '
   #[inline]
   pub fn add_used_bytes(&mut self, used_bytes: u64) {
     self.fbb_.push_slot::<u64>(ShardStatusReply::VT_USED_BYTES, used_bytes, 0);
-  }
-  #[inline]
-  pub fn add_live_bytes(&mut self, live_bytes: u64) {
-    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_LIVE_BYTES, live_bytes, 0);
   }
   #[inline]
   pub fn add_free_bytes(&mut self, free_bytes: u64) {
@@ -2576,7 +2560,6 @@ impl ::core::fmt::Debug for ShardStatusReply<'_> {
       ds.field("condition", &self.condition());
       ds.field("capacity_bytes", &self.capacity_bytes());
       ds.field("used_bytes", &self.used_bytes());
-      ds.field("live_bytes", &self.live_bytes());
       ds.field("free_bytes", &self.free_bytes());
       ds.field("reclaimable_bytes", &self.reclaimable_bytes());
       ds.field("reserve_bytes", &self.reserve_bytes());

@@ -86,8 +86,6 @@ counters! {
     capacity_bytes;
     /// Bytes of the disk that live chunks take, in whole blocks.
     used_bytes;
-    /// The same, by its older name.
-    live_bytes;
     /// Bytes that a client may still write.
     free_bytes;
     /// Bytes of dead chunks that cleaning will give back.

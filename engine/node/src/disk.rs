@@ -35,7 +35,7 @@ pub(crate) struct Disk {
     file: FileId,
     path: PathBuf,
     headroom_bytes: u64,
-    /// Allocations refused for want of headroom: each travels as an allocation of nothing and is answered when that ends.
+    /// Allocations refused for want of headroom: each travels as an operation that does nothing, and is answered when that ends.
     refused: Vec<u64>,
     zeros: Option<Slot>,
     zeroing: VecDeque<Zeroing>,
@@ -141,11 +141,6 @@ impl Disk {
         answer
     }
 
-    /// Whether an operation only carries a refusal: its outcome says nothing about the disk.
-    pub(crate) fn is_refusal(&self, token: runtime::IoToken) -> bool {
-        self.refused.contains(&token.0)
-    }
-
     /// Counts an operation that ended out.
     fn note_ended(&mut self, token: IoToken) {
         if token.tag() == ZERO_TAG {
@@ -192,7 +187,7 @@ impl Disk {
                     io.allocate(self.file, offset, length, runtime::IoToken(token.to_bits()))
                 } else {
                     // What carries the answer must have no effect: a flush would take an error with it that a batch's own flush then isn't told (R31).
-                    let begun = io.allocate(self.file, 0, 0, runtime::IoToken(token.to_bits()));
+                    let begun = io.nop(self.file, runtime::IoToken(token.to_bits()));
                     if begun.is_ok() {
                         self.refused.push(token.to_bits());
                     }
@@ -431,6 +426,36 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(fixture.answer().1, IoOutcome::Done);
         }
+        fixture.stop();
+    }
+
+    /// R31: a refusal once travelled as a flush, which took an error with it that a batch's own flush then wasn't told; then as an
+    /// allocation that failed on purpose, whose error the log mustn't show.
+    #[test]
+    fn a_refused_allocation_leaves_the_disk_alone() {
+        let fixture = Fixture::new();
+        let (flush, allocation) = (IoToken::new(1, 0), IoToken::new(2, 0));
+        fixture.run(move |io, disk| {
+            disk.headroom_bytes = u64::MAX / 2;
+            let length = u64::from(MIB);
+            let requests = vec![
+                IoRequest::Flush { io: flush },
+                IoRequest::Allocate { io: allocation, offset: FILE_BYTES as u64, length },
+            ];
+            disk.carry_out(io, &IoEffects { requests, ..IoEffects::default() });
+        });
+        let mut answers = [fixture.answer(), fixture.answer()];
+        answers.sort_by_key(|(token, _)| token.to_bits());
+        let refused = IoOutcome::Failed(IoFailure::NoSpace);
+        assert_eq!(answers, [(flush, IoOutcome::Done), (allocation, refused)]);
+        // The token is free again: what it names next has its own outcome.
+        fixture.run(move |io, disk| {
+            disk.headroom_bytes = 0;
+            let asked = IoRequest::Allocate { io: allocation, offset: FILE_BYTES as u64, length: 4096 };
+            disk.carry_out(io, &IoEffects { requests: vec![asked], ..IoEffects::default() });
+            assert!(disk.refused.is_empty());
+        });
+        assert_eq!(fixture.answer(), (allocation, IoOutcome::Done));
         fixture.stop();
     }
 

@@ -134,9 +134,7 @@ impl runtime::Service for MetaThread {
     }
 
     fn on_io(&mut self, io: &mut Io, token: runtime::IoToken, outcome: runtime::IoOutcome) {
-        if let runtime::IoOutcome::Failed { errno } = outcome
-            && !self.disk.is_refusal(token)
-        {
+        if let runtime::IoOutcome::Failed { errno } = outcome {
             error!(error = %std::io::Error::from_raw_os_error(errno), "the metadata log's disk failed an operation");
         }
         if let Some((token, outcome)) = self.disk.on_io(io, token, outcome) {

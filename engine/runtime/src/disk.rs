@@ -30,7 +30,11 @@ pub(crate) enum Action {
     Read,
     Write,
     Flush,
-    Allocate { len: u64 },
+    Allocate {
+        len: u64,
+    },
+    /// Nothing at all.
+    Nop,
 }
 
 /// One operation. Records are reused, so their vectors are allocated once.
@@ -172,6 +176,7 @@ impl Record {
             Action::Allocate { len } => {
                 on_target!(self.target, |fd| opcode::Fallocate::new(fd, len).offset(self.offset).build())
             }
+            Action::Nop => opcode::Nop::new().build(),
             Action::Read | Action::Write => self.transfer(ring, arena),
         };
         let entry = entry.user_data(Operation::Disk(number).user_data());

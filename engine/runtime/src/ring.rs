@@ -325,7 +325,8 @@ pub(crate) fn probe(uring: &IoUring) -> Result<Probe, RingError> {
 }
 
 /// The operations that Catena can't do without.
-pub(crate) const NEEDED: [(u8, &str); 15] = [
+pub(crate) const NEEDED: [(u8, &str); 16] = [
+    (opcode::Nop::CODE, "nop"),
     (opcode::Read::CODE, "read"),
     (opcode::Write::CODE, "write"),
     (opcode::Readv::CODE, "readv"),

@@ -344,8 +344,12 @@ impl Disk {
     }
 
     /// The backing file system's figures.
-    pub fn space(&self) -> io::Result<rustix::fs::StatVfs> {
+    pub fn space(&mut self) -> io::Result<rustix::fs::StatVfs> {
         self.up()?;
-        Ok(rustix::fs::statvfs(&self.served)?)
+        let mut space = rustix::fs::statvfs(&self.served)?;
+        if self.faults.strikes(Kind::NoRoom, Path::new("")) {
+            (space.f_bfree, space.f_bavail) = (0, 0);
+        }
+        Ok(space)
     }
 }

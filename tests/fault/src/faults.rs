@@ -17,6 +17,8 @@ pub enum Kind {
     LostFlush,
     /// A write or an allocation fails with ENOSPC.
     NoSpace,
+    /// The file system says that nothing is free, whatever there is.
+    NoRoom,
     /// A write is acknowledged and lost.
     LostWrite,
     /// One bit of what a read returns is flipped; the data at rest is right.
@@ -30,6 +32,7 @@ const NAMES: &[(Kind, &str)] = &[
     (Kind::FlushError, "flush-error"),
     (Kind::LostFlush, "lost-flush"),
     (Kind::NoSpace, "no-space"),
+    (Kind::NoRoom, "no-room"),
     (Kind::LostWrite, "lost-write"),
     (Kind::FlippedRead, "flipped-read"),
 ];

@@ -68,6 +68,43 @@ fn an_error_of_a_flush_fences_the_store() {
     a_failing_store_is_fenced(Kind::FlushError);
 }
 
+/// Waits until the store has asked twice more for room that there isn't. One that is fenced asks no more.
+fn two_refusals(disk: &mut FaultyDisk, node: &Node) {
+    let refused = disk.statistics().struck;
+    wait_for("two refusals", Duration::from_mins(1), || {
+        let is_fenced = node.sample("catena_shard_condition{shard=\"0\",condition=\"fenced\"}") == Some(1);
+        (is_fenced || disk.statistics().struck >= refused + 2).then_some(())
+    });
+}
+
+/// R31: where the file system has no room for growth, the refusal once travelled as a flush of the store, and took the error of a failing one
+/// with it: the batch's own flush succeeded, and what was lost was acknowledged.
+#[test]
+fn a_refused_growth_swallows_no_error_of_a_flush() {
+    on_node(|disk, node| {
+        disk.set(&Fault::always(Kind::NoRoom));
+        // The store wants to grow once it has opened those of its segments that it has beyond need, two or three of 64 MiB; then it asks again
+        // every few seconds.
+        for number in 0..30 {
+            if disk.statistics().struck > 0 {
+                break;
+            }
+            let content = Content::new(number, 16 << 20);
+            let outcome = node.run(["put", "-", &format!("/v/{number}")]).input(content.bytes()).run();
+            assert!([0, 1].contains(&outcome.code()), "stored, or no space: {outcome}");
+        }
+        assert!(disk.statistics().struck > 0, "the store never wanted to grow");
+        // Then all that was put is long flushed, and the next flush of the store would be a refusal's.
+        two_refusals(disk, node);
+        disk.set(&Fault::once(Kind::FlushError).on(".store"));
+        two_refusals(disk, node);
+        let outcome = node.run(["--timeout", "5", "put", "-", "/v/lost"]).input(vec![7; 100_000]).run();
+        assert_ne!(outcome.code(), 0, "acknowledged after a flush that failed: {outcome}");
+        is_fenced(node);
+        read_back(node);
+    });
+}
+
 #[test]
 fn an_error_of_the_metadata_log_ends_the_node() {
     for kind in [Kind::WriteError, Kind::FlushError] {

@@ -57,15 +57,20 @@ fn condition(text: &mut String, snapshot: &Snapshot) {
     header(text, "catena_shard_condition", "gauge", "1 for the condition that the shard's store is in.");
     for (shard, state) in &snapshot.shards {
         for known in StoreCondition::ALL {
-            let name = match known {
-                StoreCondition::Starting => "starting",
-                StoreCondition::Serving => "serving",
-                StoreCondition::Draining => "draining",
-                StoreCondition::Fenced => "fenced",
-            };
+            let name = condition_name(known);
             let labels = format!("shard=\"{shard}\",condition=\"{name}\"");
             line(text, "catena_shard_condition", &labels, u64::from(state.condition == known));
         }
+    }
+}
+
+/// A condition as people read it.
+pub(crate) fn condition_name(condition: StoreCondition) -> &'static str {
+    match condition {
+        StoreCondition::Starting => "starting",
+        StoreCondition::Serving => "serving",
+        StoreCondition::Draining => "draining",
+        StoreCondition::Fenced => "fenced",
     }
 }
 

@@ -11,7 +11,7 @@ use wire::{ClusterId, MapNumber, Nanos};
 
 use crate::admin::{Admin, Inspect};
 use crate::meta_thread::MetaMail;
-use crate::metrics::{Snapshot, render};
+use crate::metrics::{Snapshot, condition_name, render};
 use crate::progress::Watch;
 use crate::shard_thread::ShardMail;
 use crate::start::nanoseconds;
@@ -203,7 +203,7 @@ impl Inspect for Inspector {
     fn ready(&self) -> Result<(), String> {
         for (index, state) in self.ask().complete()?.iter().enumerate() {
             if state.condition != wire::message::StoreCondition::Serving {
-                return Err(format!("shard {index} is {:?}", state.condition).to_lowercase());
+                return Err(format!("shard {index} is {}", condition_name(state.condition)));
             }
         }
         Ok(())

@@ -160,7 +160,7 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
         disk_write_bytes_total: metrics.disk.write_bytes,
         disk_read_bytes_total: metrics.disk.read_bytes,
         cleaned_bytes_total: metrics.moved_bytes,
-        scrubbed_bytes_total: metrics.scrubbed,
+        scrubbed_bytes_total: metrics.scrubbed_bytes,
         checkpoint_total: metrics.disk.checkpoints,
         index_bytes: metrics.index_bytes,
         ..wire::message::ShardState::default()

@@ -288,8 +288,8 @@ pub struct Metrics {
     pub moved_bytes: u64,
     /// Chunks known to be damaged or unreadable.
     pub chunks_damaged: u64,
-    /// Chunks that scrubbing has verified.
-    pub scrubbed: u64,
+    /// Bytes of the disk that scrubbing has read and found good, in whole blocks like `live_bytes`.
+    pub scrubbed_bytes: u64,
     /// Scrub passes ended.
     pub scrub_passes: u64,
     /// Leaf tables found in memory, and read.

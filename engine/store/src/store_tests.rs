@@ -476,7 +476,10 @@ fn scrub_finds_what_rots_and_a_put_mends_it() {
     bench.event(Event::Scrub(ScrubControl::Start { bytes_per_second: 1 << 20 }));
     bench.wait(Nanos::SECOND);
     let metrics = bench.store.metrics();
-    assert_eq!((metrics.scrubbed, metrics.scrub_passes, metrics.chunks_damaged), (18, 1, 2));
+    // Of 9,000 bytes each; the count was of chunks, under the name of bytes.
+    let good = 18 * 3 * 4096;
+    assert_eq!((metrics.scrubbed_bytes, metrics.scrub_passes, metrics.chunks_damaged), (good, 1, 2));
+    assert_eq!(metrics.live_bytes, 20 * 3 * 4096, "a pass reads as much as is live");
     bench.damaged.sort();
     assert_eq!(bench.damaged, [id(7), id(8)]);
     assert_eq!(bench.get_now(7), Answer::Status(Status::ChecksumMismatch));
@@ -656,7 +659,7 @@ fn a_stopped_store_is_dumped_and_checked_without_a_write() {
     let checked = check(&mut read, length, &mut |chunk| listed.push(chunk.id)).unwrap();
     assert_eq!(listed.len(), 48);
     assert_eq!(checked.damaged, [id(7)]);
-    assert_eq!((checked.metrics.scrubbed, checked.damaged_batches.len()), (47, 0));
+    assert_eq!((checked.metrics.scrubbed_bytes, checked.damaged_batches.len()), (47 * 3 * 4096, 0));
 }
 
 /// The file system is full long before the store is: puts end, deletes and cleaning go on in what is kept, and when there is room again

@@ -23,13 +23,13 @@ fn background_reads_leave_the_core_to_others() {
     node.run(["volume", "create", "v"]).run().ok();
     node.run(["put", "-", "/v/f"]).input(vec![7; 4096]).run().ok();
     wait_for("the scrubber's first chunk", Duration::from_secs(20), || {
-        node.sample("catena_node_scrubbed_bytes_total ").filter(|count| *count > 0)
+        node.sample("catena_node_scrubbed_bytes_total ").filter(|bytes| *bytes > 0)
     });
     let spent = used_ticks(node.process().pid());
     let watched = Deadline::after(Duration::from_secs(20));
     // A second's rest follows each pass over the one chunk.
     wait_for("the scrubber's next chunks", Duration::from_secs(20), || {
-        node.sample("catena_node_scrubbed_bytes_total ").filter(|count| *count > 3)
+        node.sample("catena_node_scrubbed_bytes_total ").filter(|bytes| *bytes > 3 * 4096)
     });
     let spent = used_ticks(node.process().pid()) - spent;
     let ticks = watched.elapsed().as_millis() / 10;

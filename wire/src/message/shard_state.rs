@@ -128,7 +128,7 @@ counters! {
     disk_read_bytes_total;
     /// Live bytes moved by cleaning.
     cleaned_bytes_total;
-    /// Bytes scrubbed.
+    /// Bytes of the disk that the scrubber has read and found good, in whole blocks.
     scrubbed_bytes_total;
     /// Blocks that didn't match their checksum, whoever noticed.
     checksum_mismatch_total;

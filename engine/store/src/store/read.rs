@@ -208,7 +208,8 @@ impl Store {
             Reader::Cleaner => self.on_cleaner_read(&read.entry, read.slot, verified.is_ok(), memory),
             Reader::Scrubber => {
                 memory.release(read.slot);
-                self.on_scrubbed(now, verified.is_ok());
+                let bytes = u64::from(BLOCK) * read.blocks.len() as u64;
+                self.on_scrubbed(now, if verified.is_ok() { bytes } else { 0 });
             }
         }
     }

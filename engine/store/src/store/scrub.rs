@@ -85,9 +85,10 @@ impl Store {
         self.scrubber.due = now.after(WAIT_NANOS);
     }
 
-    pub(super) fn on_scrubbed(&mut self, now: Nanos, is_good: bool) {
+    /// A chunk was read; so many bytes of it are good.
+    pub(super) fn on_scrubbed(&mut self, now: Nanos, good_bytes: u64) {
         self.scrubber.reading = false;
-        self.metrics.scrubbed += u64::from(is_good);
+        self.metrics.scrubbed_bytes += good_bytes;
         self.scrubber.due = self.scrubber.due.max(now);
     }
 }

@@ -72,7 +72,9 @@ pub(crate) fn failure(error: &node::Error) -> Failure {
         node::Error::Config(error) => return config_failure(error),
         _ if is_denied(error) => Exit::Denied,
         node::Error::Exists { .. } => Exit::Conflict,
-        node::Error::NotInitialized { .. } | node::Error::Missing { .. } => Exit::NotFound,
+        node::Error::NotInitialized { .. }
+        | node::Error::Missing { .. }
+        | node::Error::IdentityMissing { .. } => Exit::NotFound,
         node::Error::Changed { .. } => Exit::Usage,
         node::Error::Damaged { .. } => Exit::Integrity,
         _ if is_locked(error) => Exit::Conflict,

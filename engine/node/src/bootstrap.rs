@@ -9,7 +9,7 @@ use wire::{ClusterId, NodeId, ShardIndex, StoreId};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::identity::{Identity, NodeDirectory, metadata_path};
+use crate::identity::{Identity, NodeDirectory, data_files, metadata_path, read_identity};
 use crate::meta_thread::MetaStart;
 use crate::node::Threads;
 use crate::shard_thread::ShardStart;
@@ -113,7 +113,7 @@ pub fn recover(config: &Config, accept_data_loss: bool) -> Result<RecoverReport,
 
 fn accept_loss(config: &Config) -> Result<(), Error> {
     let directory = NodeDirectory::new(&config.directory);
-    directory.read_identity()?;
+    read_identity(config)?;
     let _nobody_serves = open_file(&metadata_path(config.metadata_directory()), false)?;
     let map = read_map(&directory)?.with_accepted_loss();
     let map =
@@ -141,10 +141,7 @@ impl Made {
         let made = make_directory(&config.directory)?;
         let lock = lock(&config.directory)?;
         let directory = NodeDirectory::new(&config.directory);
-        let stores = (0..config.shard_count()).map(|index| config.store_path(index));
-        let others =
-            [metadata_path(config.metadata_directory()), directory.map_path(), directory.identity_path()];
-        for path in stores.chain(others) {
+        for path in data_files(config).into_iter().chain([directory.map_path(), directory.identity_path()]) {
             if fs::symlink_metadata(&path).is_ok() {
                 return Err(Error::Exists { path });
             }

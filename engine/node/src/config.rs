@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use wire::limits::MAP_NAME_BYTES_MAX;
 
 use crate::units::{ByteSize, Span};
 
@@ -229,6 +230,12 @@ impl Config {
     /// Checks what types can't: ranges and combinations.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.into() });
+        if !is_node_name(&self.name) {
+            return wrong(
+                "name",
+                "1 to 255 bytes, not of spaces alone, without control characters, `\"` and `\\`",
+            );
+        }
         if self.directory.as_os_str().is_empty() {
             return wrong("directory", "it must name a directory");
         }
@@ -373,6 +380,12 @@ impl Config {
     }
 }
 
+/// Whether it can be shown in a line of text and as a label of a metric, and fits into the cluster map.
+fn is_node_name(name: &str) -> bool {
+    let is_odd = |letter: char| letter.is_control() || letter == '"' || letter == '\\';
+    !name.trim().is_empty() && name.len() <= MAP_NAME_BYTES_MAX && !name.contains(is_odd)
+}
+
 /// One shard per core but one, at least one.
 fn default_shards() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -422,8 +435,14 @@ mod tests {
     #[test]
     fn wrong_values_are_named() {
         let base = "[[disks]]\npath = \"/srv/a\"\ncapacity = \"400GiB\"\n";
+        let long_name = format!("name = \"{}\"\n", "n".repeat(MAP_NAME_BYTES_MAX + 1));
         for (text, key) in [
             ("colour = \"red\"\n", "colour"),
+            ("name = \"\"\n", "`name` is wrong"),
+            ("name = \"  \"\n", "`name` is wrong"),
+            ("name = \"a\\nb\"\n", "`name` is wrong"),
+            ("name = 'say \"a\"'\n", "`name` is wrong"),
+            (long_name.as_str(), "`name` is wrong"),
             ("listen = \"0.0.0.0\"\n", "insecure_listen"),
             ("listen = \"0.0.0.0\"\ninsecure_listen = true\n", "every address"),
             ("listen = \"::\"\ninsecure_listen = true\n", "every address"),

@@ -51,6 +51,17 @@ pub enum Error {
         /// What is missing.
         path: PathBuf,
     },
+    /// The file that says who the node is isn't there, but others of its files are (R34).
+    #[error(
+        "{path} is missing although {found} is there: it was lost, or formatting was cut off; restore it from a backup, or, if nothing was \
+         ever stored here, remove what formatting left and format again"
+    )]
+    IdentityMissing {
+        /// The identity's file.
+        path: PathBuf,
+        /// What of the node's files is there.
+        found: PathBuf,
+    },
     /// A file's contents can't be right.
     #[error("{path} is damaged: {reason}; restore it from a backup")]
     Damaged {

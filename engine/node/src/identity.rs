@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use wire::{ClusterId, NodeId, StoreId};
 
 use crate::Error;
+use crate::config::Config;
 
 /// Version of the directory's layout; a newer one is refused by name.
 pub(crate) const DIRECTORY_FORMAT: u32 = 1;
@@ -97,7 +98,10 @@ impl NodeDirectory {
     /// The last cluster map's bytes, as they were stored.
     pub(crate) fn read_map(&self) -> Result<Vec<u8>, Error> {
         let path = self.map_path();
-        fs::read(&path).map_err(|source| Error::file("read", &path, source))
+        fs::read(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::Missing { path: path.clone() },
+            _ => Error::file("read", &path, source),
+        })
     }
 
     /// Stores the cluster map durably.
@@ -114,6 +118,27 @@ impl NodeDirectory {
     pub(crate) fn identity_path(&self) -> PathBuf {
         self.path.join(IDENTITY_FILE)
     }
+}
+
+/// The node's identity as configured. Where it is missing and others of the node's files aren't, it was lost or formatting was cut off: `init`
+/// would refuse those, so it isn't recommended (R34).
+pub(crate) fn read_identity(config: &Config) -> Result<Identity, Error> {
+    let directory = NodeDirectory::new(&config.directory);
+    match directory.read_identity() {
+        Err(error @ Error::NotInitialized { .. }) => {
+            let found =
+                data_files(config).into_iter().chain([directory.map_path()]).find(|path| path.exists());
+            Err(found
+                .map_or(error, |found| Error::IdentityMissing { path: directory.identity_path(), found }))
+        }
+        read => read,
+    }
+}
+
+/// The files that a node holds locked while it runs: its stores and its metadata log.
+pub(crate) fn data_files(config: &Config) -> Vec<PathBuf> {
+    let stores = (0..config.shard_count()).map(|index| config.store_path(index));
+    stores.chain([metadata_path(config.metadata_directory())]).collect()
 }
 
 /// The metadata log's file in `directory`.

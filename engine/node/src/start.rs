@@ -14,7 +14,7 @@ use wire::{MapNumber, Nanos, ShardIndex};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::error::{Error, not_listening};
-use crate::identity::{Identity, NodeDirectory, metadata_path};
+use crate::identity::{Identity, NodeDirectory, metadata_path, read_identity};
 use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
 use crate::node::{Node, Thread, Threads, inspector, shard_state};
@@ -48,7 +48,7 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     warn_if_exposed(&config);
     limit_connections(&mut config, runtime::raise_open_files_limit());
     let directory = NodeDirectory::new(&config.directory);
-    let identity = directory.read_identity()?;
+    let identity = read_identity(&config)?;
     check_shards(&config, &identity)?;
     let known = read_map(&directory)?;
 

@@ -49,6 +49,33 @@ fn a_missing_store_is_named_and_never_made() {
 }
 
 /// Who lost the race removed the winner's files.
+/// R34: a start recommended `init`, which then refused the files that were there.
+#[test]
+fn a_missing_identity_is_told_from_a_directory_that_was_never_formatted() {
+    let temporary = directory();
+    let config = config(temporary.path());
+    assert!(matches!(node::start(config.clone()), Err(Error::NotInitialized { .. })));
+    node::init(&config).expect("formats");
+    let identity = config.directory.join("identity.toml");
+    let kept = std::fs::read(&identity).expect("written");
+    std::fs::remove_file(&identity).expect("removed");
+    for result in [node::start(config.clone()).map(drop), node::recover(&config, true).map(drop)] {
+        let Err(Error::IdentityMissing { path, found }) = result else { panic!("{result:?}") };
+        assert_eq!((&path, &found), (&identity, &config.store_path(0)));
+    }
+    assert!(matches!(node::init(&config), Err(Error::Exists { .. })));
+    std::fs::write(&identity, kept).expect("restored");
+    // The map as well.
+    let map = config.directory.join("cluster.map");
+    std::fs::rename(&map, config.directory.join("elsewhere")).expect("renamed");
+    match node::start(config.clone()) {
+        Err(Error::Missing { path }) => assert_eq!(path, map),
+        other => panic!("{other:?}"),
+    }
+    std::fs::rename(config.directory.join("elsewhere"), &map).expect("renamed back");
+    node::start(config).expect("starts").stop().expect("stops");
+}
+
 #[test]
 fn one_of_several_inits_wins_and_keeps_its_files() {
     for _ in 0..3 {

@@ -1,6 +1,6 @@
 //! A node inside this process, as `dev`, `server` and `quickstart` run it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,12 +42,10 @@ pub(crate) fn look(directory: &Path) -> Result<Kind> {
     })
 }
 
-/// The shards that a development node was formatted with: its store files, counted.
-pub(crate) fn formatted_shards(node_directory: &Path) -> Option<u16> {
-    let count = (0..u16::MAX)
-        .take_while(|shard| node_directory.join(format!("shard-{shard}.store")).exists())
-        .count();
-    u16::try_from(count).ok().filter(|count| *count > 0)
+/// The shards that a development node was formatted with.
+pub(crate) fn formatted_shards(node_directory: &Path) -> Result<Option<u16>> {
+    node::formatted_shards(&Config::development(node_directory, Some(1), None))
+        .map_err(|error| failure(&error))
 }
 
 /// Formats a node where there is none.
@@ -116,13 +114,6 @@ fn is_denied(error: &node::Error) -> bool {
 /// Whether another process has the node's files.
 fn is_locked(error: &node::Error) -> bool {
     matches!(error, node::Error::OpenFile(error) if matches!(**error, OpenFileError::Locked { .. }))
-}
-
-/// Whether a node runs on this directory now: it holds the lock of its files.
-pub(crate) fn is_running(node_directory: &Path) -> bool {
-    let lock = |path: PathBuf| File::open(path).map(|file| file.try_lock_shared());
-    let held = |path| matches!(lock(path), Ok(Err(std::fs::TryLockError::WouldBlock)));
-    held(node_directory.join("shard-0.store")) || held(node_directory.join("metadata.log"))
 }
 
 /// A configuration that can't be used.

@@ -53,7 +53,7 @@ impl Dev {
         node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
         let endpoint_file = directory.join(ENDPOINT_FILE);
         // One that a killed node left would lead clients astray until this one is ready; that of a running node is its own.
-        if !local_node::is_running(&config.directory) {
+        if !node::is_running(&config) {
             drop(fs::remove_file(&endpoint_file));
         }
         if is_free(&config.directory)? {
@@ -91,7 +91,9 @@ impl Dev {
             }
         }
         let node_directory = directory.join(NODE_DIRECTORY);
-        let shards = self.shards.or_else(|| local_node::formatted_shards(&node_directory));
+        let shards = self
+            .shards
+            .map_or_else(|| local_node::formatted_shards(&node_directory), |shards| Ok(Some(shards)))?;
         let mut config = Config::development(&node_directory, shards, self.listen);
         config.insecure_listen = self.insecure_listen;
         Ok(config)

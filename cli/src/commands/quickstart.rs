@@ -114,7 +114,7 @@ impl Quickstart {
         home: &Home,
     ) -> Result<Story> {
         let shown = quote(std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()));
-        let config = config(home, bytes);
+        let config = config(home, bytes)?;
         node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
         context.output.line(&format!(
             "Catena keeps {shown} ({}) in a node of its own in {}.\nOne node keeps one copy: no redundancy.\n",
@@ -190,16 +190,16 @@ fn measure(source: &Path, excluded: &[FileId]) -> Result<u64> {
     Ok(visits.filter(|visit| visit.metadata.is_file()).map(|visit| visit.metadata.len()).sum())
 }
 
-fn config(home: &Home, bytes: u64) -> Config {
+fn config(home: &Home, bytes: u64) -> Result<Config> {
     let directory = home.node_directory();
-    let mut config = Config::development(&directory, local_node::formatted_shards(&directory), None);
+    let mut config = Config::development(&directory, local_node::formatted_shards(&directory)?, None);
     "warn".clone_into(&mut config.log.level);
     // A development node's share of the disk may be too small for so much data; the room was checked.
     let needed = bytes.saturating_add(bytes / 4).saturating_add(1 << 30);
     for disk in &mut config.disks {
         disk.capacity = ByteSize(disk.capacity.0.max(needed));
     }
-    config
+    Ok(config)
 }
 
 /// A context of its own for one client.

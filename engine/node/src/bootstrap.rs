@@ -39,6 +39,24 @@ pub fn is_initialized(config: &Config) -> Result<bool, Error> {
     NodeDirectory::new(&config.directory).is_initialized()
 }
 
+/// Whether a node runs on the configured files now, or has ended only just: it holds the lock of one of them.
+pub fn is_running(config: &Config) -> bool {
+    let is_held = |path: &PathBuf| {
+        let tried = File::open(path).map(|file| file.try_lock_shared());
+        matches!(tried, Ok(Err(TryLockError::WouldBlock)))
+    };
+    data_files(config).iter().any(is_held)
+}
+
+/// The shards that the configured directory was formatted with; `None`: it isn't a formatted node's.
+pub fn formatted_shards(config: &Config) -> Result<Option<u16>, Error> {
+    match NodeDirectory::new(&config.directory).read_identity() {
+        Ok(identity) => Ok(u16::try_from(identity.stores.len()).ok()),
+        Err(Error::NotInitialized { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Formats the stores and bootstraps a one-node cluster. Refuses whatever isn't new; what it made is removed again when it fails.
 pub fn init(config: &Config) -> Result<Initialized, Error> {
     config.validate()?;

@@ -21,7 +21,9 @@ mod shard_thread;
 mod start;
 mod units;
 
-pub use bootstrap::{Initialized, RecoverReport, init, is_initialized, recover};
+pub use bootstrap::{
+    Initialized, RecoverReport, formatted_shards, init, is_initialized, is_running, recover,
+};
 pub use config::{Config, ConfigError, Disk, LogFormat};
 pub use error::Error;
 pub use node::Node;

@@ -1,6 +1,7 @@
 //! A node is formatted, started, stopped and started again; nothing is formatted twice.
 
 use std::path::Path;
+use std::time::Duration;
 
 use node::{Config, Error};
 
@@ -15,17 +16,31 @@ fn config(directory: &Path) -> Config {
     config
 }
 
+/// Waits until nothing holds the node's files: the kernel ends a uring, and what it knew of them, some time after its thread.
+fn stopped(config: &Config) {
+    let until = runtime::clock::now().after(20 * wire::Nanos::SECOND);
+    while node::is_running(config) {
+        assert!(runtime::clock::now() < until, "the files are still held");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn formats_once_and_starts_again() {
     let directory = directory();
     let config = config(directory.path());
     assert!(matches!(node::start(config.clone()), Err(Error::NotInitialized { .. })));
+    assert_eq!(node::formatted_shards(&config).expect("readable"), None);
+    assert!(!node::is_running(&config));
     let made = node::init(&config).expect("formatted");
     assert_eq!(made.stores.len(), 2);
     assert!(matches!(node::init(&config), Err(Error::Exists { .. })));
+    assert_eq!(node::formatted_shards(&config).expect("readable"), Some(2));
     let mut endpoints = Vec::new();
     for _ in 0..2 {
+        stopped(&config);
         let node = node::start(config.clone()).expect("started");
+        assert!(node::is_running(&config));
         assert_eq!(node.cluster(), made.cluster);
         assert_eq!(node.failed(), None);
         endpoints.push(node.endpoint());

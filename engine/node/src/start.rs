@@ -34,6 +34,9 @@ const DESCRIPTORS_OF_THREAD: u64 = 32;
 /// Bytes queued on a connection: a shard has 8 MiB of gets on their way to it, and the largest answer of the metadata replica is 1 MiB. Who lets more gather
 /// doesn't read.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of frames queued on all connections of a thread: eight that don't read at all, and room for small answers to all others. Payloads of gets
+/// aren't among them, they have their shares of the buffers.
+const QUEUE_BYTES_TOTAL_MAX: usize = 128 << 20;
 /// Buffers of the metadata replica: log batches, checkpoint pages.
 const METADATA_ARENA_BYTES: usize = 128 << 20;
 
@@ -266,6 +269,7 @@ fn thread_config(
     thread.links.idle_timeout =
         Some(u64::try_from(config.limits.idle_timeout.0.as_nanos()).unwrap_or(u64::MAX));
     thread.links.queue_bytes_max = QUEUE_BYTES_MAX;
+    thread.links.queue_bytes_total_max = QUEUE_BYTES_TOTAL_MAX;
     thread
 }
 

@@ -58,6 +58,9 @@ pub struct LinkLimits {
     pub rate_bytes_min: u64,
     /// Bytes queued to be sent on one link, payloads included. A frame is refused when the queue is longer already.
     pub queue_bytes_max: usize,
+    /// Bytes of frames queued to be sent on all links together; payloads apart, which lie in the arena. A link on which more than a part of
+    /// what is left is queued isn't read; where nothing is left, the link with most of it is closed.
+    pub queue_bytes_total_max: usize,
     /// Bytes held for half-received heads of all links together.
     pub stash_bytes_max: usize,
 }
@@ -73,6 +76,7 @@ impl Default for LinkLimits {
             connect_timeout: 5 * Nanos::SECOND,
             rate_bytes_min: 64 << 10,
             queue_bytes_max: 8 << 20,
+            queue_bytes_total_max: 128 << 20,
             stash_bytes_max: 64 << 20,
         }
     }

@@ -351,7 +351,11 @@ impl<S: Service> Driver<S> {
         link.active = now;
         io.counters.sent_bytes += bytes as u64;
         let mut tokens = std::mem::take(&mut self.tokens);
+        let queued = link.outbox.head_bytes();
         link.outbox.advance(bytes, &mut tokens, &mut io.batches, &mut io.arena);
+        io.queued_bytes_total -= queued - link.outbox.head_bytes();
+        io.hold_back(index);
+        let link = io.links.at(index);
         if !link.outbox.is_empty() {
             io.list_send(index);
         } else if let State::Draining { reason, .. } = link.state {
@@ -370,7 +374,7 @@ impl<S: Service> Driver<S> {
         for index in due.drain(..) {
             let link = self.io.links.at(index);
             link.listed_receive = false;
-            if link.receiving != Receiving::Nothing || !link.is_open() || link.paused {
+            if link.receiving != Receiving::Nothing || !link.is_read() {
                 continue;
             }
             if std::mem::take(&mut link.resumed) && !link.stash.is_empty() {

@@ -13,7 +13,7 @@ use crate::arena::Arena;
 use crate::clock;
 use crate::config::{LinkLimits, ThreadConfig};
 use crate::disk::{Action, DiskOperations, Owner, Request, whole};
-use crate::link::{Links, Stashes, State};
+use crate::link::{Link, Links, Stashes, State};
 use crate::mailbox::Receiver;
 use crate::operation::{Operation, Target};
 use crate::outbox::{BatchPool, OutPayload};
@@ -65,6 +65,8 @@ pub struct Io {
     pub(crate) stashes: Stashes,
     pub(crate) batches: BatchPool,
     pub(crate) disk: DiskOperations,
+    /// Bytes of frames queued on links that aren't closing.
+    pub(crate) queued_bytes_total: usize,
     pub(crate) limits: LinkLimits,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) files: Vec<(OwnedFd, Option<u32>)>,
@@ -92,6 +94,9 @@ pub struct Io {
 pub(crate) const FILES_MAX: u32 = 64;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// A link is read while at most one of so many parts of what all links may still queue is queued on it: one alone has an eighth of it, and
+/// many that don't read leave something for who does.
+const QUEUE_PARTS: usize = 8;
 /// With fewer file operations in flight the device would idle until the turn ends: hand them over at once.
 const EAGER_OPERATIONS: usize = 2;
 
@@ -104,6 +109,7 @@ impl Io {
             stashes: Stashes::new(config.links.stash_bytes_max),
             batches: BatchPool::default(),
             disk: DiskOperations::new(config.io_operations),
+            queued_bytes_total: 0,
             limits: config.links,
             listeners: Vec::new(),
             files: Vec::new(),
@@ -275,6 +281,8 @@ impl Io {
             State::Connecting | State::Open => reason,
         };
         link.state = State::Closing { reason };
+        // Once nothing of it is in flight they are gone.
+        self.queued_bytes_total -= link.outbox.head_bytes();
         let connecting = link.connecting;
         let in_flight = link.in_flight();
         if let Some(fd) = &link.fd {
@@ -289,7 +297,8 @@ impl Io {
     }
 
     /// Queues a frame: `head` is copied, the payload (slot, offset, length) is sent from where it is and its slot held until then.
-    /// With a token, `on_sent` follows once the kernel has all of it.
+    /// With a token, `on_sent` follows once the kernel has all of it. Where all links' frames take as much memory as they may, the link that holds
+    /// most of it is closed; [`SendRefused::Full`]: it is this one.
     pub fn send(
         &mut self,
         link: LinkId,
@@ -304,14 +313,50 @@ impl Io {
             return Err(SendRefused::Full);
         }
         assert!(!head.is_empty(), "a frame has a prefix");
+        if !self.make_room(link.index, head.len()) {
+            return Err(SendRefused::Full);
+        }
         let payload = payload.filter(|range| range.len > 0).map(|range| OutPayload {
             slot: range.slot,
             offset: range.offset as usize,
             len: range.len as usize,
         });
+        let record = self.links.at(link.index);
         record.outbox.push(head, payload, token, &mut self.batches, &mut self.arena);
+        self.queued_bytes_total += head.len();
+        self.hold_back(link.index);
         self.list_send(link.index);
         Ok(())
+    }
+
+    /// Makes room for a frame of `link`, where there is none at the cost of the links on which most is queued; `false`: this is one.
+    fn make_room(&mut self, link: u32, bytes: usize) -> bool {
+        while self.queued_bytes_total + bytes > self.limits.queue_bytes_total_max {
+            let size = |link: &Link| match link.state {
+                State::Open | State::Draining { .. } => link.outbox.head_bytes(),
+                State::Free | State::Connecting | State::Closing { .. } => 0,
+            };
+            let own = size(self.links.at(link));
+            let largest = (0..self.links.places()).max_by_key(|&place| size(self.links.at(place)));
+            let Some(victim) = largest.filter(|&place| size(self.links.at(place)) > own) else {
+                return false;
+            };
+            self.abort(victim, CloseReason::SlowReader);
+        }
+        true
+    }
+
+    /// Stops reading from a link, or reads again, by what is queued on it. With nothing queued it always is read: nothing else would wake it.
+    pub(crate) fn hold_back(&mut self, index: u32) {
+        let now = self.now;
+        let left = self.limits.queue_bytes_total_max.saturating_sub(self.queued_bytes_total);
+        let link = self.links.at(index);
+        let held = link.outbox.head_bytes() > left / QUEUE_PARTS;
+        if std::mem::replace(&mut link.held, held) && !held {
+            link.resumed = true;
+            link.frame_since = now;
+            self.list_receive(index);
+        }
     }
 
     pub(crate) fn list_send(&mut self, index: u32) {
@@ -351,6 +396,11 @@ impl Io {
     /// Bytes queued on a link and not sent; 0 for one that is gone.
     pub fn queued_bytes(&mut self, link: LinkId) -> usize {
         self.links.find(link).map_or(0, |link| link.outbox.bytes())
+    }
+
+    /// Bytes of frames queued on all links and not sent, payloads apart.
+    pub fn queued_bytes_total(&self) -> usize {
+        self.queued_bytes_total
     }
 
     /// Whether a link is open.

@@ -68,7 +68,9 @@ pub(crate) struct Link {
     pub(crate) accepted: bool,
     pub(crate) greeted: bool,
     pub(crate) paused: bool,
-    /// It was paused, so that its stash may hold whole frames.
+    /// Not read, because so much is queued to be sent on it.
+    pub(crate) held: bool,
+    /// It was paused or held, so that its stash may hold whole frames.
     pub(crate) resumed: bool,
     /// More bytes wait in the socket, as far as the last receive could tell.
     pub(crate) more: bool,
@@ -113,6 +115,7 @@ impl Link {
             accepted: false,
             greeted: false,
             paused: false,
+            held: false,
             resumed: false,
             more: false,
             receiving: Receiving::Nothing,
@@ -146,6 +149,11 @@ impl Link {
 
     pub(crate) fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Whether what it receives may be handed to its service.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_open() && !self.paused && !self.held
     }
 }
 

@@ -225,6 +225,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes of memory that frames take here, until their batch is sent; payloads lie in the arena.
+    pub(crate) fn head_bytes(&self) -> usize {
+        [&self.filling, &self.flying].into_iter().flatten().map(|batch| batch.heads.len()).sum()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }

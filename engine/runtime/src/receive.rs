@@ -27,7 +27,7 @@ impl Io {
     /// Begins to receive on a link, if it reads at all and nothing is being received.
     pub(crate) fn arm_receive(&mut self, index: u32) {
         let link = self.links.at(index);
-        if !link.is_open() || link.paused || link.receiving != Receiving::Nothing {
+        if !link.is_read() || link.receiving != Receiving::Nothing {
             return;
         }
         let target = link.target();
@@ -126,7 +126,7 @@ impl Io {
 
     /// Whether the link's next bytes may be handed to its service.
     fn takes(&mut self, link: LinkId) -> bool {
-        self.links.find(link).is_some_and(|link| link.is_open() && !link.paused)
+        self.links.find(link).is_some_and(|link| link.is_read())
     }
 }
 

@@ -51,7 +51,7 @@ impl Io {
         if link.sending && past(link.send_since, limits.transfer_time(link.send_bytes)) {
             return Some(CloseReason::SlowReader);
         }
-        if link.paused {
+        if link.paused || link.held {
             return None;
         }
         match link.phase {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use runtime::{CloseReason, LinkLimits};
+use runtime::{CloseReason, Io, LinkId, LinkLimits, Payload, Service, ThreadConfig};
 use wire::message::Reply;
 use wire::{DecodePrefixError, FrameKind, Nanos, PREFIX_BYTES, Prefix, Status};
 
@@ -231,6 +231,112 @@ fn a_slow_reader_harms_no_other() {
     let _ = slow.0.read_to_end(&mut rest);
     drop((slow, other));
     server.stop();
+}
+
+/// Who asks on and on before it reads was closed at its queue's limit; it is held back before, and gets every answer.
+#[test]
+fn who_reads_late_is_held_back_and_loses_nothing() {
+    const FRAMES: u64 = 3000;
+    let limits = LinkLimits {
+        queue_bytes_max: 1 << 20,
+        queue_bytes_total_max: 2 << 20,
+        head_timeout: 60 * Nanos::SECOND,
+        ..LinkLimits::default()
+    };
+    let server = start(limits, None);
+    let mut late = Client::new(server.address);
+    let mut writer = late.0.try_clone().expect("a second handle");
+    let (sent, sending) = std::sync::mpsc::channel();
+    let sender = runtime::spawn_thread("late", None, move || {
+        for number in 0..FRAMES {
+            // Together far more than the sockets hold.
+            writer
+                .write_all(&frame(FrameKind::KeepAlive, number, &[number.to_le_bytes()[0]; 20_000], &[]))
+                .expect("sent");
+            let _ = sent.send(());
+        }
+    })
+    .expect("a thread");
+    // It doesn't read before it can't write any more.
+    while sending.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    let mut other = Client::new(server.address);
+    other.send(FrameKind::KeepAlive, 7, &[1; 100], &[]);
+    assert_eq!(other.receive().0.correlation, 7);
+    for number in 0..FRAMES {
+        let (prefix, message, _) = late.receive();
+        assert_eq!((prefix.correlation, message[19_999]), (number, number.to_le_bytes()[0]));
+    }
+    sender.join().expect("ended well");
+    drop((late, other));
+    server.stop();
+}
+
+/// Answers to each request with more than a socket holds.
+struct Large {
+    told: std::sync::mpsc::Sender<(LinkId, usize, Option<CloseReason>)>,
+}
+
+const LARGE_BYTES: usize = 16 << 20;
+
+impl Service for Large {
+    fn on_head(&mut self, io: &mut Io, link: LinkId, _: &Prefix, _: &[u8]) -> Payload {
+        assert_eq!(io.send(link, &vec![7; LARGE_BYTES], None, None), Ok(()));
+        let _ = self.told.send((link, io.queued_bytes_total(), None));
+        Payload::None
+    }
+
+    fn on_close(&mut self, io: &mut Io, link: LinkId, reason: CloseReason) {
+        let _ = self.told.send((link, io.queued_bytes_total(), Some(reason)));
+    }
+}
+
+/// Each connection might hold 16 MiB of answers that it didn't read, so four thousand held 64 GiB.
+#[test]
+fn answers_that_nobody_reads_are_bounded_together() {
+    const TOTAL: usize = LARGE_BYTES * 5 / 2;
+    let (told, events) = std::sync::mpsc::channel();
+    let (bound, address) = std::sync::mpsc::channel();
+    let links = LinkLimits {
+        queue_bytes_total_max: TOTAL,
+        head_timeout: 60 * Nanos::SECOND,
+        ..LinkLimits::default()
+    };
+    let config = ThreadConfig { links, ..ThreadConfig::new("large") };
+    let handle = runtime::serve(config, move |io| {
+        let address = io.listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        bound.send(address).expect("the test waits");
+        Large { told }
+    })
+    .expect("started");
+    let address = address.recv().expect("bound");
+    let mut clients = Vec::new();
+    let (mut asked, mut closed) = (Vec::new(), Vec::new());
+    for number in 0..6 {
+        clients.push(Client::new(address));
+        clients[number].send(FrameKind::KeepAlive, 1, &[], &[]);
+        while asked.len() <= number {
+            let (link, queued, reason) = events.recv_timeout(Duration::from_secs(20)).expect("an event");
+            assert!(queued <= TOTAL, "{queued} bytes are queued");
+            match reason {
+                None => asked.push(link),
+                Some(reason) => closed.push((link, reason)),
+            }
+        }
+    }
+    // The last one reads: it has all of its answer, whoever doesn't.
+    let mut answer = vec![0; LARGE_BYTES];
+    clients[5].0.read_exact(&mut answer).expect("the whole answer");
+    while closed.len() < 4 {
+        let (link, _, reason) = events.recv_timeout(Duration::from_secs(20)).expect("an event");
+        closed.extend(reason.map(|reason| (link, reason)));
+    }
+    for (link, reason) in &closed {
+        assert_eq!(*reason, CloseReason::SlowReader);
+        assert!(asked[..5].contains(link), "only who doesn't read");
+    }
+    handle.stop();
+    drop(clients);
+    handle.join().expect("ended well");
 }
 
 #[test]

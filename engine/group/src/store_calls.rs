@@ -1,13 +1,14 @@
 //! What the group asks of the stores: deletes of reclaimed chunks (R24) and pages of their inventories (R2).
 //!
-//! It goes over connections like any client's, since a chunk's store may be on another node. A call that is lost is the replica's to repeat.
+//! It goes over connections like any client's, since a chunk's store may be on another node. A call that is lost is the replica's to repeat; what it
+//! repeats while that is still under way isn't made again: calls that wait or are asked stand once in each store's lists.
 //!
 //! ```text
 //! a call waits ─► dialled ─► up, Hello sent ─► greeted, calls sent ─► down: what was asked is given up
 //!                    └──────────────┴─► refused: again after RECONNECT_NANOS
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use placement::ClusterMap;
@@ -33,10 +34,38 @@ pub(crate) enum Answered {
     Inventory { source: u16, ids: Vec<ChunkId>, end: bool },
 }
 
+/// Chunks whose ids follow each other: one delete of the replica's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Chunks {
+    first: ChunkId,
+    count: u32,
+}
+
 #[derive(Clone, Debug)]
 enum Call {
-    Delete { delete: u64, ids: Vec<ChunkId> },
-    Inventory { source: u16, after: Option<ChunkId> },
+    /// Of the delete of `chunks` that has this number; if there is none, that one was given up.
+    Delete {
+        chunks: Chunks,
+        number: u64,
+        ids: Vec<ChunkId>,
+    },
+    Inventory {
+        source: u16,
+        after: Option<ChunkId>,
+    },
+}
+
+impl Call {
+    /// Whether both ask for the same; the delete that they belong to may have been given up and made again.
+    fn asks_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Delete { chunks, ids, .. }, Self::Delete { chunks: others, ids: other_ids, .. }) => {
+                chunks == others && ids == other_ids
+            }
+            (Self::Inventory { after, .. }, Self::Inventory { after: other, .. }) => after == other,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -49,10 +78,16 @@ struct Peer {
     asked: BTreeMap<u64, Call>,
 }
 
+impl Peer {
+    /// A call that asks for the same, and isn't answered yet.
+    fn same(&mut self, call: &Call) -> Option<&mut Call> {
+        self.asked.values_mut().chain(&mut self.waiting).find(|known| known.asks_as(call))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Delete {
-    first: ChunkId,
-    count: u32,
+    number: u64,
     /// Calls of which it consists that aren't answered.
     parts: usize,
     orphans: bool,
@@ -63,7 +98,7 @@ struct Delete {
 pub(crate) struct StoreCalls {
     group: GroupId,
     peers: Vec<Peer>,
-    deletes: BTreeMap<u64, Delete>,
+    deletes: BTreeMap<Chunks, Delete>,
     /// The last correlation id, and the last delete's number; 0 is `Hello`'s.
     last: u64,
     encoder: Encoder,
@@ -112,6 +147,12 @@ impl StoreCalls {
         orphans: bool,
         effects: &mut Effects,
     ) {
+        let chunks = Chunks { first, count };
+        if let Some(delete) = self.deletes.get_mut(&chunks) {
+            // It is under way. The replica hears of its end if one of the two who asked wants to.
+            delete.orphans &= orphans;
+            return;
+        }
         let mut by_store: BTreeMap<u16, Vec<ChunkId>> = BTreeMap::new();
         for step in 0..u64::from(count) {
             let id = ChunkId { session: first.session, ordinal: first.ordinal + step };
@@ -119,15 +160,23 @@ impl StoreCalls {
                 by_store.entry(member.store).or_default().push(id);
             }
         }
-        self.last += 1;
-        let delete = self.last;
-        let parts = by_store.values().map(|ids| ids.len().div_ceil(MESSAGE_CHUNKS_MAX)).sum();
-        // It is known before its calls are made: one that is dropped gives all of it up.
-        self.deletes.insert(delete, Delete { first, count, parts, orphans });
-        for (store, ids) in by_store {
-            for part in ids.chunks(MESSAGE_CHUNKS_MAX) {
-                self.call(now, map, store, Call::Delete { delete, ids: part.to_vec() }, effects);
+        let number = self.last + 1;
+        let mut calls = Vec::new();
+        for (store, ids) in &by_store {
+            let parts = ids.chunks(MESSAGE_CHUNKS_MAX);
+            // All or nothing: of a delete that lacks a part the others would be in vain.
+            if !self.has_room(*store, parts.len(), effects) {
+                return;
             }
+            calls.extend(parts.map(|ids| (*store, Call::Delete { chunks, number, ids: ids.to_vec() })));
+        }
+        if calls.is_empty() {
+            return;
+        }
+        self.last = number;
+        self.deletes.insert(chunks, Delete { number, parts: calls.len(), orphans });
+        for (store, call) in calls {
+            self.call(now, map, store, call, effects);
         }
     }
 
@@ -140,17 +189,28 @@ impl StoreCalls {
         after: Option<ChunkId>,
         effects: &mut Effects,
     ) {
-        self.call(now, map, source, Call::Inventory { source, after }, effects);
+        if self.has_room(source, 1, effects) {
+            self.call(now, map, source, Call::Inventory { source, after }, effects);
+        }
     }
 
-    fn call(&mut self, now: Nanos, map: &ClusterMap, store: u16, call: Call, effects: &mut Effects) {
-        let room = |peer: &&mut Peer| peer.waiting.len() < WAITING_MAX;
-        let Some(peer) = self.peers.get_mut(usize::from(store)).filter(room) else {
+    /// Whether so many further calls may wait for a store.
+    fn has_room(&self, store: u16, calls: usize, effects: &mut Effects) -> bool {
+        let peer = self.peers.get(usize::from(store));
+        let has_room = peer.is_some_and(|peer| peer.waiting.len() + calls <= WAITING_MAX);
+        if !has_room {
             effects.notes.push(Note::StoreSilent { peer: store });
-            self.give_up(&call);
-            return;
-        };
-        peer.waiting.push_back(call);
+        }
+        has_room
+    }
+
+    /// Makes a call, for which there is room; one that asks for the same takes its place.
+    fn call(&mut self, now: Nanos, map: &ClusterMap, store: u16, call: Call, effects: &mut Effects) {
+        let peer = &mut self.peers[usize::from(store)];
+        match peer.same(&call) {
+            Some(known) => *known = call,
+            None => peer.waiting.push_back(call),
+        }
         self.proceed(usize::from(store), now, map, effects);
     }
 
@@ -184,6 +244,9 @@ impl StoreCalls {
             && peer.asked.len() < ASKED_MAX
             && let Some(call) = peer.waiting.pop_front()
         {
+            if !is_wanted(&self.deletes, &call) {
+                continue;
+            }
             self.last += 1;
             let head = RequestHead { correlation: self.last, deadline_ms: 0 };
             let request = match &call {
@@ -266,13 +329,15 @@ impl StoreCalls {
 
     fn on_answer(&mut self, call: &Call, reply: &Reply<'_>) -> Option<Answered> {
         match (call, reply) {
-            (Call::Delete { delete, .. }, Reply::DeleteChunks) => {
-                let state = self.deletes.get_mut(delete)?;
-                state.parts -= 1;
-                if state.parts > 0 {
+            (Call::Delete { chunks, number, .. }, Reply::DeleteChunks) => {
+                let delete = self.deletes.get_mut(chunks).filter(|delete| delete.number == *number)?;
+                delete.parts -= 1;
+                if delete.parts > 0 {
                     return None;
                 }
-                let Delete { first, count, orphans, .. } = self.deletes.remove(delete)?;
+                let orphans = delete.orphans;
+                self.deletes.remove(chunks);
+                let Chunks { first, count } = *chunks;
                 (!orphans).then_some(Answered::Deleted { first, count })
             }
             (Call::Inventory { source, .. }, Reply::Inventory { ids, end }) => {
@@ -287,8 +352,10 @@ impl StoreCalls {
 
     /// A call that gets no answer; the replica repeats it.
     fn give_up(&mut self, call: &Call) {
-        if let Call::Delete { delete, .. } = call {
-            self.deletes.remove(delete);
+        if let Call::Delete { chunks, .. } = call
+            && is_wanted(&self.deletes, call)
+        {
+            self.deletes.remove(chunks);
         }
     }
 
@@ -299,14 +366,9 @@ impl StoreCalls {
         };
         let peer = &mut self.peers[index];
         (peer.link, peer.greeted) = (None, false);
-        let lost: BTreeSet<u64> = std::mem::take(&mut peer.asked)
-            .into_values()
-            .filter_map(|call| match call {
-                Call::Delete { delete, .. } => Some(delete),
-                Call::Inventory { .. } => None,
-            })
-            .collect();
-        self.deletes.retain(|delete, _| !lost.contains(delete));
+        for call in std::mem::take(&mut peer.asked).into_values() {
+            self.give_up(&call);
+        }
         true
     }
 
@@ -314,6 +376,23 @@ impl StoreCalls {
     #[cfg(test)]
     pub(crate) fn deletes(&self) -> usize {
         self.deletes.len()
+    }
+
+    /// Calls that wait for a store, and that it hasn't answered.
+    #[cfg(test)]
+    pub(crate) fn calls(&self, peer: u16) -> (usize, usize) {
+        let peer = &self.peers[usize::from(peer)];
+        (peer.waiting.len(), peer.asked.len())
+    }
+}
+
+/// Whether the delete that a call belongs to wasn't given up since.
+fn is_wanted(deletes: &BTreeMap<Chunks, Delete>, call: &Call) -> bool {
+    match call {
+        Call::Delete { chunks, number, .. } => {
+            deletes.get(chunks).is_some_and(|delete| delete.number == *number)
+        }
+        Call::Inventory { .. } => true,
     }
 }
 

@@ -19,6 +19,7 @@ struct World {
     effects: Effects,
     now: Nanos,
     last_link: u64,
+    last_ordinal: u64,
 }
 
 fn first() -> ChunkId {
@@ -44,11 +45,31 @@ impl World {
         let mut effects = Effects::default();
         let mut calls = StoreCalls::new(GroupId(0));
         calls.on_map(&map, &mut effects);
-        Self { calls, map, effects, now: NOW, last_link: 100 }
+        Self { calls, map, effects, now: NOW, last_link: 100, last_ordinal: 0 }
     }
 
     fn delete(&mut self, count: u32) {
-        self.calls.delete(self.now, &self.map, (first(), count), false, &mut self.effects);
+        self.delete_from(1, count);
+    }
+
+    fn delete_from(&mut self, ordinal: u64, count: u32) {
+        let first = ChunkId { ordinal, ..first() };
+        self.calls.delete(self.now, &self.map, (first, count), false, &mut self.effects);
+    }
+
+    /// One chunk of store 0 after the other.
+    fn delete_next_of_first_store(&mut self) {
+        loop {
+            self.last_ordinal += 1;
+            let id = ChunkId { ordinal: self.last_ordinal, ..first() };
+            if self.map.route(id).members.iter().any(|member| member.store == 0) {
+                return self.delete_from(self.last_ordinal, 1);
+            }
+        }
+    }
+
+    fn deleted(&mut self, (link, prefix): &(Link, Prefix)) -> Option<Answered> {
+        self.reply(*link, FrameKind::DeleteChunks, prefix.correlation, Status::Ok, &Reply::DeleteChunks)
     }
 
     /// Takes the calls for connections; each gets a number.
@@ -181,15 +202,16 @@ fn lost_and_refused_calls_are_given_up() {
     let mut calls = World::new();
     calls.delete(64);
     let links = calls.connected();
-    calls.delete(64);
-    assert_eq!((calls.sent().len(), calls.calls.deletes()), (4, 2));
+    calls.delete_from(100, 64);
+    let sent = calls.sent();
+    assert_eq!((sent.len(), calls.calls.deletes()), (4, 2));
     calls.calls.on_close(links[0]);
     assert_eq!(calls.calls.deletes(), 0);
     calls.delete(64);
-    calls.turn();
-    calls.connected();
-    let sent = calls.sent();
-    let (link, prefix) = sent[0];
+    assert_eq!(calls.calls.deletes(), 1);
+    // The other store has its part already.
+    assert!(calls.sent().is_empty());
+    let (link, prefix) = sent.into_iter().find(|(link, _)| *link == links[1]).expect("it was asked");
     assert_eq!(calls.refused(link, FrameKind::DeleteChunks, prefix.correlation), None);
     assert_eq!(calls.calls.deletes(), 0);
 }
@@ -198,10 +220,10 @@ fn lost_and_refused_calls_are_given_up() {
 #[test]
 fn calls_are_bounded() {
     let mut calls = World::new();
-    calls.delete(1);
+    calls.delete_next_of_first_store();
     let link = calls.connected()[0];
     for _ in 0..ASKED_MAX + WAITING_MAX + 9 {
-        calls.delete(1);
+        calls.delete_next_of_first_store();
     }
     let sent = calls.sent();
     assert_eq!(sent.len(), ASKED_MAX);
@@ -212,6 +234,85 @@ fn calls_are_bounded() {
     let answered =
         calls.reply(link, FrameKind::DeleteChunks, sent[0].1.correlation, Status::Ok, &Reply::DeleteChunks);
     assert!(answered.is_some() && calls.sent().len() == 1);
+}
+
+/// The replica repeats a delete every few seconds: while a store was away each repetition was another call, and when it came back it was asked
+/// the same a thousand times.
+#[test]
+fn what_is_under_way_is_not_asked_again() {
+    let mut calls = World::new();
+    let ask = |calls: &mut World| {
+        calls.delete(64);
+        calls.calls.inventory(NOW, &calls.map, 1, None, &mut calls.effects);
+    };
+    for _ in 0..9 {
+        ask(&mut calls);
+    }
+    assert_eq!((calls.calls.calls(0), calls.calls.calls(1)), ((1, 0), (2, 0)), "waiting");
+    calls.connected();
+    for _ in 0..9 {
+        ask(&mut calls);
+    }
+    assert_eq!((calls.calls.calls(0), calls.calls.calls(1)), ((0, 1), (0, 2)), "asked");
+    assert_eq!((calls.sent().len(), calls.calls.deletes()), (3, 1));
+}
+
+/// What one store refused was made again as a whole, though the other had still to answer its part of the first.
+#[test]
+fn a_delete_made_again_takes_its_unanswered_calls_over() {
+    let mut calls = World::new();
+    calls.delete(64);
+    calls.connected();
+    let first_sent = calls.sent();
+    let mut refused = first_sent[0].1.correlation;
+    for _ in 0..5 {
+        assert_eq!(calls.refused(first_sent[0].0, FrameKind::DeleteChunks, refused), None);
+        assert_eq!(calls.calls.deletes(), 0);
+        calls.delete(64);
+        assert_eq!(calls.calls.calls(1), (0, 1));
+        refused = calls.sent()[0].1.correlation;
+    }
+    assert_eq!(calls.deleted(&first_sent[1]), None, "it counts for the delete that was made again");
+    let last = (first_sent[0].0, Prefix::request(FrameKind::DeleteChunks, refused));
+    assert_eq!(calls.deleted(&last), Some(Answered::Deleted { first: first(), count: 64 }));
+    assert_eq!((calls.calls.calls(0), calls.calls.calls(1), calls.calls.deletes()), ((0, 0), (0, 0), 0));
+}
+
+/// A delete of which one store's part found no room was given up before it was whole: its other parts were asked nevertheless, for nobody.
+#[test]
+fn a_delete_without_room_leaves_nothing_behind() {
+    let mut calls = World::new();
+    for _ in 0..WAITING_MAX {
+        calls.delete_next_of_first_store();
+    }
+    let known = (calls.calls.calls(0), calls.calls.calls(1), calls.calls.deletes());
+    assert_eq!(known.0, (WAITING_MAX, 0));
+    for _ in 0..9 {
+        calls.delete_from(1 << 30, 64);
+    }
+    assert_eq!((calls.calls.calls(0), calls.calls.calls(1), calls.calls.deletes()), known);
+    let silent = |note: &Note| matches!(note, Note::StoreSilent { peer: 0 });
+    assert_eq!(calls.effects.notes.iter().filter(|note| silent(note)).count(), 9);
+    calls.delete_from(1 << 30, 0);
+    assert_eq!(calls.calls.deletes(), known.2, "nothing to delete is nothing to wait for");
+}
+
+/// Given up while a part of it still waits for a store: what waits is for nobody, and isn't asked.
+#[test]
+fn what_was_given_up_is_not_asked_later() {
+    let mut calls = World::new();
+    calls.delete(64);
+    let dialled = calls.dialled();
+    let (_, link) = dialled[0];
+    calls.calls.on_up(link, &calls.map, &mut calls.effects);
+    calls.reply(link, FrameKind::Hello, 0, Status::Ok, &greeting());
+    let sent = calls.sent();
+    assert_eq!(calls.refused(link, FrameKind::DeleteChunks, sent[0].1.correlation), None);
+    let (_, link) = dialled[1];
+    calls.calls.on_up(link, &calls.map, &mut calls.effects);
+    calls.reply(link, FrameKind::Hello, 0, Status::Ok, &greeting());
+    assert!(calls.sent().is_empty());
+    assert_eq!((calls.calls.calls(1), calls.calls.deletes()), ((0, 0), 0));
 }
 
 /// A store that moved: what was asked where it isn't any more was never given up.

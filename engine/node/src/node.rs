@@ -181,13 +181,6 @@ fn wait<T>(mut reply: runtime::Reply<T>, until: Nanos) -> Option<T> {
     reply.wait_timeout(Duration::from_nanos(left))?.ok()
 }
 
-/// What a shard says of itself.
-pub(crate) fn shard_state(thread: &Thread<ShardMail>) -> Option<ShardState> {
-    let (replier, reply) = runtime::reply();
-    thread.mail.send(ShardMail::State(replier)).ok()?;
-    wait(reply, runtime::clock::now().after(nanoseconds(ANSWER_TIMEOUT)))
-}
-
 impl Inspect for Inspector {
     fn metrics(&self) -> String {
         let answers = self.ask();

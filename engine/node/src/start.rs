@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use placement::ClusterMap;
-use runtime::{Io, OpenFileError, StoreFile, ThreadConfig};
+use runtime::{Io, OpenFileError, Reply, StoreFile, ThreadConfig};
 use tracing::{info, warn};
 use wire::map::Map;
+use wire::message::ShardState;
 use wire::{MapNumber, Nanos, ShardIndex};
 
 use crate::admin::Admin;
@@ -17,7 +18,7 @@ use crate::error::{Error, not_listening};
 use crate::identity::{Identity, NodeDirectory, metadata_path, read_identity};
 use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
-use crate::node::{Node, Thread, Threads, inspector, shard_state};
+use crate::node::{Node, Thread, Threads, inspector};
 use crate::progress::{Stage, Watch, progress};
 use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
 
@@ -174,8 +175,9 @@ fn stamp_damage(
     map: &ClusterMap,
     shards: &[Thread<ShardMail>],
 ) -> Result<Option<SharedMap>, Error> {
-    let states = shards.iter().filter_map(shard_state);
-    let damaged: Vec<_> = states.filter(|state| state.damaged_count > 0).map(|state| state.store).collect();
+    let states = shard_states(shards)?;
+    let damaged = states.iter().filter(|state| state.damaged_count > 0);
+    let damaged: Vec<_> = damaged.map(|state| state.store).collect();
     if damaged.is_empty() {
         return Ok(None);
     }
@@ -189,6 +191,35 @@ fn stamp_damage(
     let bytes = stamped.as_map().encode();
     directory.write_map(&bytes)?;
     Ok(Some((Arc::new(stamped), Arc::from(bytes))))
+}
+
+/// What the shards say of themselves, all asked at once. Nothing is served before each of them has said what it lacks.
+fn shard_states(shards: &[Thread<ShardMail>]) -> Result<Vec<ShardState>, Error> {
+    let ask = |shard: &Thread<ShardMail>| {
+        let (replier, reply) = runtime::reply();
+        hand_over(shard, shard.mail.send(ShardMail::State(replier)).is_ok()).map(|()| reply)
+    };
+    let replies: Vec<_> = shards.iter().map(ask).collect::<Result<_, _>>()?;
+    let states = shards.iter().zip(replies);
+    let states = states.map(|(shard, reply)| {
+        let state = await_state(reply, RECOVERY_NOTICE, || {
+            info!(thread = %shard.what, "still waiting for its state");
+            shard.handle.is_finished()
+        });
+        state.ok_or_else(|| Error::Stopped { what: shard.what.clone() })
+    });
+    states.collect()
+}
+
+/// An answer, however long it takes; each time that it took another `notice`, `is_over` says whether there will be none.
+fn await_state<T>(mut reply: Reply<T>, notice: Duration, is_over: impl Fn() -> bool) -> Option<T> {
+    loop {
+        match reply.wait_timeout(notice) {
+            Some(answer) => return answer.ok(),
+            None if is_over() => return None,
+            None => {}
+        }
+    }
 }
 
 fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> {
@@ -362,6 +393,29 @@ pub(crate) fn nanoseconds(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R8: a shard that didn't say within two seconds what it lacks counted as one that lacks nothing, and no map told of the damage.
+    #[test]
+    fn a_slow_answer_is_waited_for() {
+        let notice = Duration::from_millis(1);
+        let (replier, reply) = runtime::reply();
+        let asked = std::cell::Cell::new(0);
+        let replier = std::cell::Cell::new(Some(replier));
+        let answer = await_state(reply, notice, || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 3 {
+                replier.take().expect("once").send(7);
+            }
+            false
+        });
+        assert_eq!((answer, asked.get()), (Some(7), 3));
+        let (replier, reply) = runtime::reply::<u64>();
+        assert_eq!(await_state(reply, notice, || true), None, "the thread has ended");
+        drop(replier);
+        let (replier, reply) = runtime::reply::<u64>();
+        drop(replier);
+        assert_eq!(await_state(reply, notice, || unreachable!("it is known at once")), None);
+    }
 
     /// A node whose limit of open files was the usual 1,024 let connections wait for ever in the kernel's queue, without an answer.
     #[test]

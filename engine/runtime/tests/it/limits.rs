@@ -251,7 +251,7 @@ fn who_reads_late_is_held_back_and_loses_nothing() {
         for number in 0..FRAMES {
             // Together far more than the sockets hold.
             writer
-                .write_all(&frame(FrameKind::KeepAlive, number, &[number.to_le_bytes()[0]; 20_000], &[]))
+                .write_all(&frame(FrameKind::KeepAlive, number, &vec![number.to_le_bytes()[0]; 20_000], &[]))
                 .expect("sent");
             let _ = sent.send(());
         }

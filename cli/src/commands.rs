@@ -3,6 +3,7 @@
 pub(crate) mod attributes;
 pub(crate) mod cat;
 pub(crate) mod change;
+pub(crate) mod compact;
 pub(crate) mod cp;
 pub(crate) mod debug;
 pub(crate) mod dev;

@@ -36,6 +36,7 @@
 mod addresses;
 mod buffers;
 mod client;
+mod compact;
 mod config;
 pub mod core;
 mod download;
@@ -53,6 +54,7 @@ mod version;
 mod volume;
 
 pub use crate::client::Client;
+pub use compact::Compaction;
 pub use config::{Config, DEADLINE_DEFAULT, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MIN};
 pub use download::{Download, Piece, ReadRange};
 pub use error::{Damage, Error, ErrorKind, Subject, UnavailableReason};

@@ -6,9 +6,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use wire::MapNumber;
 use wire::limits::{FILE_BYTES_MAX, FILE_EXTENTS_MAX};
-use wire::meta::{Change, Commit, NewAttributes, Operation, Place, Precondition};
+use wire::meta::{Change, Commit, Compact, NewAttributes, Operation, Place, Precondition};
+use wire::{Layout, MapNumber, Version};
 
 use crate::core::Call;
 use crate::core::extents::ExtentBuilder;
@@ -68,6 +68,8 @@ pub struct Upload {
     in_flight: VecDeque<InFlight>,
     extents: ExtentBuilder,
     is_staged: bool,
+    /// The version and layout whose bytes these are again (R26).
+    compacts: Option<(Version, Layout)>,
     /// Lowest map under which a chunk was acked (R8).
     map: Option<MapNumber>,
     failure: Option<Error>,
@@ -109,9 +111,17 @@ impl Upload {
             in_flight: VecDeque::new(),
             extents: ExtentBuilder::new(chunk_bytes),
             is_staged: false,
+            compacts: None,
             map: None,
             failure: None,
         })
+    }
+
+    /// Bytes that the file has already, in this version and layout, from `offset` on.
+    pub(crate) fn compaction(file: Volume, offset: u64, of: (Version, Layout)) -> Result<Self, Error> {
+        let change = UploadChange::Write { offset };
+        let upload = Self::new(file, b"", UploadOptions { change, ..UploadOptions::default() })?;
+        Ok(Self { compacts: Some(of), ..upload })
     }
 
     /// Takes the next bytes of the file. Pending while the window is full. An error is final: the upload can only be dropped.
@@ -319,7 +329,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn complete(&mut self) -> Result<Committed, Error> {
+    pub(crate) async fn complete(&mut self) -> Result<Committed, Error> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
@@ -337,6 +347,11 @@ impl Upload {
             Some(map) => map,
             None => self.volume.handle().map(&self.what).await?.number(),
         };
+        if let Some((version, layout)) = self.compacts {
+            assert!(!self.is_staged, "a round of a compaction fits into a message");
+            let (place, extents) = (self.place.clone(), self.extents.take());
+            return self.mutate(Operation::Compact(Compact { place, version, layout, extents, map })).await;
+        }
         let change = match self.options.change {
             UploadChange::Replace => Change::Replace { size: self.position },
             UploadChange::Write { .. } => Change::Write,
@@ -352,11 +367,13 @@ impl Upload {
             precondition: self.options.precondition,
             map,
         };
+        self.mutate(Operation::Commit(commit)).await
+    }
+
+    async fn mutate(&self, operation: Operation) -> Result<Committed, Error> {
         let upload = self.scope.as_ref().map(|scope| scope.id);
         let handle = self.volume.handle();
-        let outcome =
-            handle.mutate(self.volume.group(), upload, Operation::Commit(commit), &self.what).await?;
-        Ok(outcome.into())
+        Ok(handle.mutate(self.volume.group(), upload, operation, &self.what).await?.into())
     }
 }
 

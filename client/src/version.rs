@@ -43,6 +43,7 @@ impl VersionReader {
     pub(crate) async fn load_page(&mut self, walk: &mut Walk, offset: u64) -> Result<(), Error> {
         loop {
             if let Some(page) = self.page(offset, MESSAGE_ROOTS_MAX).await? {
+                self.relayouts = 0;
                 return walk.load(page).map_err(|_| self.malformed());
             }
             self.find_again().await?;
@@ -123,5 +124,5 @@ impl VersionReader {
     }
 }
 
-/// Compactions of one version during one read.
+/// Compactions of one version while one page of it is asked for.
 const RELAYOUTS_MAX: u32 = 64;

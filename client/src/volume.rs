@@ -10,7 +10,6 @@ use wire::meta::{
 };
 use wire::{CommitIndex, GroupId, InodeId, Version};
 
-use crate::client::NAMES;
 use crate::handle::Handle;
 use crate::{
     DamagedChunk, Download, Error, Lister, Pending, ReadRange, StoredChunk, StoredChunks, Subject, Upload,
@@ -298,10 +297,9 @@ impl Volume {
         &self.handle
     }
 
-    /// The metadata group of this volume. With one group there is one answer; the volume's record will name it (R27).
-    #[expect(clippy::unused_self, reason = "the volume's record will name its group")]
+    /// The metadata group of this volume (R27).
     pub(crate) fn group(&self) -> GroupId {
-        NAMES
+        self.info.group
     }
 }
 

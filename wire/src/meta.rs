@@ -4,8 +4,8 @@
 //! Places are resolved by the group, in log order, so that an operation on a path is atomic.
 
 use crate::{
-    ChunkId, CommitIndex, InodeId, Layout, MapNumber, Sequence, SessionId, Status, Timestamp, Version,
-    VolumeId,
+    ChunkId, CommitIndex, GroupId, InodeId, Layout, MapNumber, Sequence, SessionId, Status, Timestamp,
+    Version, VolumeId,
 };
 
 /// A place in a volume: a path from a directory. An empty path is the directory itself. Components are separated by `/`;
@@ -209,6 +209,22 @@ pub struct CopyRange {
     pub precondition: Precondition,
 }
 
+/// New chunks for bytes that a file has already: fewer, larger extents (R26). The version stays, its layout rises by one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Compact {
+    /// The file; links are followed.
+    pub place: Place,
+    /// It must be of this version, else `VersionConflict`.
+    pub version: Version,
+    /// And in this layout, else `VersionConflict`.
+    pub layout: Layout,
+    /// New chunks of the request's own session only, each id in one commit only (R23). Where they lie the file has bytes and no hole, and they hold the
+    /// same bytes: the group doesn't see that, who sends them must have read them.
+    pub extents: Extents,
+    /// Lowest number of the cluster map under which one of the chunks was acked (R8).
+    pub map: MapNumber,
+}
+
 /// What a removal expects to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RemoveKind {
@@ -337,6 +353,8 @@ pub enum Operation {
     },
     /// Copies extents.
     CopyRange(CopyRange),
+    /// Puts fewer, larger extents in the place of a file's many small ones.
+    Compact(Compact),
     /// Keeps extents of a file too large for one message until its `Commit` names the upload (R37).
     Stage {
         /// Chosen by the client, unique in its session, not 0.
@@ -460,6 +478,8 @@ pub enum Query {
 pub struct VolumeInfo {
     /// Its id.
     pub volume: VolumeId,
+    /// The metadata group that it lies in, for ever (R27).
+    pub group: GroupId,
     /// Its name.
     pub name: String,
     /// Its policy.

@@ -221,6 +221,7 @@ fn object(info: &VolumeInfo) -> Object {
     Object::new()
         .with("name", info.name.as_str())
         .with("id", info.volume.0)
+        .with("group", info.group.0)
         .with("chunk_bytes", info.policy.chunk_bytes)
         .with("retention_seconds", info.policy.retention_seconds)
         .with("created", time::utc(info.created, true))

@@ -507,6 +507,7 @@ impl FakeCluster {
     fn on_query(&mut self, query: Query) -> Result<Answer, Status> {
         let info = VolumeInfo {
             volume: VOLUME,
+            group: GroupId(0),
             name: "photos".to_owned(),
             policy: wire::meta::VolumePolicy { chunk_bytes: CHUNK_BYTES, retention_seconds: 0 },
             created: Timestamp(0),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use wire::meta::VolumeUsage;
 use wire::planted::{Bug, planted};
-use wire::{ChunkId, CommitIndex, InodeId, Layout, SessionId, Timestamp, Version, VolumeId};
+use wire::{ChunkId, CommitIndex, GroupId, InodeId, Layout, SessionId, Timestamp, Version, VolumeId};
 
 use crate::change::{Change, Made, Slot, Target};
 use crate::inode::{Content, Inode};
@@ -69,8 +69,8 @@ impl Namespace {
 
     fn apply_one(&mut self, moment: Moment, change: Change) -> Result<(), ApplyError> {
         match change {
-            Change::CreateVolume { volume, name, policy, owner } => {
-                self.create_volume(moment, volume, name, policy)?;
+            Change::CreateVolume { volume, group, name, policy, owner } => {
+                self.create_volume(moment, (volume, group), name, policy)?;
                 let root = Target { volume, inode: InodeId::ROOT };
                 let made = Made::Directory(InodeId::ROOT);
                 self.make_inode(moment, root, made, Inode { owner, ..fresh(moment) })
@@ -105,6 +105,7 @@ impl Namespace {
             | Change::Truncate { .. }
             | Change::CopyWhole { .. }
             | Change::CopyRange { .. }
+            | Change::Compact { .. }
             | Change::Stage { .. } => self.apply_content(moment, change),
             Change::EndSession { session } => {
                 self.uploads.end_session(session);
@@ -122,7 +123,7 @@ impl Namespace {
     fn create_volume(
         &mut self,
         moment: Moment,
-        id: VolumeId,
+        (id, group): (VolumeId, GroupId),
         name: String,
         policy: wire::meta::VolumePolicy,
     ) -> Result<(), ApplyError> {
@@ -131,7 +132,7 @@ impl Namespace {
         }
         self.next_volume = VolumeId(id.0 + 1); // never reused (R27)
         self.names.insert(name.clone(), id);
-        let volume = Volume::new(name, policy, moment.time);
+        let volume = Volume::new(name, group, policy, moment.time);
         self.volume_memory += volume.memory_bytes();
         self.volumes.insert(id, volume);
         Ok(())

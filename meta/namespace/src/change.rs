@@ -2,7 +2,7 @@
 //! them unconditionally (R15). Values are final ones, never differences, except where a difference keeps the entry small (extents).
 
 use wire::meta::{Extents, VolumePolicy, Xattr};
-use wire::{ChunkId, CommitIndex, InodeId, SessionId, Timestamp, VolumeId};
+use wire::{ChunkId, CommitIndex, GroupId, InodeId, SessionId, Timestamp, VolumeId};
 
 use crate::codec::{Decode, DecodeError, Encode, Input, structure};
 use crate::extents::is_sound;
@@ -61,6 +61,8 @@ pub enum Change {
     CreateVolume {
         /// Its id, the next one.
         volume: VolumeId,
+        /// Where it lies (R27).
+        group: GroupId,
         /// Its name, free until now.
         name: String,
         /// Its policy.
@@ -179,6 +181,13 @@ pub enum Change {
         source: Target,
         /// The target, of the same volume.
         target: InodeId,
+    },
+    /// Extents take the place of those that hold the same bytes: the version stays, its layout is the next one (R26).
+    Compact {
+        /// The file.
+        target: Target,
+        /// The extents; nothing is staged.
+        source: Source,
     },
     /// A range of a file's content becomes a range of another one's, holes included.
     CopyRange {
@@ -314,7 +323,7 @@ macro_rules! changes {
     };
 }
 changes! {
-    1 = CreateVolume { volume, name, policy, owner };
+    1 = CreateVolume { volume, group, name, policy, owner };
     2 = RemoveVolume { volume };
     3 = Drain { volume, limit };
     4 = MakeInode { target, made, owner, modified };
@@ -335,15 +344,17 @@ changes! {
     19 = Horizon { volume, upto, limit };
     20 = Reclaim { volume, upto, limit };
     21 = Deleted { first, count };
+    22 = Compact { target, source };
 }
 
 impl Change {
     /// Decoded extents obey what the arithmetic of applying them relies on.
     fn check(self) -> Result<Self, DecodeError> {
         let sound = match &self {
-            Self::Replace { source, .. } | Self::Write { source, .. } | Self::Stage { source } => {
-                is_sound(&source.extents)
-            }
+            Self::Replace { source, .. }
+            | Self::Write { source, .. }
+            | Self::Compact { source, .. }
+            | Self::Stage { source } => is_sound(&source.extents),
             Self::Deleted { first, count } => {
                 *count > 0 && first.ordinal.checked_add(u64::from(*count)).is_some()
             }

@@ -8,7 +8,7 @@
 use thiserror::Error;
 use wire::meta::{Extents, Outcome, Run, VolumePolicy, Xattr};
 use wire::{
-    ChunkId, CommitIndex, InodeId, Layout, Sequence, SessionId, Status, Timestamp, Version, VolumeId,
+    ChunkId, CommitIndex, GroupId, InodeId, Layout, Sequence, SessionId, Status, Timestamp, Version, VolumeId,
 };
 
 /// Why bytes are no entry or row. Whoever reads the log or checkpoint refuses it (R29).
@@ -175,7 +175,7 @@ macro_rules! newtype {
         }
     )*};
 }
-newtype!(CommitIndex, InodeId, Layout, Sequence, SessionId, Timestamp, Version, VolumeId);
+newtype!(CommitIndex, GroupId, InodeId, Layout, Sequence, SessionId, Timestamp, Version, VolumeId);
 
 macro_rules! structure {
     ($type:ty { $($field:ident),* $(,)? }) => {

@@ -10,7 +10,7 @@ use crate::gc::release;
 use crate::inode::{Content, Inode, List, OneChunk};
 use crate::namespace::Namespace;
 use crate::references::{References, WrongReference};
-use crate::volume::{Expired, Sign, Volume};
+use crate::volume::{Expired, NOW, Sign, Volume};
 
 /// Bytes `start..end` of a file get new pieces; the file is `size` long then.
 pub(crate) struct Splice {
@@ -46,23 +46,8 @@ impl Namespace {
                     write(volume, references, moment, target, Written { pieces, size, modified })
                 })
             }
-            Change::Truncate { target, size: 0, modified } => {
-                self.replace(moment, target, 0, modified, Vec::new(), true)
-            }
-            Change::Truncate { target, size, modified } => {
-                self.with_volume(target.volume, |volume, references| {
-                    end_state(volume, moment, target, false)?;
-                    let cut = Splice {
-                        start: size,
-                        end: u64::MAX,
-                        size,
-                        modified,
-                        pieces: Vec::new(),
-                        fresh: true,
-                    };
-                    splice(volume, references, moment, target, &cut)
-                })
-            }
+            Change::Truncate { target, size, modified } => self.truncate(moment, target, size, modified),
+            Change::Compact { target, source } => self.compact(moment, target, source),
             Change::CopyWhole { source, target } => self.copy_whole(moment, source, target),
             Change::CopyRange { source, start, length, target, offset, size, modified } => {
                 let end = offset.checked_add(length).ok_or(ApplyError::Size(source.volume))?;
@@ -93,6 +78,58 @@ impl Namespace {
             return Err(missing);
         }
         Ok(whole)
+    }
+
+    /// Where fewer pieces stay than go, the file gets a new list of those that stay, and its past keeps the whole one, as if it had been replaced: what goes
+    /// is dropped in bounded steps later. So this takes as long as the smaller side.
+    fn truncate(
+        &mut self,
+        moment: Moment,
+        target: Target,
+        size: u64,
+        modified: Timestamp,
+    ) -> Result<(), ApplyError> {
+        let volume = self.volumes.get(&target.volume).ok_or(ApplyError::Volume(target.volume))?;
+        let keeps_less = match &file(volume, target)?.content {
+            Content::Many(list) => volume.has_fewer_before(list.id, size),
+            _ => size == 0,
+        };
+        if keeps_less {
+            let pieces = self.copied_pieces(moment.index, target, 0, size, 0)?;
+            return self.replace(moment, target, size, modified, pieces, false);
+        }
+        self.with_volume(target.volume, |volume, references| {
+            end_state(volume, moment, target, false)?;
+            let pieces = Vec::new();
+            let cut = Splice { start: size, end: u64::MAX, size, modified, pieces, fresh: true };
+            splice(volume, references, moment, target, &cut)
+        })
+    }
+
+    /// The bytes stay what they are, and with them version and times; the pieces that hold them end, and their chunks go the way of all others (R25, R26).
+    fn compact(&mut self, moment: Moment, target: Target, source: Source) -> Result<(), ApplyError> {
+        let extents = self.take_extents(source)?;
+        let pieces = pieces_of(&extents, 0, moment.index);
+        let volume = self.volumes.get(&target.volume).ok_or(ApplyError::Volume(target.volume))?;
+        let before = file(volume, target)?.clone();
+        let (size, modified) = (before.size, before.modified);
+        let layout = before.layout.0.checked_add(1).ok_or(ApplyError::Size(target.volume))?;
+        if pieces.iter().map(|(_, piece)| piece.length).sum::<u64>() == before.stored_bytes() {
+            // All of it: the past keeps the list, and drops it in bounded steps.
+            self.replace(moment, target, size, modified, pieces, true)?;
+        } else {
+            self.with_volume(target.volume, |volume, references| {
+                write(volume, references, moment, target, Written { pieces, size, modified })
+            })?;
+        }
+        self.with_volume(target.volume, |volume, _| {
+            let missing = ApplyError::Inode(target.volume, target.inode);
+            let inode = volume.inodes.get_mut(&target.inode).ok_or(missing)?;
+            inode.version = before.version;
+            inode.layout = Layout(layout);
+            inode.changed = before.changed;
+            Ok(())
+        })
     }
 
     fn replace(
@@ -154,7 +191,7 @@ impl Namespace {
                 Ok(vec![cut(0, &one.piece(index))])
             }
             Content::Many(list) => Ok(volume
-                .pieces_at(list.id, start, crate::volume::NOW)
+                .pieces_at(list.id, start, NOW)
                 .take_while(|(at, _)| *at < end)
                 .map(|(at, piece)| cut(at, piece))
                 .collect()),
@@ -162,6 +199,24 @@ impl Namespace {
         }
     }
 }
+
+impl Volume {
+    /// Whether the live list has fewer pieces before `size` than from there on, and more than a few there. Looks at no more than twice the smaller side.
+    fn has_fewer_before(&self, list: CommitIndex, size: u64) -> bool {
+        let mut before = self.pieces_at(list, 0, NOW).take_while(|(offset, _)| *offset < size);
+        let mut behind = self.pieces_at(list, size, NOW).skip(CUT_PIECES_MIN);
+        loop {
+            match (before.next(), behind.next()) {
+                (None, Some(_)) => return true,
+                (_, None) => return false,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// So few pieces are cut off where they are.
+const CUT_PIECES_MIN: usize = if cfg!(test) { 1 } else { 64 };
 
 impl OneChunk {
     /// The extent as a piece.

@@ -120,7 +120,9 @@ impl<'a> Execution<'a> {
                 }
                 let volume = self.namespace.next_volume;
                 let owner = Owner { mode: 0o755, uid: 0, gid: 0 };
-                let create = Change::CreateVolume { volume, name: name.clone(), policy: *policy, owner };
+                let group = self.context.session.group();
+                let create =
+                    Change::CreateVolume { volume, group, name: name.clone(), policy: *policy, owner };
                 Ok(Plan { changes: vec![create], volume, inode: InodeId::ROOT, ..Plan::default() })
             }
             Operation::RemoveVolume { volume, recursive } => {
@@ -147,6 +149,7 @@ impl<'a> Execution<'a> {
             }
             Operation::RemoveXattr { place, follow, name } => self.remove_xattr(place, *follow, name),
             Operation::CopyRange(copy) => self.copy_range(copy),
+            Operation::Compact(compact) => self.compact(compact),
             Operation::Stage { upload, extents } => self.stage(*upload, extents),
         }
     }

@@ -260,6 +260,20 @@ impl Model {
         Ok(id)
     }
 
+    /// The bytes of the file at the path.
+    pub(crate) fn bytes_at(&self, path: &[u8]) -> Result<&Vec<Byte>, Status> {
+        self.file(self.find(path, true)?.node.ok_or(Status::NotFound)?)
+    }
+
+    /// The bytes at the path get other identities, and nothing else changes.
+    pub(crate) fn compact(&mut self, path: &[u8], extents: &Extents) {
+        let id = self.find(path, true).unwrap().node.unwrap();
+        let Kind::File { bytes, .. } = &mut self.nodes.get_mut(&id).unwrap().kind else { unreachable!() };
+        let size = bytes.len();
+        Self::overlay(bytes, extents, 0);
+        assert_eq!(bytes.len(), size, "a compaction beyond the end");
+    }
+
     fn file(&self, id: NodeId) -> Result<&Vec<Byte>, Status> {
         match &self.nodes[&id].kind {
             Kind::File { bytes, .. } => Ok(bytes),

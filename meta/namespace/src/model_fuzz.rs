@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wire::limits::{LIST_ENTRIES_MAX, MESSAGE_ROOTS_MAX};
 use wire::meta::{
-    Answer, AttributeChange, Change as ContentChange, Commit, CopyRange, Extents, InodeKind, NewAttributes,
-    Operation, Place, Precondition, Query, RemoveKind, RenameMode, Run, VolumePolicy, Xattr, XattrMode,
+    Answer, AttributeChange, Attributes, Change as ContentChange, Commit, Compact, CopyRange, Extents,
+    InodeKind, NewAttributes, Operation, Place, Precondition, Query, RemoveKind, RenameMode, Run,
+    VolumePolicy, Xattr, XattrMode,
 };
-use wire::{ChunkId, CommitIndex, InodeId, MapNumber, SessionId, Status, Timestamp, Version, VolumeId};
+use wire::{
+    ChunkId, CommitIndex, InodeId, Layout, MapNumber, SessionId, Status, Timestamp, Version, VolumeId,
+};
 
 use crate::apply::Moment;
 use crate::change::Change;
@@ -17,7 +20,7 @@ use crate::codec::{Decode, Encode, Input};
 use crate::execute::Context;
 use crate::gc::{UpkeepRules, plan_upkeep};
 use crate::losses::Losses;
-use crate::model::{Kind, Model, Node, ROOT};
+use crate::model::{Byte, Kind, Model, Node, ROOT};
 use crate::namespace::{ChunkState, Namespace};
 use crate::random::Random;
 use crate::volume::NOW;
@@ -169,7 +172,8 @@ impl Fuzz {
 
     fn step(&mut self) {
         let path = self.path();
-        let (expected, operation) = match self.random.below(20) {
+        let (expected, operation) = match self.random.below(22) {
+            20.. => return self.compact(&path),
             0..=7 => return self.commit(&path),
             8..=15 => self.plan_name(&path),
             _ => self.plan_content(&path),
@@ -334,6 +338,80 @@ impl Fuzz {
                 assert!(matches!(again, Status::BadRequest | Status::NotDirectory), "{again}");
             }
         }
+    }
+
+    /// R26: other chunks for bytes that are there; the layout alone tells.
+    fn compact(&mut self, path: &[u8]) {
+        let bytes = self.model.bytes_at(path).cloned();
+        let extents = bytes.as_ref().map_or(Extents::default(), |bytes| self.extents_over(bytes));
+        let before = self.attributes(path);
+        let (version, layout) = before.map_or((Version(1), Layout(0)), |file| (file.version, file.layout));
+        let (version, layout, expected) = match (self.random.below(6), &bytes) {
+            (_, Err(status)) => (version, layout, *status),
+            (0, _) => (version, Layout(layout.0 + 1), Status::VersionConflict),
+            (1, _) => (Version(version.0 + 1), layout, Status::VersionConflict),
+            (_, Ok(bytes)) => {
+                let is_there = |run: &Run| {
+                    let range = run.file_offset..run.file_offset + run.length;
+                    range
+                        .into_iter()
+                        .all(|at| bytes.get(usize::try_from(at).unwrap()).is_some_and(Option::is_some))
+                };
+                let holds = !extents.runs.is_empty() && extents.runs.iter().all(is_there);
+                (version, layout, if holds { Status::Ok } else { Status::BadRequest })
+            }
+        };
+        let (place, map) = (Self::place(path), MapNumber(1));
+        let compact = Compact { place, version, layout, extents: extents.clone(), map };
+        let operation = Operation::Compact(compact);
+        let (status, ..) = self.execute(&operation);
+        assert_eq!(status, expected, "{operation:?}");
+        if status == Status::Ok {
+            self.model.compact(path, &extents);
+            let after = self.attributes(path).unwrap();
+            assert_eq!(after, Attributes { layout: Layout(layout.0 + 1), ..before.unwrap() });
+        }
+    }
+
+    fn attributes(&self, path: &[u8]) -> Option<Attributes> {
+        let lookup = Query::Lookup { place: Self::place(path), follow: true, xattrs: false, roots: 0 };
+        match self.namespace.query(&lookup, 0) {
+            Ok(Answer::Entry(entry)) => Some(entry.attributes),
+            _ => None,
+        }
+    }
+
+    /// New chunks for some or all of the bytes, and now and then for a byte that isn't there.
+    fn extents_over(&mut self, bytes: &[Byte]) -> Extents {
+        let (all, beyond) = (self.random.below(3) == 0, self.random.below(6) == 0);
+        let mut extents = Extents::default();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = bytes[at..].iter().position(Option::is_none).map_or(bytes.len(), |length| at + length);
+            if at < end {
+                let low = if all { at } else { at + self.random.below(end - at) };
+                let high = if all { end } else { low + 1 + self.random.below(end - low) };
+                let length = u64::try_from(high - low + usize::from(beyond)).unwrap();
+                let count = u32::try_from(length.div_ceil(16)).unwrap();
+                let last_chunk_bytes = u32::try_from(length - u64::from(count - 1) * 16).unwrap();
+                let first = ChunkId { session: SESSION, ordinal: self.ordinal };
+                self.ordinal += u64::from(count);
+                extents.roots.extend((0..u64::from(count)).map(|i| root(first.ordinal + i)));
+                let file_offset = u64::try_from(low).unwrap();
+                let chunk_bytes = 16;
+                extents.runs.push(Run {
+                    file_offset,
+                    length,
+                    first,
+                    count,
+                    chunk_bytes,
+                    last_chunk_bytes,
+                    skip: 0,
+                });
+            }
+            at = end + 1;
+        }
+        extents
     }
 
     fn upkeep(&mut self, hold: bool) {
@@ -591,6 +669,7 @@ pub(crate) fn the_tree_is_the_models() {
         "RemoveXattr",
         "SetAttributes",
         "Stage",
+        "Compact",
     ] {
         let count = seen.get(&(name.to_string(), Status::Ok)).copied().unwrap_or(0);
         assert!(count >= 20, "{name}: {seen:?}");

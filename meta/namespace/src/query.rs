@@ -62,7 +62,7 @@ impl Namespace {
     /// Whether the version is there, now or kept (R25).
     pub fn has_version(&self, volume: VolumeId, inode: InodeId, version: Version) -> bool {
         let Some(volume) = self.volume(volume) else { return false };
-        versions(volume, inode).any(|(row, _)| row.version == version)
+        states_of(volume, inode, version).next().is_some()
     }
 
     fn existing(&self, id: VolumeId) -> Result<&Volume, Failure> {
@@ -114,15 +114,19 @@ fn page_limit(limit: u32) -> usize {
     usize::try_from(limit.clamp(1, LIST_ENTRIES_MAX)).expect("at most 1,024")
 }
 
-/// States of an inode, the live one first, each with an index at which it was the one.
-fn versions(volume: &Volume, inode: InodeId) -> impl Iterator<Item = (&Inode, CommitIndex)> {
-    let live = volume.inodes.get(&inode).map(|row| (row, NOW));
-    let start = (inode, CommitIndex(0));
+/// States of an inode in this version, the live one first, each with an index at which it was the one. A version is the entry that made it: its first state
+/// begins there, and the others follow.
+fn states_of(
+    volume: &Volume,
+    inode: InodeId,
+    version: Version,
+) -> impl Iterator<Item = (&Inode, CommitIndex)> {
+    let live = volume.inodes.get(&inode).map(|row| (row, NOW)).filter(|(row, _)| row.version == version);
+    let start = (inode, CommitIndex(version.0).max(volume.summary.horizon));
     let old = volume
         .old_inodes
-        .range(std::ops::Bound::Included(&start))
-        .take_while(move |(key, _)| key.0 == inode)
-        .filter(|(key, _)| key.1 > volume.summary.horizon)
+        .range(std::ops::Bound::Excluded(&start))
+        .take_while(move |(key, old)| key.0 == inode && old.inode.version == version)
         .map(|(key, old)| (&old.inode, CommitIndex(key.1.0 - 1)));
     live.into_iter().chain(old)
 }
@@ -138,8 +142,7 @@ fn version_of(
     if version == Version(0) {
         return Err(conflict);
     }
-    let mut all = versions(volume, inode);
-    all.find(|(row, _)| row.version == version && row.layout == layout).ok_or(conflict)
+    states_of(volume, inode, version).find(|(row, _)| row.layout == layout).ok_or(conflict)
 }
 
 /// Extents of a file that end after `offset`, as many as `roots` allow.

@@ -123,6 +123,15 @@ impl References {
         range: ChunkRange,
         mut change: impl FnMut(ChunkId, &mut Span),
     ) -> Result<(), WrongReference> {
+        // Most ranges are a span: a copy of a large file is a million of them.
+        if let Some(span) = self.spans.get(&range.first)
+            && span.count == range.count
+            && span.references > 0
+        {
+            let span = self.spans.get_mut(&range.first).ok_or(WrongReference(range.first))?;
+            change(range.first, span);
+            return Ok(());
+        }
         let mut next = range.first;
         while next.ordinal < range.end() {
             let found = self.find(next);

@@ -1,5 +1,7 @@
 //! Rules one by one: limits, places, preconditions, removal of whole volumes, cost of listings.
 
+mod large;
+
 use wire::limits::{FILE_EXTENTS_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};
 use wire::meta::{
     Answer, Change as ContentChange, Commit, CopyRange, Entry, Extents, NewAttributes, Operation, Outcome,

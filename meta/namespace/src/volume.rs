@@ -17,7 +17,7 @@ use std::ops::Bound;
 
 use wire::meta::{VolumeInfo, VolumePolicy, VolumeUsage};
 use wire::planted::{Bug, planted};
-use wire::{ChunkId, CommitIndex, InodeId, Timestamp, VolumeId};
+use wire::{ChunkId, CommitIndex, GroupId, InodeId, Timestamp, VolumeId};
 
 use crate::codec::{Decode, DecodeError, Encode, Input, structure};
 use crate::extents::Piece;
@@ -64,6 +64,7 @@ structure!(Expiring { at, what });
 /// What a volume is and counts, without its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
+    pub(crate) group: GroupId,
     pub(crate) policy: VolumePolicy,
     pub(crate) created: Timestamp,
     pub(crate) next_inode: InodeId,
@@ -76,7 +77,7 @@ pub(crate) struct Summary {
     /// Bytes that rows hold on the heap.
     pub(crate) heap_bytes: u64,
 }
-structure!(Summary { policy, created, next_inode, horizon, usage, removed, heap_bytes });
+structure!(Summary { group, policy, created, next_inode, horizon, usage, removed, heap_bytes });
 structure!(VolumeUsage {
     files,
     directories,
@@ -106,8 +107,9 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    pub(crate) fn new(name: String, policy: VolumePolicy, created: Timestamp) -> Self {
+    pub(crate) fn new(name: String, group: GroupId, policy: VolumePolicy, created: Timestamp) -> Self {
         let summary = Summary {
+            group,
             policy,
             created,
             next_inode: InodeId(InodeId::ROOT.0),
@@ -138,6 +140,7 @@ impl Volume {
     pub(crate) fn info(&self, volume: VolumeId) -> VolumeInfo {
         VolumeInfo {
             volume,
+            group: self.summary.group,
             name: self.name.clone(),
             policy: self.summary.policy,
             created: self.summary.created,
@@ -215,24 +218,52 @@ impl Volume {
             .range(Bound::Included(&start))
             .skip_while(move |(key, piece)| key.0 < list || key.1 + piece.length <= offset)
             .take_while(move |(key, _)| key.0 == list)
-            .filter(move |(_, piece)| piece.from <= at)
-            .map(|(key, piece)| (key.1, piece))
             .peekable();
-        // Several lifetimes share an offset, and an earlier piece may reach over `offset`: read the list's old pieces from its beginning.
-        let start = (list, 0, CommitIndex(0));
-        let old = (at != NOW).then(|| self.old_pieces.range(Bound::Included(&start)));
-        let mut old = old
-            .into_iter()
-            .flatten()
-            .take_while(move |(key, _)| key.0 == list)
-            .filter(move |(key, piece)| piece.from <= at && at < key.2 && key.1 + piece.length > offset)
-            .map(|(key, piece)| (key.1, piece))
-            .peekable();
-        std::iter::from_fn(move || match (live.peek(), old.peek()) {
-            (Some(here), Some(there)) if there.0 < here.0 => old.next(),
-            (None, Some(_)) => old.next(),
-            _ => live.next(),
+        let old = (at != NOW).then(|| self.old_pieces_from(list, offset, at));
+        let mut old = old.into_iter().flatten().peekable();
+        // In order of their offsets whether they were there at `at` or not: a page takes no longer than what lies in its range.
+        std::iter::from_fn(move || {
+            loop {
+                let is_old = match (live.peek(), old.peek()) {
+                    (Some((here, _)), Some((there, _))) => there.1 < here.1,
+                    (here, there) => here.is_none() && there.is_some(),
+                };
+                if is_old {
+                    let (key, piece) = old.next()?;
+                    if piece.from <= at && at < key.2 && key.1 + piece.length > offset {
+                        return Some((key.1, piece));
+                    }
+                } else {
+                    let (key, piece) = live.next()?;
+                    if piece.from <= at {
+                        return Some((key.1, piece));
+                    }
+                }
+            }
         })
+    }
+
+    /// Old pieces of `list`, from the one on that may hold the byte at `offset` at `at`: the nearest before it that was there then, since pieces of one moment
+    /// don't overlap; not before a live one that was.
+    fn old_pieces_from(
+        &self,
+        list: CommitIndex,
+        offset: u64,
+        at: CommitIndex,
+    ) -> impl Iterator<Item = (&(CommitIndex, u64, CommitIndex), &Piece)> + '_ {
+        let live =
+            self.pieces.floor(&(list, offset)).filter(|(key, piece)| key.0 == list && piece.from <= at);
+        let mut start = (list, live.map_or(0, |(key, _)| key.1), CommitIndex(0));
+        let mut before = (list, offset, NOW);
+        while let Some((key, piece)) = self.old_pieces.floor(&before).filter(|(key, _)| **key >= start) {
+            if piece.from <= at && at < key.2 {
+                start = *key;
+                break;
+            }
+            before = (key.0, key.1, CommitIndex(key.2.0 - 1));
+        }
+        let rows = self.old_pieces.range(Bound::Included(&start));
+        rows.take_while(move |(key, _)| key.0 == list)
     }
 
     /// Live pieces of `list` that overlap `[start, end)`.

@@ -123,7 +123,7 @@ const LOG: Row = row(
     &["opened", "fenced", "checkpoint", "opened after an orderly end", "kept over an orderly end"],
     &["open failed", "checkpoint damaged", "checkpoint failed"],
 );
-const CLIENT: Row = row("client", &["cancelled"], &[]);
+const CLIENT: Row = row("client", &["cancelled", "compacted"], &[]);
 const CHECKER: Row = row("checker", &["checked", "unknown", "worlds at once"], &[]);
 const SEED: Row = row("seed", &["verified"], &["log destroyed and said so"]);
 

@@ -5,11 +5,13 @@
 //! other:                                     Changing ─→ done
 //! read:   Looking ─→ (Paging) ─→ Fetching ─→ done
 //!                       │            └─ missing or damaged ─→ Again ─→ done
+//!                       ├─→ Compacting ─→ Looking                            a reader that compacts first (R26)
 //!                       └─→ Pinning ─→ Pausing ⇄ Taking ─→ Again ─→ done      a reader that takes its time (R25)
 //! list:   Listing ─→ done, each page a record of its own
 //! ```
 //! Sessions, routing, retries and verification are the shipped core's; what goes into requests and comes out of extents is in `task/parts.rs`.
 
+mod compact;
 mod parts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +22,7 @@ use wire::{ChunkId, MapNumber, Memory, Nanos, Status, VolumeId};
 
 use crate::content::fill;
 use crate::history::{Action, Condition, Ending, Record};
+use compact::Compacting;
 use parts::{
     GROUP, PlannedGet, ending_of_change, ending_of_list, ending_of_refusal, ending_of_second_look,
     extents_of, found, gets_of, list, look_up, new_attributes, place, plain_operation, precondition, seen_of,
@@ -99,6 +102,8 @@ enum Stage {
         reading: Reading,
         gets: VecDeque<PlannedGet>,
     },
+    /// What was read is put into larger chunks; then it is read again.
+    Compacting(Compacting),
     /// A pinned read between two chunks.
     Pausing {
         held: Held,
@@ -143,6 +148,8 @@ pub(crate) struct Reading {
     entry: Box<Entry>,
     from: u64,
     bytes: Vec<u8>,
+    /// What a compaction puts other chunks in the place of.
+    extents: Extents,
     /// For each get: where its bytes go.
     places: Vec<usize>,
 }
@@ -154,6 +161,10 @@ pub(crate) struct Task {
     pub record: Record,
     /// A write's extents are staged before its commit.
     pub stages: bool,
+    /// A read of a whole file compacts it first.
+    pub compacts: bool,
+    /// It did.
+    pub has_compacted: bool,
     /// Pages of a listing before the present one.
     pub pages: Vec<Record>,
     stage: Stage,
@@ -161,7 +172,14 @@ pub(crate) struct Task {
 
 impl Task {
     /// Begins an operation.
-    pub(crate) fn begin(setting: Setting, record: Record, stages: bool, wishes: &mut Vec<Wish>) -> Self {
+    pub(crate) fn begin(
+        setting: Setting,
+        record: Record,
+        (stages, compacts): (bool, bool),
+        wishes: &mut Vec<Wish>,
+    ) -> Self {
+        let compacts =
+            compacts && matches!(record.action, Action::Read { from: 0, to: u64::MAX, pace: 0, .. });
         let stage = match &record.action {
             Action::Replace { .. } | Action::Write { .. } | Action::Append { .. } => {
                 wishes.push(Wish::Call(0, Call::OpenUpload { group: GROUP }));
@@ -181,7 +199,7 @@ impl Task {
                 Stage::Changing { upload: None }
             }
         };
-        Self { record, stages, pages: Vec::new(), stage }
+        Self { record, stages, compacts, has_compacted: false, pages: Vec::new(), stage }
     }
 
     /// How it ends when nobody waits for it any more.
@@ -198,6 +216,10 @@ impl Task {
             }
             Stage::Pausing { held } | Stage::Taking { held } => {
                 wishes.push(Wish::CloseRead(held.read));
+                Ending::Nothing
+            }
+            Stage::Compacting(compacting) => {
+                compacting.close(wishes);
                 Ending::Nothing
             }
             _ => Ending::Nothing,
@@ -284,6 +306,15 @@ impl Task {
                 let part = held.reading.places.len() - 1;
                 (held.reading, held.trouble) = take_bytes(held.reading, held.trouble, part, result, memory);
                 self.go_on_taking(setting, held, wishes)
+            }
+            Stage::Compacting(mut compacting) => {
+                if compacting.on_done(setting, part, result, memory, wishes) {
+                    self.has_compacted |= compacting.is_done;
+                    self.look_again(setting, wishes);
+                } else {
+                    self.stage = Stage::Compacting(compacting);
+                }
+                Step::On
             }
             Stage::Pausing { .. } => unreachable!("nothing was asked for"),
             Stage::Listing => self.on_list(now, setting, result, wishes),
@@ -480,7 +511,8 @@ impl Task {
         };
         let (to, from) = (to.min(entry.attributes.size), from.min(entry.attributes.size));
         let length = usize::try_from(to.saturating_sub(from)).expect("small files");
-        let mut reading = Reading { entry, from, bytes: vec![0; length], places: Vec::new() };
+        let known = if self.compacts { extents.clone() } else { Extents::default() };
+        let mut reading = Reading { entry, from, bytes: vec![0; length], extents: known, places: Vec::new() };
         let gets = gets_of(extents, from, from.max(to));
         if pace > 0 && !gets.is_empty() {
             let attributes = &reading.entry.attributes;
@@ -501,6 +533,14 @@ impl Task {
         Step::On
     }
 
+    fn look_again(&mut self, setting: Setting, wishes: &mut Vec<Wish>) {
+        let Action::Read { path, follow, .. } = &self.record.action else {
+            unreachable!("only reads compact")
+        };
+        wishes.push(look_up(setting, path, *follow));
+        self.stage = Stage::Looking;
+    }
+
     fn on_bytes(
         &mut self,
         setting: Setting,
@@ -511,6 +551,13 @@ impl Task {
     ) -> Step {
         if left > 0 {
             self.stage = Stage::Fetching { reading, left, trouble };
+            return Step::On;
+        }
+        if trouble == Trouble::None
+            && std::mem::take(&mut self.compacts)
+            && let Some(compacting) = Compacting::begin(setting, &reading, wishes)
+        {
+            self.stage = Stage::Compacting(compacting);
             return Step::On;
         }
         match trouble {

@@ -44,6 +44,10 @@ pub(crate) struct Workload {
     client: usize,
     setting: Setting,
     random: Random,
+    /// Which reads compact: a stream of its own.
+    compacts: Random,
+    /// How many did.
+    pub compacted: u64,
     menu: menu::Menu,
     tasks: BTreeMap<u64, Task>,
     tickets: Tickets,
@@ -71,6 +75,8 @@ impl Workload {
             client,
             setting: Setting { seed, volume, chunk_bytes, roots },
             menu: menu::Menu::new(seed),
+            compacts: Random::stream(seed, &format!("compactions {client}")),
+            compacted: 0,
             random,
             tasks: BTreeMap::new(),
             tickets: Tickets::default(),
@@ -115,7 +121,8 @@ impl Workload {
         let record = Record { stamp, client, action, began: now, ended: now, ending, outlived };
         let stages = self.random.per_mille(150);
         let mut wishes = Vec::new();
-        let task = Task::begin(self.setting, record, stages, &mut wishes);
+        let compacts = self.compacts.per_mille(200);
+        let task = Task::begin(self.setting, record, (stages, compacts), &mut wishes);
         self.tasks.insert(number, task);
         self.order(number, wishes, orders);
     }
@@ -181,6 +188,7 @@ impl Workload {
 
     fn end(&mut self, now: Nanos, number: u64, ending: Ending) -> &Record {
         let task = self.tasks.remove(&number).expect("it was under way");
+        self.compacted += u64::from(task.has_compacted);
         self.records.extend(task.pages);
         let mut record = task.record;
         record.ended = now;

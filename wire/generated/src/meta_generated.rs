@@ -7,10 +7,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_OPERATION: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OPERATION: u8 = 13;
+pub const ENUM_MAX_OPERATION: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OPERATION: [Operation; 14] = [
+pub const ENUM_VALUES_OPERATION: [Operation; 15] = [
   Operation::NONE,
   Operation::CreateVolume,
   Operation::RemoveVolume,
@@ -25,6 +25,7 @@ pub const ENUM_VALUES_OPERATION: [Operation; 14] = [
   Operation::RemoveXattr,
   Operation::CopyRange,
   Operation::Stage,
+  Operation::Compact,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -46,9 +47,10 @@ impl Operation {
   pub const RemoveXattr: Self = Self(11);
   pub const CopyRange: Self = Self(12);
   pub const Stage: Self = Self(13);
+  pub const Compact: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 13;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::CreateVolume,
@@ -64,6 +66,7 @@ impl Operation {
     Self::RemoveXattr,
     Self::CopyRange,
     Self::Stage,
+    Self::Compact,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -82,6 +85,7 @@ impl Operation {
       Self::RemoveXattr => Some("RemoveXattr"),
       Self::CopyRange => Some("CopyRange"),
       Self::Stage => Some("Stage"),
+      Self::Compact => Some("Compact"),
       _ => None,
     }
   }
@@ -1856,6 +1860,7 @@ impl ::core::fmt::Debug for VolumeRecord {
       .field("created", &self.created())
       .field("chunk_bytes", &self.chunk_bytes())
       .field("name_bytes", &self.name_bytes())
+      .field("group", &self.group())
       .finish()
   }
 }
@@ -1905,6 +1910,7 @@ impl<'a> VolumeRecord {
     created: i64,
     chunk_bytes: u32,
     name_bytes: u16,
+    group: u16,
   ) -> Self {
     let mut s = Self([0; 32]);
     s.set_volume(volume);
@@ -1912,6 +1918,7 @@ impl<'a> VolumeRecord {
     s.set_created(created);
     s.set_chunk_bytes(chunk_bytes);
     s.set_name_bytes(name_bytes);
+    s.set_group(group);
     s
   }
 
@@ -2055,6 +2062,35 @@ impl<'a> VolumeRecord {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
         self.0[28..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn group(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[30..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_group(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[30..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -4670,6 +4706,172 @@ impl ::core::fmt::Debug for Stage<'_> {
     let mut ds = f.debug_struct("Stage");
       ds.field("upload", &self.upload());
       ds.field("extents", &self.extents());
+      ds.finish()
+  }
+}
+pub enum CompactOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Compact<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Compact<'a> {
+  type Inner = Compact<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Compact<'a> {
+  pub const VT_PLACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LAYOUT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_EXTENTS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAP: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Compact { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CompactArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Compact<'bldr>> {
+    let mut builder = CompactBuilder::new(_fbb);
+    builder.add_map(args.map);
+    builder.add_version(args.version);
+    if let Some(x) = args.extents { builder.add_extents(x); }
+    builder.add_layout(args.layout);
+    if let Some(x) = args.place { builder.add_place(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn place(&self) -> Place<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Place>>(Compact::VT_PLACE, None).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Compact::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn layout(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Compact::VT_LAYOUT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn extents(&self) -> Extents<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Extents>>(Compact::VT_EXTENTS, None).unwrap()}
+  }
+  #[inline]
+  pub fn map(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Compact::VT_MAP, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Compact<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Place>>("place", Self::VT_PLACE, true)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<u32>("layout", Self::VT_LAYOUT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Extents>>("extents", Self::VT_EXTENTS, true)?
+     .visit_field::<u64>("map", Self::VT_MAP, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CompactArgs<'a> {
+    pub place: Option<::flatbuffers::WIPOffset<Place<'a>>>,
+    pub version: u64,
+    pub layout: u32,
+    pub extents: Option<::flatbuffers::WIPOffset<Extents<'a>>>,
+    pub map: u64,
+}
+impl<'a> Default for CompactArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CompactArgs {
+      place: None, // required field
+      version: 0,
+      layout: 0,
+      extents: None, // required field
+      map: 0,
+    }
+  }
+}
+
+pub struct CompactBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CompactBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_place(&mut self, place: ::flatbuffers::WIPOffset<Place<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Place>>(Compact::VT_PLACE, place);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Compact::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_layout(&mut self, layout: u32) {
+    self.fbb_.push_slot::<u32>(Compact::VT_LAYOUT, layout, 0);
+  }
+  #[inline]
+  pub fn add_extents(&mut self, extents: ::flatbuffers::WIPOffset<Extents<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Extents>>(Compact::VT_EXTENTS, extents);
+  }
+  #[inline]
+  pub fn add_map(&mut self, map: u64) {
+    self.fbb_.push_slot::<u64>(Compact::VT_MAP, map, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CompactBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CompactBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Compact<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Compact::VT_PLACE,"place");
+    self.fbb_.required(o, Compact::VT_EXTENTS,"extents");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Compact<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Compact");
+      ds.field("place", &self.place());
+      ds.field("version", &self.version());
+      ds.field("layout", &self.layout());
+      ds.field("extents", &self.extents());
+      ds.field("map", &self.map());
       ds.finish()
   }
 }

@@ -13,7 +13,7 @@ use crate::meta::{
     Answer, Attributes, Entry, ExtentPage, GroupState, InodeKind, ListEntry, VolumeInfo, VolumePolicy,
     VolumeUsage,
 };
-use crate::{CommitIndex, Timestamp, VolumeId};
+use crate::{CommitIndex, GroupId, Timestamp, VolumeId};
 
 type Builder = FlatBufferBuilder<'static>;
 type Body = (schema::Answer, WIPOffset<UnionWIPOffset>);
@@ -63,6 +63,7 @@ fn encode_volume(volume: &VolumeInfo) -> schema::VolumeRecord {
         volume.created.0,
         volume.policy.chunk_bytes,
         name_bytes(volume.name.as_bytes()),
+        volume.group.0,
     )
 }
 
@@ -207,6 +208,7 @@ fn decode_volume(record: &schema::VolumeRecord, name: &[u8]) -> Result<VolumeInf
     check::volume_policy(&policy)?;
     Ok(VolumeInfo {
         volume: VolumeId(record.volume()),
+        group: GroupId(record.group()),
         name: String::from_utf8_lossy(name).into_owned(),
         policy,
         created: Timestamp(record.created()),

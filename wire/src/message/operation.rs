@@ -11,10 +11,10 @@ use super::attributes::{
 use super::{DecodeError, check, extents};
 use crate::limits::MESSAGE_ROOTS_MAX;
 use crate::meta::{
-    AttributeChange, Change, Commit, CopyRange, Mutation, Operation, Place, RemoveKind, RenameMode,
+    AttributeChange, Change, Commit, Compact, CopyRange, Mutation, Operation, Place, RemoveKind, RenameMode,
     VolumePolicy, Xattr, XattrMode,
 };
-use crate::{MapNumber, Sequence, SessionId, Timestamp, Version, VolumeId};
+use crate::{Layout, MapNumber, Sequence, SessionId, Timestamp, Version, VolumeId};
 
 type Builder = FlatBufferBuilder<'static>;
 type Body = (schema::Operation, WIPOffset<UnionWIPOffset>);
@@ -83,6 +83,10 @@ fn check_operation(operation: &Operation) -> Result<(), DecodeError> {
             check::file_bytes("offset", copy.source_offset)?;
             check::file_bytes("offset", copy.target_offset).map(drop)
         }
+        Operation::Compact(compact) => {
+            place(&compact.place)?;
+            check_message_extents(&compact.extents)
+        }
         Operation::Stage { upload, extents } => {
             check::that(*upload != 0, "upload")?;
             check_message_extents(extents)
@@ -147,6 +151,7 @@ fn encode_operation(builder: &mut Builder, scratch: &mut Vec<u8>, operation: &Op
         }
         Operation::Commit(commit) => encode_commit(builder, scratch, commit),
         Operation::CopyRange(copy) => encode_copy(builder, copy),
+        Operation::Compact(compact) => encode_compact(builder, compact),
         Operation::Stage { upload, extents } => {
             let extents = Some(extents::encode(builder, extents));
             let body = schema::Stage::create(builder, &schema::StageArgs { upload: *upload, extents });
@@ -284,6 +289,25 @@ fn encode_copy(builder: &mut Builder, copy: &CopyRange) -> Body {
     (schema::Operation::CopyRange, body.as_union_value())
 }
 
+fn encode_compact(builder: &mut Builder, compact: &Compact) -> Body {
+    let place = Some(encode_place(builder, &compact.place));
+    let extents = Some(extents::encode(builder, &compact.extents));
+    let (version, layout, map) = (compact.version.0, compact.layout.0, compact.map.0);
+    let args = schema::CompactArgs { place, version, layout, extents, map };
+    let body = schema::Compact::create(builder, &args);
+    (schema::Operation::Compact, body.as_union_value())
+}
+
+fn decode_compact(body: schema::Compact<'_>) -> Result<Operation, DecodeError> {
+    Ok(Operation::Compact(Compact {
+        place: decode_place(body.place()),
+        version: Version(body.version()),
+        layout: Layout(body.layout()),
+        extents: extents::decode(Some(body.extents()))?,
+        map: MapNumber(body.map()),
+    }))
+}
+
 pub(super) fn decode(table: message::MutateRequest<'_>) -> Result<Mutation, DecodeError> {
     let mutation = Mutation {
         session: SessionId(table.session()),
@@ -327,6 +351,7 @@ fn decode_operation(table: message::MutateRequest<'_>) -> Result<Operation, Deco
         }
         schema::Operation::Commit => decode_commit(table.operation_as_commit().ok_or(MISSING)?)?,
         schema::Operation::CopyRange => decode_copy(table.operation_as_copy_range().ok_or(MISSING)?)?,
+        schema::Operation::Compact => decode_compact(table.operation_as_compact().ok_or(MISSING)?)?,
         schema::Operation::Stage => {
             let body = table.operation_as_stage().ok_or(MISSING)?;
             Operation::Stage { upload: body.upload(), extents: extents::decode(Some(body.extents()))? }

@@ -229,6 +229,7 @@ fn operation_bytes(operation: &Operation) -> usize {
         Operation::SetXattr { place, xattr, .. } => place_bytes(place) + xattr_bytes(xattr),
         Operation::RemoveXattr { place, name, .. } => place_bytes(place) + name.capacity(),
         Operation::CopyRange(copy) => place_bytes(&copy.source) + place_bytes(&copy.target),
+        Operation::Compact(compact) => place_bytes(&compact.place) + extent_bytes(&compact.extents),
         Operation::Stage { extents, .. } => extent_bytes(extents),
     }
 }

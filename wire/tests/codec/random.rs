@@ -5,8 +5,9 @@ mod reply;
 use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX};
 use wire::message::{ChunkIds, GetChunk, Hello, HopClass, PutChunk, Request, Words};
 use wire::meta::{
-    AttributeChange, Attributes, Change, Commit, CopyRange, Extents, InodeKind, Mutation, NewAttributes,
-    Operation, Pin, Place, Precondition, Query, RemoveKind, RenameMode, Run, VolumePolicy, Xattr, XattrMode,
+    AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Extents, InodeKind, Mutation,
+    NewAttributes, Operation, Pin, Place, Precondition, Query, RemoveKind, RenameMode, Run, VolumePolicy,
+    Xattr, XattrMode,
 };
 use wire::{
     ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, Timestamp,
@@ -324,6 +325,15 @@ impl Random {
             }
             11 => Operation::RemoveXattr { place, follow: self.flag(), name: self.name(1, 255) },
             _ => {
+                if self.flag() {
+                    return Operation::Compact(Compact {
+                        place,
+                        version: Version(self.u64()),
+                        layout: Layout(u32::try_from(self.below(1 << 20)).expect("20 bits")),
+                        extents: self.extents(),
+                        map: MapNumber(self.u64()),
+                    });
+                }
                 if self.flag() {
                     let upload = self.between(1, u64::MAX);
                     return Operation::Stage { upload, extents: self.extents() };

@@ -5,9 +5,9 @@ use wire::message::{
     StoreCondition, Words,
 };
 use wire::meta::{
-    Answer, AttributeChange, Attributes, Change, Commit, CopyRange, Entry, ExtentPage, Extents, GroupState,
-    InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place, Precondition, Query,
-    Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy, VolumeUsage, Xattr,
+    Answer, AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Entry, ExtentPage, Extents,
+    GroupState, InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place, Precondition,
+    Query, Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy, VolumeUsage, Xattr,
     XattrMode,
 };
 use wire::{
@@ -113,6 +113,16 @@ fn operations() -> Vec<(&'static str, Operation)> {
                 target_offset: 8192,
                 whole: false,
                 precondition: Precondition::Absent,
+            }),
+        ),
+        (
+            "compact",
+            Operation::Compact(Compact {
+                place: place(b"a/b/file"),
+                version: Version(77),
+                layout: Layout(2),
+                extents: extents(),
+                map: MapNumber(3),
             }),
         ),
         ("stage", Operation::Stage { upload: 4, extents: extents() }),
@@ -327,6 +337,7 @@ fn list_entry(name: &[u8], kind: InodeKind, target: &[u8]) -> ListEntry {
 fn volume() -> VolumeInfo {
     VolumeInfo {
         volume: VolumeId(2),
+        group: GroupId(5),
         name: "photos-1".to_owned(),
         policy: policy(),
         created: Timestamp(1_700_000_000_000_000_000),

@@ -1,8 +1,10 @@
 //! Contents: commit (replace, write, append), truncate, copy, stage.
 
 use wire::limits::FILE_EXTENTS_MAX;
-use wire::meta::{Change as ContentChange, Commit, CopyRange, Extents, NewAttributes, Place, Precondition};
-use wire::{ChunkId, InodeId, Status, Version};
+use wire::meta::{
+    Change as ContentChange, Commit, Compact, CopyRange, Extents, NewAttributes, Place, Precondition,
+};
+use wire::{ChunkId, InodeId, MapNumber, Status, Version};
 
 use super::attributes::{check_xattrs, sorted};
 use super::{Execution, Plan, as_file, check_precondition, owner_of, slot, target};
@@ -12,6 +14,8 @@ use crate::inode::{Content, Inode, Owner};
 use crate::path::{Failure, Found};
 use crate::volume::{NOW, Volume};
 
+/// Pieces that one compaction of a part of a file ends, at most: some ten milliseconds of work.
+const COMPACT_PIECES_MAX: usize = 16_384;
 /// Mode of a file whose maker says nothing.
 const DEFAULT_MODE: u16 = 0o644;
 
@@ -25,7 +29,7 @@ impl Execution<'_> {
         check_precondition(commit.precondition, &found)?;
         let chunk_bytes = found.volume.summary.policy.chunk_bytes;
         let summary = self.check_source(&commit.extents, commit.upload, chunk_bytes)?;
-        self.check_losses(commit)?;
+        self.check_losses(&commit.extents, commit.upload, commit.map)?;
         let mut plan = Plan { version: self.version(), ..Plan::default() };
         let present = match found.inode {
             Some((_, inode)) if inode.is_directory() => return Err(found.failure(Status::IsDirectory)),
@@ -111,17 +115,17 @@ impl Execution<'_> {
     }
 
     /// A chunk whose slice was given up after it was acked may be gone: the caller writes it again (R8).
-    fn check_losses(&self, commit: &Commit) -> Result<(), Failure> {
+    fn check_losses(&self, extents: &Extents, upload: u64, map: MapNumber) -> Result<(), Failure> {
         let losses = self.context.losses;
-        if !losses.any_after(commit.map) {
+        if !losses.any_after(map) {
             return Ok(());
         }
         let uploads = &self.namespace.uploads;
-        let staged = uploads.parts(self.context.session, commit.upload).map(|(_, extents)| extents.as_ref());
-        let lost = staged.chain([&commit.extents]).flat_map(chunk_ranges).any(|range| {
+        let staged = uploads.parts(self.context.session, upload).map(|(_, extents)| extents.as_ref());
+        let lost = staged.chain([extents]).flat_map(chunk_ranges).any(|range| {
             let session = range.first.session;
             let mut ids = (range.first.ordinal..range.end()).map(|ordinal| ChunkId { session, ordinal });
-            ids.any(|id| losses.may_have_lost(id, commit.map))
+            ids.any(|id| losses.may_have_lost(id, map))
         });
         if lost { Err(Status::ChunksLost.into()) } else { Ok(()) }
     }
@@ -218,6 +222,31 @@ impl Execution<'_> {
         Ok(plan)
     }
 
+    /// R26. That the bytes are the same is the caller's word (R28): whoever may write the file could write others openly.
+    pub(super) fn compact(&self, compact: &Compact) -> Result<Plan, Failure> {
+        let found = self.find(&compact.place, true)?;
+        let (id, inode) = found.present()?;
+        as_file(&found, inode)?;
+        let is_same = inode.version == compact.version && inode.layout == compact.layout;
+        if !is_same || inode.layout.0 == u32::MAX {
+            return Err(Failure { version: inode.version, ..found.failure(Status::VersionConflict) });
+        }
+        let chunk_bytes = found.volume.summary.policy.chunk_bytes;
+        let summary = self.check_source(&compact.extents, 0, chunk_bytes)?;
+        let ended = pieces_under(found.volume, inode, &compact.extents);
+        let ended = ended.filter(|_| summary.chunks > 0).ok_or(found.failure(Status::BadRequest))?;
+        if ended > COMPACT_PIECES_MAX && summary.stored < inode.stored_bytes() {
+            return Err(found.failure(Status::TooLarge)); // the whole of a file is replaced without touching its pieces
+        }
+        self.check_losses(&compact.extents, 0, compact.map)?;
+        check_chunks(found.volume, found.inode, &summary, 0)?;
+        let extents = compact.extents.clone();
+        let source = Source { session: self.context.session, upload: 0, extents };
+        let change = Change::Compact { target: target(compact.place.volume, id), source };
+        let size = inode.size;
+        Ok(Plan { changes: vec![change], inode: id, version: inode.version, size, ..Plan::default() })
+    }
+
     pub(super) fn stage(&self, upload: u64, extents: &Extents) -> Result<Plan, Failure> {
         let session = self.context.session;
         let own = check_extents(extents, session, wire::limits::CHUNK_BYTES_MAX)?;
@@ -232,6 +261,32 @@ fn push_attributes(plan: &mut Plan, file: Target, attributes: &NewAttributes, mo
     let owner = owner_of(attributes);
     plan.changes.push(Change::SetAttributes { target: file, owner, modified });
     plan.changes.push(Change::SetXattrs { target: file, xattrs: sorted(&attributes.xattrs) });
+}
+
+/// Pieces that lie under the extents, if the file has bytes wherever they are.
+fn pieces_under(volume: &Volume, file: &Inode, extents: &Extents) -> Option<usize> {
+    let mut count = 0;
+    for run in &extents.runs {
+        let (mut next, end) = (run.file_offset, run.file_offset + run.length);
+        match &file.content {
+            Content::One(one) => next = u64::from(one.bytes),
+            Content::Many(list) => {
+                let pieces = volume.pieces_at(list.id, next, NOW).take_while(|(offset, _)| *offset < end);
+                for (offset, piece) in pieces {
+                    if offset > next {
+                        return None;
+                    }
+                    next = offset + piece.length;
+                    count += 1;
+                }
+            }
+            _ => return None,
+        }
+        if next < end {
+            return None;
+        }
+    }
+    Some(count)
 }
 
 fn check_size(found: &Found<'_>, size: u64) -> Result<(), Failure> {

@@ -171,6 +171,7 @@ impl LogRun {
     fn check(&mut self) -> Result<(), String> {
         for number in 0..self.workloads.len() {
             self.workloads[number].on_crash(self.now);
+            self.tally.add("client", "compacted", self.workloads[number].compacted);
         }
         let mut records: Vec<Record> =
             self.workloads.iter().flat_map(|workload| workload.records.iter().cloned()).collect();

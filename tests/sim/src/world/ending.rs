@@ -317,6 +317,9 @@ impl World {
         ] {
             self.tally.add("network", column, count);
         }
+        for client in &self.clients {
+            self.tally.add("client", "compacted", client.workload.compacted);
+        }
         self.repeats.tally(&mut self.tally);
         for node in &self.nodes {
             node.hosts.iter().for_each(|host| host.disk.tally(&mut self.tally));

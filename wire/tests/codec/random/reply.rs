@@ -111,6 +111,7 @@ impl Random {
     fn volume(&mut self) -> VolumeInfo {
         VolumeInfo {
             volume: VolumeId(self.u64()),
+            group: GroupId(u16::try_from(self.below(1 << 12)).expect("12 bits")),
             name: self.volume_name(),
             policy: self.policy(),
             created: self.time(),

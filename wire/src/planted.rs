@@ -24,6 +24,8 @@ pub enum Bug {
     ReclaimsReferenced,
     /// Garbage of dead writers stays for ever (I12).
     OrphansStay,
+    /// A log that is short of space refuses removals too (R17).
+    ReplicaRefusesRemovals,
     /// A pinned version is reclaimed under its reader (R25).
     ReplicaForgetsPins,
     /// A commit's extended attributes are dropped.
@@ -54,6 +56,7 @@ impl Bug {
         Self::ReplicaAnswersEarly,
         Self::ReclaimsReferenced,
         Self::OrphansStay,
+        Self::ReplicaRefusesRemovals,
         Self::ReplicaForgetsPins,
         Self::NamespaceDropsXattrs,
         Self::NamespaceMiscounts,

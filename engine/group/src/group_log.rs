@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use journal::OpenError;
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogRoom};
+use replica::LogSpace;
 use wire::{CommitIndex, Memory, Nanos, Slot};
 
 use crate::effects::Turn;
@@ -34,8 +35,8 @@ pub(crate) enum LogNote {
     CheckpointFailed,
     /// The log is long, or space is short.
     WantsCheckpoint,
-    /// Space for entries has become short, or is there again.
-    Full(bool),
+    /// There is less space for entries, or more again.
+    Space(LogSpace),
     /// A write or flush failed.
     Fenced,
     /// The log has ended.
@@ -70,6 +71,7 @@ pub(crate) struct GroupLog {
     handed: bool,
     /// Entries that the log had no room for; the replica bounds their bytes.
     pending: VecDeque<(u64, Vec<u8>)>,
+    pending_bytes: u64,
     /// A page that the log hasn't asked for yet.
     page: Option<Page>,
     /// Recovery: pieces of a page so far.
@@ -77,8 +79,8 @@ pub(crate) struct GroupLog {
     /// A buffer that the log wants filled.
     wanted: Option<(Slot, u32, u32)>,
     checkpointing: bool,
-    /// Whether space was short when somebody last asked.
-    short_of_space: bool,
+    /// What the replica was told last.
+    space: LogSpace,
     deadline: Option<Nanos>,
 }
 
@@ -90,11 +92,12 @@ impl GroupLog {
             notes: VecDeque::new(),
             handed: false,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             page: None,
             pieces: Vec::new(),
             wanted: None,
             checkpointing: false,
-            short_of_space: false,
+            space: LogSpace::Ample,
             deadline: None,
         }
     }
@@ -124,14 +127,28 @@ impl GroupLog {
         if room == LogRoom::Ready {
             self.run(LogEvent::Append { index: index.0, record: entry }, turn);
         } else {
+            self.pending_bytes += byte_count(entry);
             self.pending.push_back((index.0, entry.to_vec()));
         }
     }
 
-    /// Whether so little space is left that an entry might soon have to wait for it. Who asks knows; a later change comes as a note.
-    pub(crate) fn is_short_of_space(&mut self) -> bool {
-        self.short_of_space = self.log.is_nearly_full();
-        self.short_of_space
+    /// The next image takes so many bytes, at most.
+    pub(crate) fn expect_image(&mut self, bytes: u64) {
+        self.log.expect_image(bytes);
+    }
+
+    /// Looks at the space that is left, before an entry would have to wait for it.
+    pub(crate) fn look_at_space(&mut self) -> LogSpace {
+        let space = match self.log.space(self.pending_bytes) {
+            journal::log::LogSpace::Ample => LogSpace::Ample,
+            journal::log::LogSpace::Short => LogSpace::Short,
+            journal::log::LogSpace::Scarce => LogSpace::Scarce,
+            journal::log::LogSpace::Full => LogSpace::Full,
+        };
+        if std::mem::replace(&mut self.space, space) != space {
+            self.notes.push_back(LogNote::Space(space));
+        }
+        space
     }
 
     /// See [`Log::wants_checkpoint`]. One at an index whose entry waits for space would wait with it, and block the others.
@@ -146,6 +163,7 @@ impl GroupLog {
                 self.pending.push_front((index, entry));
                 return;
             }
+            self.pending_bytes -= byte_count(&entry);
             self.run(LogEvent::Append { index, record: &entry }, turn);
         }
     }
@@ -160,11 +178,6 @@ impl GroupLog {
     pub(crate) fn submit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         self.append_pending(turn);
         self.run(LogEvent::Submit, turn);
-        let known = self.short_of_space;
-        let now = self.is_short_of_space();
-        if now != known {
-            self.notes.push_back(LogNote::Full(now));
-        }
         if self.wants_checkpoint() {
             self.notes.push_back(LogNote::WantsCheckpoint);
         }
@@ -334,4 +347,8 @@ impl GroupLog {
         self.page = self.wanted.is_some().then(|| Page { bytes: Vec::new(), taken: 0, last: true });
         self.page.is_some()
     }
+}
+
+fn byte_count(entry: &[u8]) -> u64 {
+    u64::try_from(entry.len()).expect("64 bits")
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::{ClusterMap, map_page};
-use replica::{Effect, Event, Losses, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
+use replica::{Effect, Event, LogSpace, Losses, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
 use wire::{ClusterId, GroupId, Memory, Nanos, NodeId, Prefix, Status};
@@ -45,6 +45,9 @@ enum Phase {
     /// The log failed: what is durable isn't known. Or it couldn't be opened.
     Ended,
 }
+
+/// What a page of a checkpoint takes beside its content, at most: a header, and the rest of its last block.
+const PAGE_OVERHEAD_BYTES: u64 = 4096 + 64;
 
 /// How far an orderly end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +214,16 @@ impl Member {
         self.settle(&mut turn);
     }
 
+    /// The log keeps room for a checkpoint of the state as it is, which takes no more bytes than the state does in memory.
+    fn look_at_space(&mut self) -> LogSpace {
+        let Phase::Serving(replica) = &self.phase else { return LogSpace::Ample };
+        // Each page has a header, and ends in a block of its own.
+        let (bytes, page) = (replica.state().memory_bytes(), self.settings.checkpoint_page_bytes.max(1));
+        let pages = bytes / u64::try_from(page).expect("64 bits") + 1;
+        self.log.expect_image(bytes + pages * PAGE_OVERHEAD_BYTES);
+        self.log.look_at_space()
+    }
+
     /// A deadline has come.
     pub fn on_tick(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
         let mut turn = Turn { clock, memory, effects };
@@ -350,6 +363,8 @@ impl Member {
     /// Takes in what the log has to say, and what follows, until nothing follows any more.
     fn settle<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         loop {
+            // After each request, before the next one is executed.
+            self.look_at_space();
             while let Some(note) = self.log.next(turn) {
                 self.on_note(note, turn);
             }
@@ -388,7 +403,7 @@ impl Member {
                 turn.effects.notes.push(Note::Fenced);
             }
             LogNote::WantsCheckpoint => self.handle(Event::BeginCheckpoint, turn),
-            LogNote::Full(full) => self.handle(Event::LogFull(full), turn),
+            LogNote::Space(space) => self.handle(Event::LogSpace(space), turn),
             LogNote::Closed => turn.effects.notes.push(Note::Ended),
         }
     }
@@ -420,8 +435,8 @@ impl Member {
                     if self.log.wants_checkpoint() {
                         self.handle(Event::BeginCheckpoint, turn);
                     }
-                    let full = self.log.is_short_of_space();
-                    self.handle(Event::LogFull(full), turn);
+                    let space = self.look_at_space();
+                    self.handle(Event::LogSpace(space), turn);
                     self.handle(Event::Tick, turn);
                 }
             }

@@ -28,7 +28,7 @@ use crate::device::{
     Room,
 };
 use crate::io::{IoEffects, IoOutcome, IoToken};
-use crate::superblock::{JOINTS_MAX, Kind, Resume};
+use crate::superblock::{CHECKPOINT_SEGMENTS_MAX, JOINTS_MAX, Kind, Resume};
 
 /// A record, at most: a message and what goes with it.
 pub const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
@@ -38,8 +38,11 @@ pub const CHECKPOINT_AFTER_BYTES: u64 = 256 << 20;
 const GATHER_BYTES: usize = 256 << 10;
 /// Gathered buffers that wait for the window; `Room::Busy` beyond.
 const GATHERED_MAX: usize = 4;
-/// Free segments that appends leave to checkpoints and restarts.
+/// Free segments that appends leave to restarts, beside those that checkpoints need.
 const RESERVE_SEGMENTS: u32 = 3;
+/// Free segments above them that are left to the owner's housekeeping, and above those to records that make space.
+const SCARCE_SEGMENTS: u32 = 1;
+const SHORT_SEGMENTS: u32 = 2;
 /// Batches whose ends are remembered, so that a checkpoint may begin at a record that isn't the last.
 const RESUME_POINTS_MAX: usize = 1024;
 /// An idle log makes its last durable record decidable after this (R29).
@@ -205,6 +208,19 @@ pub enum LogRoom {
     NotServing,
 }
 
+/// What there is space for. A checkpoint always has room: what it needs is set aside first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogSpace {
+    /// Anything.
+    Ample,
+    /// Records that make space, and what they need.
+    Short,
+    /// The owner's own housekeeping, which is little and makes space.
+    Scarce,
+    /// Nothing, until a checkpoint or growth has made room.
+    Full,
+}
+
 /// The caller's, executed and cleared after each event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogEffects {
@@ -270,6 +286,10 @@ pub struct Log {
     page_wanted: Option<Slot>,
     checkpoint_index: u64,
     bytes_since_checkpoint: u64,
+    /// Bytes of the next image, at most.
+    image_bytes: u64,
+    /// The last record and the free segments with which a checkpoint failed.
+    checkpoint_failed: Option<(u64, u32)>,
     opened: Option<Opened>,
     open_error: Option<OpenError>,
     armed: Option<Nanos>,
@@ -300,6 +320,8 @@ impl Log {
             page_wanted: None,
             checkpoint_index: 0,
             bytes_since_checkpoint: 0,
+            image_bytes: 0,
+            checkpoint_failed: None,
             opened: None,
             open_error: None,
             armed: None,
@@ -349,6 +371,9 @@ impl Log {
 
     fn settle<M: Memory>(&mut self, now: Nanos, gathers: bool, memory: &mut M, effects: &mut LogEffects) {
         self.begin_last_checkpoint(effects);
+        if self.stage == Stage::Serving {
+            self.device.set_free_wanted(self.ample_segments() + 1);
+        }
         while self.handed == Handed::Nothing {
             self.device.advance(memory, &mut effects.io);
             let Some(note) = self.device.pop_note() else { break };
@@ -425,7 +450,7 @@ impl Log {
                 self.bytes_since_checkpoint = 0;
                 effects.list.push(LogEffect::CheckpointDone { index: self.checkpoint_index });
             }
-            Note::CheckpointFailed => effects.list.push(LogEffect::CheckpointFailed),
+            Note::CheckpointFailed => self.fail_checkpoint(effects),
         }
     }
 
@@ -485,13 +510,52 @@ impl Log {
         LogRoom::Ready
     }
 
+    /// For restarts, and checkpoints as large as the last one.
     fn reserve_segments(&self) -> u32 {
-        RESERVE_SEGMENTS + self.device.checkpoint_segments().div_ceil(2)
+        RESERVE_SEGMENTS + self.device.checkpoint_need(0)
     }
 
-    /// Whether `room` will soon say `NoSpace`: time to log nothing more, so that a checkpoint can be made of what is logged.
-    pub fn is_nearly_full(&self) -> bool {
-        self.stage == Stage::Serving && self.device.segments().free() < self.reserve_segments()
+    /// With so many free segments and no less, there is ample space. Only here it counts how large the next image may be: where the state has grown, nothing may
+    /// add to it, but what makes it smaller goes on.
+    fn ample_segments(&self) -> u32 {
+        let image = RESERVE_SEGMENTS + self.device.checkpoint_need(self.image_segments());
+        SHORT_SEGMENTS + image.max(self.reserve_segments() + SCARCE_SEGMENTS)
+    }
+
+    /// The next image takes so many bytes at most, as far as the owner knows.
+    pub fn expect_image(&mut self, bytes: u64) {
+        self.image_bytes = bytes;
+    }
+
+    /// Segments of the next image, at most. Its last page may not fit into a segment's rest.
+    fn image_segments(&self) -> u32 {
+        let geometry = self.device.geometry();
+        let fits = u64::from(geometry.segment_bytes() - page_bytes_max(geometry)).max(1);
+        let most = u32::try_from(CHECKPOINT_SEGMENTS_MAX).expect("768");
+        u32::try_from(self.image_bytes / fits + 1).map_or(most, |segments| segments.min(most))
+    }
+
+    /// What there is space for, where records of `waiting` bytes come first. It is told before the last segments are reached, so that what was executed can be
+    /// logged: a checkpoint can be made only of that.
+    pub fn space(&self, waiting: u64) -> LogSpace {
+        if self.stage != Stage::Serving {
+            return LogSpace::Ample;
+        }
+        let segment = u64::from(self.device.geometry().segment_bytes());
+        let gathered: usize = self.gathered.iter().map(|gathered| gathered.used).sum();
+        let waiting = waiting + u64::try_from(gathered).expect("a few buffers");
+        let at_hand = u64::from(self.device.open_blocks_left()) * 4096
+            + if self.device.has_next_segment() { segment } else { 0 };
+        let wanted = waiting.saturating_sub(at_hand).div_ceil(segment);
+        let free = u64::from(self.device.segments().free() + self.device.zeroing_segments());
+        let free = free.saturating_sub(wanted);
+        let reserve = self.reserve_segments();
+        match free {
+            free if free < u64::from(reserve) => LogSpace::Full,
+            free if free < u64::from(reserve + SCARCE_SEGMENTS) => LogSpace::Scarce,
+            free if free < u64::from(self.ample_segments()) => LogSpace::Short,
+            _ => LogSpace::Ample,
+        }
     }
 
     /// Whether nothing has gathered.
@@ -600,8 +664,14 @@ impl Log {
         if began {
             self.checkpoint_index = index;
         } else {
-            effects.list.push(LogEffect::CheckpointFailed);
+            self.fail_checkpoint(effects);
         }
+    }
+
+    /// Another one would fail, too, until something has changed.
+    fn fail_checkpoint(&mut self, effects: &mut LogEffects) {
+        self.checkpoint_failed = Some((self.durable_index, self.device.segments().free()));
+        effects.list.push(LogEffect::CheckpointFailed);
     }
 
     /// As soon as nothing is in flight: an empty batch may still be.
@@ -661,13 +731,20 @@ impl Log {
             return false;
         }
         let segments = self.device.segments();
+        if self.checkpoint_failed == Some((self.durable_index, segments.free())) {
+            return false;
+        }
         let capacity = u64::from(segments.count()) * u64::from(self.device.geometry().segment_bytes());
         let has_news = self.durable_index > self.device.newest_mark();
         let is_long = self.bytes_since_checkpoint >= CHECKPOINT_AFTER_BYTES.min(capacity / 8);
-        let is_tight = segments.free() < 2 * RESERVE_SEGMENTS + self.device.checkpoint_segments();
+        let tight = 2 * RESERVE_SEGMENTS + self.device.checkpoint_segments();
+        let is_tight = segments.free() < tight.max(self.ample_segments() + 1);
+        // What was removed is still in the present checkpoints: smaller ones take their place.
+        let is_smaller = self.device.checkpoint_segments() > 2 * self.image_segments();
+        let shrinks = has_news && is_smaller && self.space(0) != LogSpace::Ample;
         // Two checkpoints leave the restarts behind; at the limit no life would find a segment any more.
         let has_restarts = self.device.superblock().joints.len() > JOINTS_MAX / 2;
-        (has_news && is_long) || (is_tight && self.device.checkpoint_frees()) || has_restarts
+        (has_news && is_long) || (is_tight && self.device.checkpoint_frees()) || shrinks || has_restarts
     }
 
     /// Whether the newest checkpoint holds everything, and no batch, not even an empty one, lies behind it.

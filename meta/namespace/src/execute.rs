@@ -66,7 +66,7 @@ impl Namespace {
     /// Plans `operation`. The caller logs the result, and applies the changes as entry `context.moment`.
     pub fn execute(&self, operation: &Operation, context: Context<'_>) -> Executed {
         let execution = Execution { namespace: self, context };
-        let planned = if context.memory_full && !frees_memory(operation) {
+        let planned = if context.memory_full && !frees_space(operation) {
             Err(Failure::from(Status::NoSpace)) // R17
         } else {
             execution.plan(operation)
@@ -92,8 +92,8 @@ impl Namespace {
     }
 }
 
-/// Whether the operation is executed even when memory is nearly used up (R17).
-fn frees_memory(operation: &Operation) -> bool {
+/// Whether the operation is executed even when memory, or the log, is nearly used up (R17).
+pub fn frees_space(operation: &Operation) -> bool {
     match operation {
         Operation::Remove { .. } | Operation::RemoveVolume { .. } | Operation::RemoveXattr { .. } => true,
         Operation::Truncate { size, .. } => *size == 0,

@@ -29,6 +29,8 @@ pub struct UpkeepRules {
     pub reclaim_delay: u64,
     /// Retention is given up because memory runs out (R17); never the reclaim delay.
     pub memory_short: bool,
+    /// Ended rows go as soon as retention allows, though readers may still want them, because the log runs out of space (R17).
+    pub log_short: bool,
     /// Nothing may be reclaimed and no horizon moved: the head is too young to know the pins (R25).
     pub hold_everything: bool,
 }
@@ -74,7 +76,11 @@ fn plan_horizon(
         return; // `Drain` does it
     }
     // R25: a reader needs the rows as long as the chunks. Where memory runs out he loses them (R17), and is told that the file was replaced.
-    let retention = if rules.memory_short { 0 } else { volume.retention().max(rules.reclaim_delay) };
+    let retention = match (rules.memory_short, rules.log_short) {
+        (true, _) => 0,
+        (false, true) => volume.retention(),
+        (false, false) => volume.retention().max(rules.reclaim_delay),
+    };
     let limit = usize::try_from(STEP_ROWS_MAX).expect("32 bits");
     let due = volume
         .expiring

@@ -40,7 +40,7 @@ pub use apply::{ApplyError, Moment, next_time};
 pub use audit::AuditError;
 pub use change::{Change, Made, Slot, Source, Target};
 pub use checkpoint::{Cursor, Loader, REPLICA_TAG_MIN, read_row, write_rows};
-pub use execute::{Context, Executed, VOLUMES_MAX};
+pub use execute::{Context, Executed, VOLUMES_MAX, frees_space};
 pub use extents::FILE_BYTES_MAX;
 pub use gc::{RECLAIM_CHUNKS_MAX, STEP_ROWS_MAX, UpkeepRules, plan_upkeep};
 pub use inode::Owner;

@@ -420,6 +420,7 @@ impl Fuzz {
             now: Timestamp(self.time),
             reclaim_delay: RECLAIM_DELAY,
             memory_short: !hold,
+            log_short: false,
             hold_everything: false,
         };
         let mut plan = Vec::new();

@@ -387,8 +387,13 @@ fn a_volume_is_removed_in_steps() {
     loop {
         let index = CommitIndex(bench.namespace.index().0 + 1);
         let moment = Moment { index, time: Timestamp(index.0.cast_signed()) };
-        let rules =
-            UpkeepRules { now: moment.time, reclaim_delay: 3, memory_short: false, hold_everything: false };
+        let rules = UpkeepRules {
+            now: moment.time,
+            reclaim_delay: 3,
+            memory_short: false,
+            log_short: false,
+            hold_everything: false,
+        };
         plan_upkeep(&bench.namespace, &rules, |_| None, &mut plan);
         let change = plan.drain(..).next();
         let idle = change.is_none() && bench.namespace.inode_count() == 1;

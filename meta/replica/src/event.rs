@@ -30,8 +30,8 @@ pub enum Event<'a> {
     CheckpointFailed,
     /// A checkpoint is wanted now, whatever the log's length.
     BeginCheckpoint,
-    /// The log has no space for entries, or has some again. Without it what would make an entry is refused, and upkeep rests; checkpoints go on.
-    LogFull(bool),
+    /// What the log has space for now; it is ample at first. Checkpoints go on whatever it says.
+    LogSpace(LogSpace),
     /// A page of a store's inventory, in order of ids.
     ShardInventory {
         /// The store.
@@ -55,6 +55,20 @@ pub enum Event<'a> {
         /// The token of its requests.
         client: u64,
     },
+}
+
+/// What the log has space for (R17). Whatever it hasn't is refused with `NoSpace` before it is executed, and unremembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogSpace {
+    /// Everything.
+    #[default]
+    Ample,
+    /// Removals, and the sessions to make them in; what comes below.
+    Short,
+    /// The group's upkeep, and ends of sessions.
+    Scarce,
+    /// Nothing.
+    Full,
 }
 
 /// A client's request.

@@ -34,7 +34,7 @@ pub use config::{
     DELETES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, GROUP_PINS_MAX, GROUP_RESULTS_MAX, IN_FLIGHT_BYTES_MAX,
     INVENTORY_PAGE_MAX, RETRY_AFTER_MS, ReplicaConfig, UPKEEP_ENTRIES_MAX, WAITING_BYTES_MAX, WAITING_MAX,
 };
-pub use event::{Body, Effect, Effects, Event, Request, RequestBody};
+pub use event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody};
 pub use namespace::Losses;
 pub use record::{ENTRY_VERSION, Entry, Record};
 pub use replica::{Metrics, Replica};

@@ -1,14 +1,14 @@
 //! Mutations: each takes effect at most once (I7).
 
-use namespace::{Context, Moment};
-use wire::meta::{Mutation, Outcome};
+use namespace::{Context, Moment, frees_space};
+use wire::meta::{Mutation, Operation, Outcome};
 use wire::planted::{Bug, planted};
 use wire::{CommitIndex, Sequence, Status};
 
 use wire::limits::SESSION_RESULTS_MAX;
 
 use crate::config::GROUP_RESULTS_MAX;
-use crate::event::{Body, Effects};
+use crate::event::{Body, Effects, LogSpace};
 use crate::record::{Entry, Record};
 use crate::replica::{Asker, Now, Replica, refuse_full};
 
@@ -39,9 +39,8 @@ impl Replica {
         if kept >= SESSION_RESULTS_MAX || self.state.results.len() >= GROUP_RESULTS_MAX {
             return self.refuse_busy(asker, effects); // R17
         }
-        let stays_full = planted(Bug::ReplicaStaysFull) && self.checkpointer.durable > CommitIndex(0);
-        if self.log_full || stays_full {
-            return refuse_full(asker, effects);
+        if !self.has_space_for(&operation) {
+            return refuse_full(asker, effects); // R17
         }
         let index = CommitIndex(self.state.namespace.index().0 + 1);
         let context = Context {
@@ -67,5 +66,13 @@ impl Replica {
         let logged = self.append(entry, start, effects); // R14: a failure too
         assert!(logged == index, "the outcome names its own entry");
         self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
+    }
+}
+
+impl Replica {
+    fn has_space_for(&self, operation: &Operation) -> bool {
+        let stays_full = planted(Bug::ReplicaStaysFull) && self.checkpointer.durable > CommitIndex(0);
+        let removes = frees_space(operation) && !planted(Bug::ReplicaRefusesRemovals);
+        !stays_full && self.log_space <= if removes { LogSpace::Short } else { LogSpace::Ample }
     }
 }

@@ -13,7 +13,7 @@ use wire::{CommitIndex, Nanos, Status, Timestamp};
 use crate::checkpoint::Checkpointer;
 use crate::config::{IN_FLIGHT_BYTES_MAX, RETRY_AFTER_MS, ReplicaConfig, WAITING_BYTES_MAX, WAITING_MAX};
 use crate::deletes::Deletes;
-use crate::event::{Body, Effect, Effects, Event, Request, RequestBody};
+use crate::event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody};
 use crate::orphans::Orphans;
 use crate::pins::Pins;
 use crate::record::{Entry, Record};
@@ -40,8 +40,8 @@ pub struct Replica {
     pub(crate) upkeep: Upkeep,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) losses: Losses,
-    /// The log has no space: nothing new is executed until it has.
-    pub(crate) log_full: bool,
+    /// What the log has space for.
+    pub(crate) log_space: LogSpace,
     pub(crate) metrics: Metrics,
     armed: Option<Nanos>,
 }
@@ -138,7 +138,7 @@ impl Replica {
             deletes: Deletes::default(),
             checkpointer,
             losses: Losses::default(),
-            log_full: false,
+            log_space: LogSpace::Ample,
             metrics: Metrics::default(),
             armed: None,
         }
@@ -162,7 +162,7 @@ impl Replica {
                 self.on_inventory(now.nanos, source, ids, end, effects);
             }
             Event::ShardDeleted { first, count } => self.deletes.on_deleted(first, count),
-            Event::LogFull(full) => self.log_full = full,
+            Event::LogSpace(space) => self.log_space = space,
             Event::Tick => self.on_tick(now, effects),
             Event::ClientGone { client } => self.on_client_gone(client),
         }

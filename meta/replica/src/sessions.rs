@@ -7,7 +7,7 @@ use wire::meta::{Pin, SessionGrant};
 use wire::{Nanos, SessionId, Status};
 
 use crate::config::GROUP_PINS_MAX;
-use crate::event::{Body, Effects};
+use crate::event::{Body, Effects, LogSpace};
 use crate::record::Record;
 use crate::replica::{Asker, Now, Replica, refuse_full};
 use crate::state::State;
@@ -53,8 +53,8 @@ impl Replica {
         if self.state.sessions.len() >= GROUP_SESSIONS_MAX {
             return self.refuse_busy(asker, effects); // R17
         }
-        if self.log_full {
-            return refuse_full(asker, effects);
+        if self.log_space > LogSpace::Short {
+            return refuse_full(asker, effects); // whoever removes needs a session
         }
         let counter = self.state.next_counter;
         let Some(session) = SessionId::new(self.config.group, self.config.generation, counter) else {
@@ -104,7 +104,7 @@ impl Replica {
         effects: &mut Effects,
     ) {
         if self.state.is_open(session) {
-            if self.log_full {
+            if self.log_space > LogSpace::Scarce {
                 return refuse_full(asker, effects);
             }
             self.end_session(now, session, false, effects);

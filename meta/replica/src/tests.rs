@@ -7,7 +7,8 @@ use wire::meta::{
 use wire::{ChunkId, CommitIndex, InodeId, Nanos, Sequence, SessionId, Status, Timestamp, VolumeId};
 
 use crate::{
-    Body, Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody, Restore, RestoreError,
+    Body, Effect, Effects, Event, LogSpace, Replica, ReplicaConfig, Request, RequestBody, Restore,
+    RestoreError,
 };
 
 /// A replica with a log that is durable when the test says so.
@@ -302,12 +303,50 @@ fn a_stalled_log_expires_nobody() {
     assert!(!bench.replica.state().is_open(heard) && !bench.replica.state().is_open(silent));
 }
 
+/// R17: while the log is short of space, removals go on in sessions old and new, and upkeep; then upkeep alone; all else waits.
+#[test]
+fn a_log_short_of_space_takes_what_makes_some() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, make_directory("d"));
+    bench.mutate(session, 3, make_directory("e"));
+    let place = |name: &[u8]| Place { volume: VolumeId(1), directory: InodeId::ROOT, path: name.to_vec() };
+    let remove = |name: &[u8]| Operation::Remove {
+        place: place(name),
+        kind: wire::meta::RemoveKind::Directory,
+        precondition: wire::meta::Precondition::Any,
+    };
+    bench.handle(Event::LogSpace(LogSpace::Short));
+    bench.ask(2, mutation(session, 4, 0, make_directory("f")));
+    assert_eq!(bench.reply().1, Status::NoSpace);
+    assert_eq!(bench.mutate(session, 4, remove(b"d")).status, Status::Ok);
+    let other = bench.session();
+    assert_eq!(bench.mutate(other, 1, remove(b"e")).status, Status::Ok);
+    bench.handle(Event::LogSpace(LogSpace::Scarce));
+    bench.ask(3, mutation(session, 5, 0, remove(b"f")));
+    assert_eq!(bench.reply().1, Status::NoSpace);
+    bench.ask(3, RequestBody::OpenSession);
+    assert_eq!(bench.reply().1, Status::NoSpace);
+    bench.ask(4, RequestBody::CloseSession { session });
+    bench.flush();
+    assert_eq!(bench.reply().1, Status::Ok);
+    let entries = bench.log.len();
+    pass_time(&mut bench, 100 * Nanos::SECOND);
+    bench.flush();
+    assert!(bench.log.len() > entries, "the other session expires");
+    assert!(!bench.replica.state().is_open(other));
+    bench.handle(Event::LogSpace(LogSpace::Ample));
+    let session = bench.session();
+    assert_eq!(bench.mutate(session, 1, make_directory("f")).status, Status::Ok);
+}
+
 /// What needs an entry is refused while the log has no space, unremembered, so that the same number goes through later; what needs none goes on.
 #[test]
 fn a_full_log_says_no_space() {
     let mut bench = Bench::new();
     let session = bench.session();
-    bench.handle(Event::LogFull(true));
+    bench.handle(Event::LogSpace(LogSpace::Full));
     let entries = bench.log.len();
     bench.ask(2, mutation(session, 1, 0, create_volume("a")));
     assert_eq!(bench.reply(), (2, Status::NoSpace, Body::Refusal(wire::meta::Refusal::default())));
@@ -321,7 +360,7 @@ fn a_full_log_says_no_space() {
     assert_eq!(bench.reply().1, Status::Ok);
     pass_time(&mut bench, 100 * Nanos::SECOND);
     assert_eq!(bench.log.len(), entries, "nothing is logged, no expiry either");
-    bench.handle(Event::LogFull(false));
+    bench.handle(Event::LogSpace(LogSpace::Ample));
     assert_eq!(bench.mutate(session, 1, create_volume("a")).status, Status::Ok);
 }
 

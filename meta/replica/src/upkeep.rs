@@ -4,7 +4,7 @@ use namespace::{Change, UpkeepRules, plan_upkeep};
 use wire::{Nanos, VolumeId};
 
 use crate::config::UPKEEP_ENTRIES_MAX;
-use crate::event::Effects;
+use crate::event::{Effects, LogSpace};
 use crate::record::Record;
 use crate::replica::{Now, Replica};
 
@@ -35,7 +35,7 @@ impl Replica {
             return;
         }
         self.excuse_pause(now);
-        if self.log_full {
+        if self.log_space > LogSpace::Scarce {
             self.upkeep.next = now.nanos.after(self.config.upkeep_interval);
             return;
         }
@@ -84,6 +84,7 @@ impl Replica {
             now: self.next_time(now),
             reclaim_delay: self.config.reclaim_delay,
             memory_short: self.memory_short(),
+            log_short: self.log_space > LogSpace::Ample,
             hold_everything: now.nanos < self.upkeep.young_until,
         };
         let mut plan = Vec::new();

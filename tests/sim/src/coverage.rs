@@ -121,7 +121,14 @@ const DISK: Row = row(
 const LOG: Row = row(
     "log",
     &["opened", "fenced", "checkpoint", "opened after an orderly end", "kept over an orderly end"],
-    &["open failed", "checkpoint damaged", "checkpoint failed"],
+    &[
+        "open failed",
+        "checkpoint damaged",
+        "checkpoint failed",
+        "full",
+        "file system full",
+        "refused for space",
+    ],
 );
 const CLIENT: Row = row("client", &["cancelled", "compacted"], &[]);
 const CHECKER: Row = row("checker", &["checked", "unknown", "worlds at once"], &[]);

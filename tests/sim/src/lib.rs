@@ -19,6 +19,7 @@ mod content;
 mod coverage;
 mod disk;
 mod faults;
+mod filling;
 mod history;
 mod kept;
 mod level;

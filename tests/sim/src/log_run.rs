@@ -6,11 +6,13 @@
 
 mod caller;
 mod ending;
+mod filling;
 mod stores;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use client::core::Ticket;
 use group::Clock;
 use journal::fake_disk::Faults;
 use journal::log::{Log, LogConfig};
@@ -85,6 +87,8 @@ struct LogRun {
     last_connection: u64,
     callers: Vec<Caller>,
     workloads: Vec<Workload>,
+    /// Calls that no workload made: whether they succeeded, once they have ended.
+    direct: BTreeMap<Ticket, Option<bool>>,
     /// Tasks that wait, and until when.
     sleeping: Vec<(Nanos, usize, u64)>,
     stores: Stores,
@@ -186,6 +190,7 @@ impl LogRun {
             last_connection: 0,
             callers: (0..CALLERS).map(Caller::new).collect(),
             workloads: Vec::new(),
+            direct: BTreeMap::new(),
             sleeping: Vec::new(),
             stores: Stores::new(CLUSTER),
             volume: VolumeId(0),
@@ -421,6 +426,9 @@ impl LogRun {
         for (ticket, result) in finished {
             if self.workloads.is_empty() {
                 self.on_volume(result)?;
+                continue;
+            }
+            if self.on_direct(ticket, &result) {
                 continue;
             }
             let mut orders = Vec::new();

@@ -2,11 +2,14 @@
 
 mod ending;
 mod events;
+mod filling;
 mod troubles;
+
+use std::collections::BTreeMap;
 
 use client::core::{Done, Ticket};
 use replica::ReplicaConfig;
-use wire::{Nanos, VolumeId};
+use wire::{Nanos, Status, VolumeId};
 
 use crate::client_process::ClientProcess;
 use crate::faults::{Fault, Faults};
@@ -150,6 +153,8 @@ pub(crate) struct World {
     random: Random,
     nodes: Vec<Node>,
     clients: Vec<Client>,
+    /// Calls that no workload made, and how they ended.
+    direct: BTreeMap<Ticket, Option<Status>>,
     faults: Faults,
     phase: Phase,
     /// Everything that was under way when the faults stopped has ended.
@@ -207,6 +212,7 @@ impl World {
             tally: Tally::default(),
             nodes: vec![Node::new(seed, 0, settings)],
             clients: Vec::new(),
+            direct: BTreeMap::new(),
             faults,
             phase: Phase::Setup,
             calm_since: Nanos(u64::MAX),
@@ -246,6 +252,7 @@ impl World {
         // What clients saw comes first: an inner assertion says where, an anomaly says that it matters.
         self.check()?;
         if !self.is_destroyed() {
+            self.fill_log(volume)?;
             self.end_in_order(volume)?;
             self.tally.count("seed", "verified");
         }

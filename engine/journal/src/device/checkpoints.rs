@@ -63,6 +63,12 @@ impl Device {
         u32::try_from(counts.sum::<usize>()).expect("limited")
     }
 
+    /// Segments that the one under way has so far.
+    pub(super) fn checkpoint_taken(&self) -> u32 {
+        let taken = if self.is_checkpointing() { self.checkpoint.segments.len() } else { 0 };
+        u32::try_from(taken).expect("limited")
+    }
+
     /// The newest checkpoint's batch.
     pub fn checkpoint_sequence(&self) -> u64 {
         self.superblock().checkpoints.first().map_or(0, |checkpoint| checkpoint.resume.sequence)
@@ -312,7 +318,7 @@ impl Device {
             durable_upto: self.durable_sequence(),
             mark: self.checkpoint.mark,
             pages: self.checkpoint.page,
-            segments: std::mem::take(&mut self.checkpoint.segments),
+            segments: self.checkpoint.segments.clone(),
         };
         let clean = self.checkpoint.clean;
         let superblock = self.superblock.as_mut().expect("known");

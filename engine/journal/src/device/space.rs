@@ -22,6 +22,7 @@ pub(super) struct Space {
     retry_at: Option<Nanos>,
     pub(super) joining: bool,
     checkpoint_reserve: u32,
+    free_wanted: u32,
 }
 
 impl Device {
@@ -65,6 +66,24 @@ impl Device {
     /// The owner expects the next checkpoint to take this many segments.
     pub fn set_checkpoint_reserve(&mut self, segments: u32) {
         self.space.checkpoint_reserve = segments;
+    }
+
+    /// Segments that checkpoints of `segments` each, or as large as the newest, still need: in the end there are two of them, and a third is written beside them.
+    /// The present ones may be smaller.
+    pub fn checkpoint_need(&self, segments: u32) -> u32 {
+        let newest = self.superblock().checkpoints.first().map_or(1, |checkpoint| checkpoint.segments.len());
+        let one = segments.max(u32::try_from(newest).expect("limited")).max(1);
+        (3 * one).saturating_sub(self.checkpoint_segments() + self.checkpoint_taken())
+    }
+
+    /// A free segment that is just being written with zeros.
+    pub fn zeroing_segments(&self) -> u32 {
+        u32::from(self.space.zeroing.is_some())
+    }
+
+    /// The owner wants the file to have so many free segments before it needs them: growing may fail then.
+    pub fn set_free_wanted(&mut self, segments: u32) {
+        self.space.free_wanted = segments;
     }
 
     fn prezero_segments(&self) -> u32 {
@@ -113,6 +132,7 @@ impl Device {
     fn grow(&mut self, io: &mut IoEffects) {
         let free = self.segments.ready() + self.segments.unwritten();
         let wanted = (FREE_ALLOCATED_MIN + self.kept_segments()).max(self.prezero_segments());
+        let wanted = wanted.max(self.space.free_wanted);
         if self.space.allocating || free >= wanted {
             return;
         }

@@ -282,6 +282,8 @@ fn crash_run(seed: u64, lives: u64) -> (usize, u64, usize) {
     assert!(bench.is_open);
     let (mut most, mut clean) = (0, 0);
     for life in 0..lives {
+        let image: usize = bench.state.iter().map(|record| record.len() + 4).sum();
+        bench.log.expect_image(image as u64);
         let steps = bench.random.below(300);
         for _ in 0..steps {
             match bench.random.below(10) {
@@ -301,7 +303,7 @@ fn crash_run(seed: u64, lives: u64) -> (usize, u64, usize) {
             }
         }
         if bench.random.chance(25) {
-            bench.end_in_order(|bench| bench.random.chance(97));
+            bench.end_in_order(|bench| bench.random.chance(98));
         }
         let (durable, appended) = (bench.durable, bench.state.clone());
         most = most.max(durable);

@@ -33,6 +33,7 @@ fn settle(bench: &mut Bench) {
             now: Timestamp(1 << 40),
             reclaim_delay: 0,
             memory_short: true,
+            log_short: false,
             hold_everything: false,
         };
         let mut plan = Vec::new();
@@ -206,4 +207,25 @@ fn work_on_the_largest_file() {
         precondition: Precondition::Any,
     });
     println!("versions up to {}", last.version);
+}
+
+/// R17: a removal makes the state larger as long as its past is kept; a log that runs out of space can't wait for slow readers.
+#[test]
+fn a_short_log_drops_what_only_readers_want() {
+    let mut bench = Bench::new();
+    bench.file("f");
+    bench.ok(&Operation::Remove {
+        place: place("f"),
+        kind: RemoveKind::File,
+        precondition: Precondition::Any,
+    });
+    let planned = |log_short| {
+        let (now, reclaim_delay) = (Timestamp(100), 1000);
+        let rules =
+            UpkeepRules { now, reclaim_delay, memory_short: false, log_short, hold_everything: false };
+        let mut plan = Vec::new();
+        plan_upkeep(&bench.namespace, &rules, |_| None, &mut plan);
+        plan.len()
+    };
+    assert_eq!((planned(false), planned(true)), (0, 1));
 }

@@ -64,6 +64,9 @@ pub(super) struct Caller {
     frames: Vec<(u64, Vec<u8>)>,
     finished: Vec<Finished>,
     keepalive_at: Nanos,
+    /// Answers that said the log had no space: to removals, and to others.
+    pub(super) refused_removals: u64,
+    pub(super) refused: u64,
 }
 
 const SEQUENCE: usize = 0;
@@ -92,6 +95,8 @@ impl Caller {
             frames: Vec::new(),
             finished: Vec::new(),
             keepalive_at: Nanos(0),
+            refused_removals: 0,
+            refused: 0,
         }
     }
 
@@ -113,6 +118,17 @@ impl Caller {
     /// Whether a mutation waits for its answer.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty() && self.waiting.is_empty() && self.finished.is_empty()
+    }
+
+    /// Nothing is asked again that isn't under way.
+    pub(super) fn give_up_refused(&mut self) {
+        let refused = |pending: &Pending| pending.copies == 0 && !pending.uncertain;
+        let keys: Vec<_> =
+            self.pending.iter().filter(|(_, pending)| refused(pending)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let pending = self.pending.remove(&key).expect("listed");
+            self.finished.push((pending.ticket, Err(Failure::Busy { address: address() })));
+        }
     }
 
     /// Nothing more comes from it: its session expires, as that of a process that is gone.
@@ -378,8 +394,12 @@ impl Caller {
         }
         pending.copies -= 1;
         match status {
+            Status::Busy | Status::NotServing => {}
             // A log that lives cut short have filled says so until a checkpoint has freed their segments.
-            Status::Busy | Status::NotServing | Status::NoSpace => {}
+            Status::NoSpace if matches!(pending.operation, Operation::Remove { .. }) => {
+                self.refused_removals += 1;
+            }
+            Status::NoSpace => self.refused += 1,
             Status::SessionExpired => {
                 // Another copy may have been executed before the session's end.
                 pending.uncertain |= pending.copies > 0;

@@ -67,6 +67,7 @@ impl LogRun {
             self.tally.count("seed", "log destroyed and said so");
             return Ok(());
         }
+        self.fill_log()?;
         self.callers.iter_mut().for_each(super::Caller::leave);
         self.until("garbage", |run| run.garbage().is_none())
             .map_err(|error| format!("{error}: {}", self.garbage().unwrap_or_default()))?;
@@ -176,6 +177,8 @@ impl LogRun {
         let mut records: Vec<Record> =
             self.workloads.iter().flat_map(|workload| workload.records.iter().cloned()).collect();
         records.sort_by_key(|record| (record.began, record.stamp));
+        let refused: u64 = self.callers.iter().map(|caller| caller.refused + caller.refused_removals).sum();
+        self.tally.add("log", "refused for space", refused);
         for record in &records {
             self.tally.operations += 1;
             self.tally.count(record.action.name(), record.ending.name());

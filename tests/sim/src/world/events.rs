@@ -122,6 +122,9 @@ impl World {
                 foreign.push((ticket, result));
                 continue;
             }
+            if self.on_direct(ticket, &result) {
+                continue;
+            }
             let client = &mut self.clients[number];
             let Some(process) = client.process.as_mut() else { break };
             let mut orders = Vec::new();

@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 mod log_fuzz;
+mod space;
 
 use std::collections::VecDeque;
 
@@ -28,7 +29,10 @@ use crate::device::{
     Room,
 };
 use crate::io::{IoEffects, IoOutcome, IoToken};
-use crate::superblock::{CHECKPOINT_SEGMENTS_MAX, JOINTS_MAX, Kind, Resume};
+use crate::superblock::{JOINTS_MAX, Kind, Resume};
+
+pub use space::LogSpace;
+use space::RESERVE_SEGMENTS;
 
 /// A record, at most: a message and what goes with it.
 pub const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
@@ -38,11 +42,6 @@ pub const CHECKPOINT_AFTER_BYTES: u64 = 256 << 20;
 const GATHER_BYTES: usize = 256 << 10;
 /// Gathered buffers that wait for the window; `Room::Busy` beyond.
 const GATHERED_MAX: usize = 4;
-/// Free segments that appends leave to restarts, beside those that checkpoints need.
-const RESERVE_SEGMENTS: u32 = 3;
-/// Free segments above them that are left to the owner's housekeeping, and above those to records that make space.
-const SCARCE_SEGMENTS: u32 = 1;
-const SHORT_SEGMENTS: u32 = 2;
 /// Batches whose ends are remembered, so that a checkpoint may begin at a record that isn't the last.
 const RESUME_POINTS_MAX: usize = 1024;
 /// An idle log makes its last durable record decidable after this (R29).
@@ -206,19 +205,6 @@ pub enum LogRoom {
     NoSpace,
     /// Not open, closing, or fenced.
     NotServing,
-}
-
-/// What there is space for. A checkpoint always has room: what it needs is set aside first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LogSpace {
-    /// Anything.
-    Ample,
-    /// Records that make space, and what they need.
-    Short,
-    /// The owner's own housekeeping, which is little and makes space.
-    Scarce,
-    /// Nothing, until a checkpoint or growth has made room.
-    Full,
 }
 
 /// The caller's, executed and cleared after each event.
@@ -508,54 +494,6 @@ impl Log {
         let Some(slot) = memory.allocate(capacity) else { return LogRoom::Busy };
         self.gathered.push_back(Gathered { slot, capacity, used: HEADER_BYTES, count: 0, first_index: 0 });
         LogRoom::Ready
-    }
-
-    /// For restarts, and checkpoints as large as the last one.
-    fn reserve_segments(&self) -> u32 {
-        RESERVE_SEGMENTS + self.device.checkpoint_need(0)
-    }
-
-    /// With so many free segments and no less, there is ample space. Only here it counts how large the next image may be: where the state has grown, nothing may
-    /// add to it, but what makes it smaller goes on.
-    fn ample_segments(&self) -> u32 {
-        let image = RESERVE_SEGMENTS + self.device.checkpoint_need(self.image_segments());
-        SHORT_SEGMENTS + image.max(self.reserve_segments() + SCARCE_SEGMENTS)
-    }
-
-    /// The next image takes so many bytes at most, as far as the owner knows.
-    pub fn expect_image(&mut self, bytes: u64) {
-        self.image_bytes = bytes;
-    }
-
-    /// Segments of the next image, at most. Its last page may not fit into a segment's rest.
-    fn image_segments(&self) -> u32 {
-        let geometry = self.device.geometry();
-        let fits = u64::from(geometry.segment_bytes() - page_bytes_max(geometry)).max(1);
-        let most = u32::try_from(CHECKPOINT_SEGMENTS_MAX).expect("768");
-        u32::try_from(self.image_bytes / fits + 1).map_or(most, |segments| segments.min(most))
-    }
-
-    /// What there is space for, where records of `waiting` bytes come first. It is told before the last segments are reached, so that what was executed can be
-    /// logged: a checkpoint can be made only of that.
-    pub fn space(&self, waiting: u64) -> LogSpace {
-        if self.stage != Stage::Serving {
-            return LogSpace::Ample;
-        }
-        let segment = u64::from(self.device.geometry().segment_bytes());
-        let gathered: usize = self.gathered.iter().map(|gathered| gathered.used).sum();
-        let waiting = waiting + u64::try_from(gathered).expect("a few buffers");
-        let at_hand = u64::from(self.device.open_blocks_left()) * 4096
-            + if self.device.has_next_segment() { segment } else { 0 };
-        let wanted = waiting.saturating_sub(at_hand).div_ceil(segment);
-        let free = u64::from(self.device.segments().free() + self.device.zeroing_segments());
-        let free = free.saturating_sub(wanted);
-        let reserve = self.reserve_segments();
-        match free {
-            free if free < u64::from(reserve) => LogSpace::Full,
-            free if free < u64::from(reserve + SCARCE_SEGMENTS) => LogSpace::Scarce,
-            free if free < u64::from(self.ample_segments()) => LogSpace::Short,
-            _ => LogSpace::Ample,
-        }
     }
 
     /// Whether nothing has gathered.

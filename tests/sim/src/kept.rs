@@ -94,7 +94,9 @@ mod tests {
         let mut state = State::default();
         let session = SessionId::new(wire::GroupId(0), 0, 0).expect("small");
         let mut log = |index: u64, record: Record| {
-            state.apply(CommitIndex(index), Entry { time: Timestamp(1), record }).expect("it fits");
+            state
+                .apply(CommitIndex(index), Entry { time: Timestamp(index.cast_signed()), record })
+                .expect("it fits");
         };
         log(1, Record::Open { session });
         for number in 1..=mutations {

@@ -270,17 +270,7 @@ impl Task {
                 self.commit(setting, upload, number, &chunks, wishes);
                 Step::On
             }
-            Stage::Staging { upload, commit } => match result {
-                Ok(Done::Outcome(outcome)) if outcome.status == Status::Ok => {
-                    self.change(upload, *commit, wishes);
-                    Step::On
-                }
-                // A stage alone is seen by nobody.
-                _ => {
-                    wishes.push(Wish::CloseUpload(upload));
-                    Step::Over(Ending::NotExecuted)
-                }
-            },
+            Stage::Staging { upload, commit } => self.on_staged(upload, *commit, &result, wishes),
             Stage::Changing { upload } => {
                 wishes.extend(upload.map(Wish::CloseUpload));
                 Step::Over(ending_of_change(result))
@@ -308,13 +298,8 @@ impl Task {
                 self.go_on_taking(setting, held, wishes)
             }
             Stage::Compacting(mut compacting) => {
-                if compacting.on_done(setting, part, result, memory, wishes) {
-                    self.has_compacted |= compacting.is_done;
-                    self.look_again(setting, wishes);
-                } else {
-                    self.stage = Stage::Compacting(compacting);
-                }
-                Step::On
+                let is_over = compacting.on_done(setting, part, result, memory, wishes);
+                self.go_on_compacting(setting, compacting, is_over, wishes)
             }
             Stage::Pausing { .. } => unreachable!("nothing was asked for"),
             Stage::Listing => self.on_list(now, setting, result, wishes),
@@ -530,6 +515,38 @@ impl Task {
             return Step::Over(found(&reading, true));
         }
         self.stage = Stage::Fetching { reading, left, trouble: Trouble::None };
+        Step::On
+    }
+
+    fn on_staged(
+        &mut self,
+        upload: UploadId,
+        commit: Commit,
+        result: &Result<Done, Failure>,
+        wishes: &mut Vec<Wish>,
+    ) -> Step {
+        if matches!(result, Ok(Done::Outcome(outcome)) if outcome.status == Status::Ok) {
+            self.change(upload, commit, wishes);
+            return Step::On;
+        }
+        // A stage alone is seen by nobody.
+        wishes.push(Wish::CloseUpload(upload));
+        Step::Over(Ending::NotExecuted)
+    }
+
+    fn go_on_compacting(
+        &mut self,
+        setting: Setting,
+        compacting: Compacting,
+        is_over: bool,
+        wishes: &mut Vec<Wish>,
+    ) -> Step {
+        if is_over {
+            self.has_compacted |= compacting.is_done;
+            self.look_again(setting, wishes);
+        } else {
+            self.stage = Stage::Compacting(compacting);
+        }
         Step::On
     }
 

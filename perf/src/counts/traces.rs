@@ -356,7 +356,11 @@ pub fn restarts() -> [Figure; 3] {
             (batches * u64::from(LENGTH)) >> 20
         ),
     );
+    [clean, crash, log_restart(SUPERBLOCKS)]
+}
 
+/// Bytes that a restart of a metadata log reads after a crash.
+fn log_restart(superblocks: u64) -> Figure {
     let mut meta = MetaTrace::format();
     let before = meta.disk.counters.write_bytes;
     meta.creates(CREATES, 64);
@@ -370,12 +374,11 @@ pub fn restarts() -> [Figure; 3] {
     // Four batches of 64 entries are less than a window, and so is the reach.
     let log = written + again + rest + 4 * WINDOW_BYTES + 2 * WINDOW_BYTES;
     let counters = meta.log.counters();
-    let metadata = Figure::new(
+    Figure::new(
         "restart after a crash: bytes read by a metadata log",
         per(read, 1),
-        per(SUPERBLOCKS + log, 1),
+        per(superblocks + log, 1),
         "B",
         format!("{written} B of log since the checkpoint, search {}", counters.search_bytes),
-    );
-    [clean, crash, metadata]
+    )
 }

@@ -7,8 +7,8 @@ use harness::{Content, Dev, LoopDisk, Node, skip, wait_for};
 /// `dev` keeps removed chunks for 10 s, a node that has just started for 65 s (readers may have pinned them); then they are deleted and their
 /// segments cleaned.
 const SPACE_WITHIN: Duration = Duration::from_mins(2);
-/// Enough for the metadata log and some segments, far less than a store may grow to.
-const DISK_BYTES: u64 = 768 << 20;
+/// The least that a store is made for: what the metadata log takes and may still take (225 and 256 MiB), and some segments.
+const DISK_BYTES: u64 = 1 << 30;
 const FILE_BYTES: u64 = 16 << 20;
 
 fn fill(node: &Node) -> Vec<String> {

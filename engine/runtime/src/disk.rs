@@ -69,22 +69,15 @@ pub(crate) struct DiskOperations {
     free: Vec<u32>,
     limit: usize,
     in_flight: usize,
-    /// Of these, all but reads.
-    changing: usize,
 }
 
 impl DiskOperations {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { records: Vec::new(), free: Vec::new(), limit, in_flight: 0, changing: 0 }
+        Self { records: Vec::new(), free: Vec::new(), limit, in_flight: 0 }
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
-    }
-
-    /// Operations in flight that aren't reads.
-    pub(crate) fn changing(&self) -> usize {
-        self.changing
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -124,7 +117,6 @@ impl DiskOperations {
             record.total = record.total.checked_add(range.len).expect("an operation moves less than 4 GiB");
         }
         self.in_flight += 1;
-        self.changing += usize::from(request.action != Action::Read);
         record.submit(number, ring, arena);
         number
     }
@@ -161,7 +153,6 @@ impl DiskOperations {
         }
         self.free.push(number);
         self.in_flight -= 1;
-        self.changing -= usize::from(record.action != Action::Read);
         Some((record.owner, outcome))
     }
 }

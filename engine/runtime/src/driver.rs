@@ -36,7 +36,6 @@ pub(crate) struct Driver<S: Service> {
     /// The service was called after this turn's `on_turn`.
     again: bool,
     yielded_at: Nanos,
-    gave_way_at: Nanos,
     spin: Option<Spin>,
 }
 
@@ -44,8 +43,6 @@ pub(crate) struct Driver<S: Service> {
 const COMPLETIONS_MAX: usize = 1024;
 /// While there is always work, background tasks get a turn this often.
 const YIELD_INTERVAL: u64 = 200 * Nanos::MICROSECOND;
-/// While the disk writes, the kernel's helpers on this core get a turn this often.
-const GIVE_WAY_INTERVAL: u64 = 50 * Nanos::MICROSECOND;
 /// Sends of up to so many bytes complete while they are handed over, unless the peer doesn't read.
 const SEND_INLINE_BYTES: usize = 16 << 10;
 /// How long a send that didn't complete at once may hold back other completions, in microseconds.
@@ -63,7 +60,6 @@ impl<S: Service> Driver<S> {
             sweep_at,
             again: false,
             yielded_at: sweep_at,
-            gave_way_at: sweep_at,
             spin: spin.then(Spin::default),
         }
     }
@@ -142,18 +138,8 @@ impl<S: Service> Driver<S> {
         resumed || left || full || !self.io.to_close.is_empty()
     }
 
-    /// A file system ends a direct write, and io_uring runs a flush, on a kernel thread of the core that was interrupted, mostly this one. A thread
-    /// that never sleeps keeps them waiting until its time slice ends: milliseconds in which the disk idles.
-    fn give_way(&mut self) {
-        if self.io.disk.changing() > 0 && self.io.now.since(self.gave_way_at) > GIVE_WAY_INTERVAL {
-            self.gave_way_at = self.io.now;
-            std::thread::yield_now();
-        }
-    }
-
     /// Between two turns: enters the kernel if there is a reason, waits there if there is nothing else to do.
     fn rest(&mut self, more: bool) {
-        self.give_way();
         if more || self.io.tasks.shared.has_orders() {
             self.io.ring.enter(Wait::No);
             return;
@@ -174,7 +160,6 @@ impl<S: Service> Driver<S> {
 
     /// As [`rest`](Self::rest) while background tasks are alive: they get their turn, and waiting is the executor's.
     async fn rest_among_tasks(&mut self, more: bool) {
-        self.give_way();
         self.io.ring.enter(Wait::No);
         if more || self.io.ring.has_completions() || self.io.wake.is_pending() {
             // The kernel isn't the only one to be served: now and then tasks run although there is work.

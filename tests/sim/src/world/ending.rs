@@ -15,20 +15,16 @@ use crate::node::{self, Host, Node};
 use crate::workload::{DIRECTORIES, FILES, LINKS};
 
 impl World {
-    /// No faults from now on; whatever is down starts.
+    /// No faults from now on; whatever is down starts, and pauses end as they would.
     pub(super) fn calm(&mut self) -> Result<(), String> {
         self.trace.tell(self.schedule.now(), format_args!("calm"));
         self.phase = Phase::Calm;
         self.network.heal(self.schedule.now());
         for node in 0..self.nodes.len() {
-            self.nodes[node].paused_until = Nanos(0);
             self.nodes[node].hosts.iter_mut().for_each(|host| host.disk.heal());
             if !self.nodes[node].is_serving() {
                 self.end_node(node, false);
             }
-        }
-        for client in &mut self.clients {
-            client.paused_until = Nanos(0);
         }
         self.until("recovery after the faults", QUIET_LIMIT, |world| {
             world.nodes.iter().all(Node::is_serving) || world.is_destroyed()

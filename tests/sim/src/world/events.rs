@@ -16,7 +16,7 @@ use crate::workload::Order;
 impl World {
     pub(super) fn happen(&mut self, happening: Happening) -> Result<Vec<Finished>, String> {
         if let Some(later) = self.postponed(&happening) {
-            self.schedule.at(later, happening);
+            self.schedule.postpone(later, happening);
             return Ok(Vec::new());
         }
         match happening {

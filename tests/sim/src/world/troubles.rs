@@ -46,9 +46,14 @@ impl World {
             }
             Fault::ClientPause => {
                 let number = self.random.index(self.clients.len());
-                self.clients[number].paused_until = now.after(lasting);
+                let paused = &mut self.clients[number].paused_until;
+                *paused = now.after(lasting).max(*paused);
             }
-            Fault::NodePause => self.nodes[0].paused_until = now.after(lasting),
+            Fault::NodePause => {
+                // A pause that is cut short would let what comes now overtake what waits.
+                let paused = &mut self.nodes[0].paused_until;
+                *paused = now.after(lasting).max(*paused);
+            }
             Fault::Weather => {
                 self.network.weather = self.faults.weather();
                 self.schedule.after(lasting, Happening::FaultEnds(fault));

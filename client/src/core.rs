@@ -151,7 +151,7 @@ impl Core {
             Event::Call { ticket, call, patience } => self.on_call(cx, ticket, call, patience),
             Event::Cancel { ticket } => self.on_cancel(cx, ticket),
             Event::CloseUpload(upload) => self.on_close_upload(cx, upload),
-            Event::CloseRead(read) => self.on_close_read(read),
+            Event::CloseRead(read) => self.on_close_read(cx, read),
             Event::Shutdown => self.on_shutdown(cx),
             Event::LinkUp(link) => self.on_link_up(cx, link),
             Event::LinkDown { link, reason } => self.on_link_down(cx, link, reason),

@@ -28,7 +28,7 @@ impl Core {
         if let Call::OpenRead { group, pin } = call {
             self.last_read += 1;
             let read = ReadId(self.last_read);
-            self.reads.insert(read, Read { group, pin, pinned: false });
+            self.reads.insert(read, Read { group, pin, pinned: false, session: None });
             self.timers.set(Timer::Read(read), cx.now.after(self.pin_delay()));
             cx.effects.push(Effect::Finished { ticket, result: Ok(Done::Read(read)) });
             return;
@@ -154,9 +154,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_close_read(&mut self, read: ReadId) {
-        self.reads.remove(&read);
+    pub(super) fn on_close_read(&mut self, cx: &mut Context<'_>, read: ReadId) {
+        let session = self.reads.remove(&read).and_then(|read| read.session);
         self.timers.clear(Timer::Read(read));
+        if let Some(session) = session {
+            self.close_if_unused(cx, session);
+        }
     }
 
     /// Closes the sessions as far as links stand, and fails whatever is under way.

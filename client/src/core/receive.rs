@@ -215,11 +215,11 @@ impl Core {
         }
         self.timers.set(Timer::Session(grant.session), cx.now.after(keepalive));
         self.finish(cx, id, Err(Failure::Unknown));
+        if self.has_pins(group) {
+            self.send_pins(cx, grant.session);
+        }
         for older in self.sessions.of_group(group) {
             self.close_if_unused(cx, older);
-        }
-        if self.has_pins(group) {
-            self.send_keepalive(cx, grant.session);
         }
         true
     }

@@ -11,10 +11,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wire::meta::{Mutation, Query};
-use wire::{ChunkId, GroupId, Nanos, Sequence, SessionId, Slot};
+use wire::meta::{Mutation, Operation, Query};
+use wire::{ChunkId, GroupId, Nanos, Sequence, SessionId, Slot, Status};
 
-use super::effect::{Failure, GetCall, LinkNumber, Ticket, UploadId};
+use super::effect::{Done, Failure, GetCall, LinkNumber, Ticket, UploadId};
 use crate::error::UnavailableReason;
 
 /// A request of the core, its own included.
@@ -65,6 +65,15 @@ pub(super) struct Mutate {
     pub(super) session: SessionId,
     pub(super) sequence: Sequence,
     pub(super) numbered: bool,
+}
+
+impl Mutate {
+    /// Whether this result says that the chunks sent before are in a file now.
+    pub(super) fn has_named_chunks(&self, result: Result<&Done, &Failure>) -> bool {
+        let is_stage = |mutation: &Mutation| matches!(mutation.operation, Operation::Stage { .. });
+        let is_executed = matches!(result, Ok(Done::Outcome(outcome)) if outcome.status == Status::Ok);
+        is_executed && !self.mutation.as_ref().is_some_and(is_stage)
+    }
 }
 
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Sessions with metadata groups: prefix of chunk ids and scope of exactly-once (R20, R21).
 //!
-//! A group has one *present* session, which new mutations and uploads go to. It is rotated after 2²⁰ chunks or an hour; the one before stays until its last
-//! upload and mutation are done, and is closed then. A session that the group calls expired is dropped at once.
+//! A group has one *present* session, which new mutations and uploads go to. It is rotated after 2²⁰ chunks or an hour, and when an upload ends that has
+//! left chunks without a commit, since only the end of their session frees those (R24). The one before stays until its last upload, mutation and pinned
+//! read are done, and is closed then. A session that the group calls expired is dropped at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -52,6 +53,8 @@ struct Upload {
     session: SessionId,
     number: u64,
     chunks: u64,
+    /// It has minted chunks since its last commit.
+    has_loose_chunks: bool,
 }
 
 #[derive(Debug, Default)]
@@ -216,15 +219,24 @@ impl Sessions {
         let number = in_session.last_upload;
         self.last_upload += 1;
         let upload = UploadId(self.last_upload);
-        self.uploads.insert(upload, Upload { session, number, chunks: 0 });
+        self.uploads.insert(upload, Upload { session, number, chunks: 0, has_loose_chunks: false });
         (upload, number)
     }
 
-    /// Ends an upload. Returns its session.
+    /// What an upload has stored is in a file.
+    pub(super) fn on_commit(&mut self, upload: UploadId) {
+        if let Some(upload) = self.uploads.get_mut(&upload) {
+            upload.has_loose_chunks = false;
+        }
+    }
+
+    /// Ends an upload. Returns its session, which is rotated if chunks may lie there that no commit named.
     pub(super) fn close_upload(&mut self, upload: UploadId) -> Option<SessionId> {
-        let session = self.uploads.remove(&upload)?.session;
-        if let Some(session) = self.open.get_mut(&session) {
-            session.uploads -= 1;
+        let Upload { session, has_loose_chunks, .. } = self.uploads.remove(&upload)?;
+        let in_session = self.open.get_mut(&session)?;
+        in_session.uploads -= 1;
+        if has_loose_chunks && let Some(group) = self.groups.get_mut(&in_session.group) {
+            group.present = group.present.filter(|present| *present != session);
         }
         Some(session)
     }
@@ -244,6 +256,7 @@ impl Sessions {
         }
         let ordinal = upload.number << UPLOAD_CHUNK_BITS | upload.chunks;
         upload.chunks += 1;
+        upload.has_loose_chunks = true;
         session.chunks += 1;
         Ok(ChunkId { session: upload.session, ordinal })
     }

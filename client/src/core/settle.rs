@@ -6,7 +6,7 @@ use wire::Nanos;
 
 use super::effect::{Done, Effect, Failure, LinkNumber};
 use super::link::LinkState;
-use super::request::{RequestId, State, Trouble, What};
+use super::request::{Mutate, RequestId, State, Trouble, What};
 use super::upkeep::Timer;
 use super::{Context, Core};
 use crate::error::UnavailableReason;
@@ -55,6 +55,7 @@ impl Core {
                 }
             }
             What::Mutate(mutate) if mutate.numbered => {
+                self.note_commit(&mutate, result.as_ref());
                 let session = mutate.session;
                 if let Some(living) = self.sessions.get(session)
                     && living.finish(mutate.sequence)
@@ -79,6 +80,14 @@ impl Core {
             // Nobody takes the bytes.
             (None, Ok(Done::Bytes { slot, .. })) => cx.memory.release(slot),
             (None, _) => {}
+        }
+    }
+
+    fn note_commit(&mut self, mutate: &Mutate, result: Result<&Done, &Failure>) {
+        if let Some(upload) = mutate.upload
+            && mutate.has_named_chunks(result)
+        {
+            self.sessions.on_commit(upload);
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Read {
     pub(super) pin: Pin,
     /// It has lasted long: keepalives carry its pin (R25).
     pub(super) pinned: bool,
+    /// The first session that carries it: a pin in a later one holds only what is left by then.
+    pub(super) session: Option<SessionId>,
 }
 
 impl Core {
@@ -140,12 +142,16 @@ impl Core {
             // It has no number yet; an upload's mutation finds its session gone, another one a new session.
             self.wake(id);
         }
+        for read in self.reads.values_mut().filter(|read| read.session == Some(session)) {
+            read.session = None;
+        }
         self.ensure_pins(cx, session.group());
     }
 
     /// A session that was rotated away is closed with its last use (R21).
     pub(super) fn close_if_unused(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if self.sessions.take_unused(session) {
+        let is_pinned = self.reads.values().any(|read| read.session == Some(session));
+        if !is_pinned && self.sessions.take_unused(session) {
             self.timers.clear(Timer::Session(session));
             self.begin(cx, None, What::CloseSession { session }, cx.now.after(super::call::CLOSE_PATIENCE));
         }
@@ -164,13 +170,22 @@ impl Core {
             return;
         }
         match self.sessions.present(group, cx.now) {
-            Some(session) => self.send_keepalive(cx, session),
+            Some(session) => self.send_pins(cx, session),
             None => {
                 if self.sessions.wait(group, None) {
                     self.begin(cx, None, What::OpenSession { group }, Nanos(u64::MAX));
                 }
             }
         }
+    }
+
+    /// From now on reads that no session carried are pinned in this one.
+    pub(super) fn send_pins(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let group = session.group();
+        for read in self.reads.values_mut().filter(|read| read.pinned && read.group == group) {
+            read.session.get_or_insert(session);
+        }
+        self.send_keepalive(cx, session);
     }
 
     pub(super) fn has_pins(&self, group: GroupId) -> bool {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use wire::meta::Pin;
-use wire::{FrameKind, GroupId, InodeId, Nanos, Version};
+use wire::meta::{Change, Commit, Operation, Pin, Place, Precondition};
+use wire::{ChunkId, FrameKind, GroupId, InodeId, MapNumber, Nanos, Status, Version};
 
 use super::mutation::{lookup, mkdir};
 use super::transfer::{open_upload, sample, start_put};
 use super::world::World;
-use crate::core::fake::VOLUME;
-use crate::core::{Call, Done, Event, Failure, LINK_IDLE, LINKS_MAX};
+use crate::core::extents::ExtentBuilder;
+use crate::core::fake::{CHUNK_BYTES, VOLUME};
+use crate::core::{Call, Done, Event, Failure, LINK_IDLE, LINKS_MAX, UploadId};
 use crate::error::UnavailableReason;
 
 const GROUP: GroupId = GroupId(0);
@@ -93,21 +94,100 @@ fn sessions_rotate() {
     world.run_for(3_601 * Nanos::SECOND);
     let new = open_upload(&mut world);
     assert_eq!(world.cluster.sessions.len(), 2);
-    let mut sessions = Vec::new();
-    for upload in [old, new] {
-        let ticket = start_put(&mut world, upload, &sample(10, 1));
-        match world.finish(ticket) {
-            Ok(Done::Chunk { id, .. }) => sessions.push(id.session),
-            other => panic!("no chunk: {other:?}"),
-        }
-    }
-    assert_ne!(sessions[0], sessions[1]);
+    let chunks = [old, new].map(|upload| stored(&mut world, upload));
+    assert_ne!(chunks[0].0.session, chunks[1].0.session);
     world.event(Event::CloseUpload(old));
     world.run_for(Nanos::SECOND);
-    assert_eq!(world.cluster.closed, [sessions[0]]);
+    assert_eq!(world.cluster.closed, [chunks[0].0.session]);
+    assert_eq!(commit_absent(&mut world, new, chunks[1]), Status::Ok);
     world.event(Event::CloseUpload(new));
     world.run_for(Nanos::SECOND);
     assert_eq!(world.cluster.closed.len(), 1, "the present session stays");
+}
+
+/// R24: chunks that no commit named stay as long as their session lives. A client that went on for an hour, each try refused for want of space, kept
+/// the store full with what the tries before had stored.
+#[test]
+fn a_failed_upload_ends_its_session() {
+    let mut world = World::new(7);
+    let other = open_upload(&mut world);
+    let failed = open_upload(&mut world);
+    let session = stored(&mut world, failed).0.session;
+    world.event(Event::CloseUpload(failed));
+    let next = open_upload(&mut world);
+    assert_ne!(stored(&mut world, next).0.session, session, "new uploads go to a new session");
+    assert_eq!(stored(&mut world, other).0.session, session, "an upload stays in its own (R21)");
+    world.run_for(Nanos::SECOND);
+    assert_eq!(world.cluster.closed, []);
+    world.event(Event::CloseUpload(other));
+    world.run_for(Nanos::SECOND);
+    assert_eq!(world.cluster.closed, [session]);
+}
+
+#[test]
+fn a_committed_upload_leaves_its_session_alone() {
+    let mut world = World::new(8);
+    let upload = open_upload(&mut world);
+    let (first, root) = stored(&mut world, upload);
+    assert_eq!(commit_absent(&mut world, upload, (first, root)), Status::Ok);
+    world.event(Event::CloseUpload(upload));
+    let refused = open_upload(&mut world);
+    let (second, root) = stored(&mut world, refused);
+    assert_eq!(second.session, first.session);
+    assert_eq!(commit_absent(&mut world, refused, (second, root)), Status::AlreadyExists);
+    world.event(Event::CloseUpload(refused));
+    world.run_for(Nanos::SECOND);
+    assert_eq!(world.cluster.closed, [first.session], "what a refused commit named is loose");
+}
+
+/// R25: a pin in a new session holds only what ended later than `reclaim_delay` before, and the version may have ended long ago.
+#[test]
+fn a_session_stays_for_the_reads_that_are_pinned_in_it() {
+    let mut world = World::new(9);
+    world.cluster.map.settings.reclaim_delay_ms = 8_000;
+    let upload = open_upload(&mut world);
+    let session = stored(&mut world, upload).0.session;
+    let pin = Pin { volume: VOLUME, inode: InodeId(9), version: Version(3) };
+    let Ok(Done::Read(read)) = world.finish_call(Call::OpenRead { group: GROUP, pin }) else {
+        panic!("no read");
+    };
+    world.run_for(3 * Nanos::SECOND);
+    assert_eq!(world.cluster.pins[&session], [pin]);
+    world.event(Event::CloseUpload(upload));
+    open_upload(&mut world);
+    world.run_for(100 * Nanos::SECOND);
+    assert_eq!((world.cluster.closed.as_slice(), &world.cluster.pins[&session]), (&[][..], &vec![pin]));
+    world.event(Event::CloseRead(read));
+    world.run_for(Nanos::SECOND);
+    assert_eq!(world.cluster.closed, [session]);
+}
+
+fn stored(world: &mut World, upload: UploadId) -> (ChunkId, u64) {
+    let ticket = start_put(world, upload, &sample(10, 1));
+    match world.finish(ticket) {
+        Ok(Done::Chunk { id, root, .. }) => (id, root),
+        other => panic!("no chunk: {other:?}"),
+    }
+}
+
+/// Makes the chunk a file, if there is none yet.
+fn commit_absent(world: &mut World, upload: UploadId, (id, root): (ChunkId, u64)) -> Status {
+    let mut extents = ExtentBuilder::new(CHUNK_BYTES);
+    extents.push(0, id, 10, root).expect("one fits");
+    let commit = Commit {
+        place: Place { volume: VOLUME, directory: InodeId::ROOT, path: b"a".to_vec() },
+        change: Change::Replace { size: 10 },
+        extents: extents.take(),
+        upload: 0,
+        attributes: None,
+        precondition: Precondition::Absent,
+        map: MapNumber(1),
+    };
+    let operation = Box::new(Operation::Commit(commit));
+    match world.finish_call(Call::Mutate { group: GROUP, upload: Some(upload), operation }) {
+        Ok(Done::Outcome(outcome)) => outcome.status,
+        other => panic!("no outcome: {other:?}"),
+    }
 }
 
 #[test]

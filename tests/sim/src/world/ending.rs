@@ -118,7 +118,7 @@ impl World {
         let path = || "held".to_owned();
         let length = 2 * self.chunk_bytes + 1;
         let put = |length| Action::Replace { path: path(), length, condition: Condition::Any, dress: None };
-        self.write_at_last(writer, &put(length))?;
+        self.write_at_last(volume, writer, &put(length))?;
         let tries = self.clients[writer].workload.records.len();
         let pace = 2 * Nanos::SECOND;
         self.begin(reader, Action::Read { path: path(), follow: false, from: 0, to: u64::MAX, pace });
@@ -139,7 +139,7 @@ impl World {
     }
 
     /// I12: whatever was full or refused while there were faults, a client that goes on asking is served.
-    fn write_at_last(&mut self, writer: usize, action: &Action) -> Result<(), String> {
+    fn write_at_last(&mut self, volume: VolumeId, writer: usize, action: &Action) -> Result<(), String> {
         let deadline = self.schedule.now().after(GARBAGE_LIMIT);
         loop {
             self.begin(writer, action.clone());
@@ -150,12 +150,28 @@ impl World {
                 return Ok(());
             }
             if self.schedule.now() > deadline {
-                return Err(format!("after the faults nothing is written: {}", checker::describe(record)));
+                let (what, held) = (checker::describe(record), self.held(volume));
+                return Err(format!("after the faults nothing is written: {what}; {held}"));
             }
             let pause = self.schedule.now().after(Nanos::SECOND);
             self.schedule.at(pause, Happening::Fault);
             self.until("another try", QUIET_LIMIT, |world| world.schedule.now() >= pause)?;
         }
+    }
+
+    /// What the nodes hold, for a person.
+    fn held(&self, volume: VolumeId) -> String {
+        let held = self.nodes.iter().filter_map(|node| {
+            let replica = node.meta()?.replica()?;
+            let namespace = &replica.state().namespace;
+            let Ok(Answer::Usage(usage)) = namespace.query(&Query::Usage { volume }, Nanos::SECOND) else {
+                return None;
+            };
+            let stores: Vec<_> = node.shards().map(|shard| shard.store().metrics()).collect();
+            let (deleting, metrics) = (namespace.deleting_chunks(), replica.metrics());
+            Some(format!("{usage:?}, {deleting} deleting; {metrics:?} {stores:?}"))
+        });
+        held.collect()
     }
 
     fn is_damaged(&self) -> bool {

@@ -281,6 +281,7 @@ impl StoreRun {
                 self.tally.count("store", "fenced");
                 self.is_open = false;
                 self.is_down = true;
+                self.doubt_the_last();
                 if self.profile == Profile::Cuts {
                     return Err("fenced without a failure".to_owned());
                 }
@@ -545,9 +546,15 @@ impl StoreRun {
         self.trace.tell(self.now, format_args!("fault {}: crash, by power {by_power}", self.last_fault));
         self.tally.count("fault", if by_power { "power cut" } else { "kill" });
         self.disk.end(by_power, &mut self.memory);
+        self.doubt_the_last();
+        self.reopen()
+    }
+
+    /// The last acknowledgement before a life's end can't be told from a torn tail if its write was lost or damaged (R29): whatever ends it,
+    /// nothing is written behind it that would say so.
+    fn doubt_the_last(&mut self) {
         let (is_lossy, now) = (self.is_lossy(), self.now);
         for chunk in self.chunks.values_mut() {
-            // The last acknowledgement before a cut can't be told from a torn tail if its write was lost or damaged (R29).
             let is_undecidable = is_lossy && now.since(chunk.at) < DECIDABLE;
             chunk.told = match chunk.told {
                 Told::Putting => Told::Perhaps,
@@ -556,7 +563,6 @@ impl StoreRun {
                 told => told,
             };
         }
-        self.reopen()
     }
 
     fn reopen(&mut self) -> Result<(), String> {

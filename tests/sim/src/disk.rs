@@ -1,6 +1,7 @@
 //! A simulated disk: the journal's fake disk, answered in virtual time, with a record of the damage that was done to it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use journal::fake_disk::{FakeDisk, Faults};
 use journal::{IoEffects, IoOutcome, IoRequest, IoToken};
@@ -34,11 +35,25 @@ pub(crate) struct SimDisk {
     pub slowness: u64,
     injected: Injected,
     /// Where was written lately, and when: damage there may look like a torn tail, which nobody can tell apart (R29).
-    fresh: VecDeque<(Nanos, u64, u64)>,
+    fresh: VecDeque<Fresh>,
+    /// Of a metadata log's disk: the newest batch that isn't fresh.
+    witness: Option<Range<u64>>,
+    keeps_witness: bool,
     was_full: bool,
     loses: bool,
 }
 
+/// A write of late.
+#[derive(Clone, Debug)]
+struct Fresh {
+    at: Nanos,
+    place: Range<u64>,
+    /// It begins with a batch, not with a superblock or a page.
+    is_batch: bool,
+}
+
+/// What a batch begins with.
+const BATCH_MAGIC: &[u8] = b"CATBATCH";
 /// Damage that was written this long ago is decidable: an idle log writes an empty batch within 100 ms (R29).
 const DECIDABLE: u64 = 500 * Nanos::MILLISECOND;
 
@@ -54,23 +69,45 @@ impl SimDisk {
             slowness: 1,
             injected: Injected::default(),
             fresh: VecDeque::new(),
+            witness: None,
+            keeps_witness: false,
             was_full: false,
             loses: false,
         }
     }
 
+    /// A metadata log's. What says that a batch was durable is whatever follows it (R29), so a log whose batches are rotten from some batch to the last can't
+    /// be told from one that ended before; rotten as a whole it is empty. Such a log may lose what it acknowledged and open: its newest batch is left whole,
+    /// however long nobody mends the rest, and then all other damage has to be told.
+    pub(crate) fn of_log(seed: u64, name: &str) -> Self {
+        Self { keeps_witness: true, ..Self::new(seed, name) }
+    }
+
     /// Takes requests in; for each one the delay after which some request is answered.
     pub(crate) fn submit(&mut self, now: Nanos, io: &IoEffects, memory: &mut impl Memory) -> Vec<u64> {
         self.fake.submit(io, memory);
-        while self.fresh.front().is_some_and(|(at, ..)| now.since(*at) > DECIDABLE) {
-            self.fresh.pop_front();
-        }
+        self.age(now);
         for request in &io.requests {
-            if let IoRequest::Write { offset, length, .. } = *request {
-                self.fresh.push_back((now, offset, offset + u64::from(length)));
+            if let IoRequest::Write { offset, length, parts, .. } = *request {
+                let first = io.parts_of(parts).first();
+                let is_batch = first.is_some_and(|part| {
+                    memory.bytes(part.slot)[part.offset as usize..].starts_with(BATCH_MAGIC)
+                });
+                let place = offset..offset + u64::from(length);
+                self.fresh.push_back(Fresh { at: now, place, is_batch });
             }
         }
         io.requests.iter().map(|request| self.random.latency(typical(request)) * self.slowness).collect()
+    }
+
+    /// What was fresh is no longer.
+    fn age(&mut self, now: Nanos) {
+        while self.fresh.front().is_some_and(|fresh| now.since(fresh.at) > DECIDABLE) {
+            let old = self.fresh.pop_front().expect("there is a front");
+            if old.is_batch && self.keeps_witness {
+                self.witness = Some(old.place);
+            }
+        }
     }
 
     /// Answers one of the requests.
@@ -119,16 +156,15 @@ impl SimDisk {
 
     /// A byte of a sector that holds something and was not written just now, if a few tries find one.
     fn place(&mut self, now: Nanos) -> Option<u64> {
+        self.age(now);
         let length = self.fake.length().max(1);
         (0..64).find_map(|_| {
             let offset = self.random.below(length);
             let sector = offset / 4096 * 4096;
-            let is_fresh = self
-                .fresh
-                .iter()
-                .any(|(at, from, to)| now.since(*at) <= DECIDABLE && (*from..*to).contains(&sector));
+            let mut kept = self.fresh.iter().map(|fresh| &fresh.place).chain(&self.witness);
+            let is_kept = kept.any(|place| place.contains(&sector));
             let is_written = self.fake.peek(sector, 64).iter().any(|byte| *byte != 0);
-            (!is_fresh && is_written).then_some(offset)
+            (!is_kept && is_written).then_some(offset)
         })
     }
 

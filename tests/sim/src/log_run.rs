@@ -167,7 +167,7 @@ impl LogRun {
         let mut random = Random::stream(case.seed, "log");
         let settings = Settings::new(&mut random);
         let profile = *random.pick(&[Profile::Cuts, Profile::Cuts, Profile::Errors, Profile::Damage]);
-        let (mut disk, mut memory) = (SimDisk::new(case.seed, "log disk"), SimMemory::new(ARENA_BYTES));
+        let (mut disk, mut memory) = (SimDisk::of_log(case.seed, "log disk"), SimMemory::new(ARENA_BYTES));
         let mut out = Out::default();
         let (now, wall_offset) = (Nanos(Nanos::SECOND), 1_700_000_000_000_000_000);
         let unit = start(&settings, &disk, (now, wall_offset), &mut random, &mut memory, &mut out);

@@ -159,10 +159,11 @@ impl Node {
             reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
         })
         .expect("a legal map");
+        let disk = |unit: usize| if unit < settings.shards { SimDisk::new } else { SimDisk::of_log };
         let host = |unit: usize| Host {
             logic: None,
             memory: SimMemory::new(ARENA_BYTES),
-            disk: SimDisk::new(seed, &format!("disk {number}.{unit}")),
+            disk: disk(unit)(seed, &format!("disk {number}.{unit}")),
             condition: Condition::Down,
             connections: BTreeSet::new(),
             armed: BTreeSet::new(),

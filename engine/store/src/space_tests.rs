@@ -143,3 +143,62 @@ fn puts_that_the_file_system_has_no_room_for_are_answered() {
         }
     }
 }
+
+/// Cleaning took as much space as was free when it began, and puts beside it took it, too: its moves then waited for a segment that only they could
+/// have emptied, and deletes waited behind them, for ever.
+#[test]
+fn cleaning_beside_puts_comes_to_an_end() {
+    let segment_bytes = 2 * SEGMENT_BYTES;
+    let capacity_bytes = (1 << 20) + 78 * u64::from(segment_bytes);
+    let mut bench = Bench::format_with(3, StoreConfig { capacity_bytes, ..config(78) }, segment_bytes);
+    bench.disk.reorders = true;
+    bench.run();
+    // Chunks of a block: more of them lie in a segment than are moved at once.
+    let stored = press(&mut bench, 4_000);
+    for gone in stored.chunks(1_000) {
+        assert_eq!(delete(&mut bench, gone), Status::Ok, "{:?}", bench.store.metrics());
+    }
+    bench.wait(10 * Nanos::SECOND);
+    assert_eq!(bench.store.metrics().live_bytes, 0);
+}
+
+/// Keeps puts coming beside whatever else goes on, until there is no space; returns what was stored.
+fn press(bench: &mut Bench, length: usize) -> Vec<u64> {
+    let mut numbers = 0..;
+    let (mut stored, mut refused) = (Vec::new(), 0);
+    let mut waiting: Vec<(u64, u64, Nanos)> = Vec::new();
+    while refused < 200 {
+        while waiting.len() < 64 {
+            let number = numbers.next().expect("endless");
+            waiting.push((number, bench.put(number, length), bench.now));
+        }
+        bench.event(Event::Submit);
+        let is_idle = !bench.step();
+        let pause = if is_idle { 20 * Nanos::MILLISECOND } else { 50 * Nanos::MICROSECOND };
+        bench.now = bench.now.after(pause);
+        if bench.armed.is_some_and(|at| at <= bench.now) {
+            bench.armed = None;
+            bench.event(Event::Tick);
+        }
+        waiting.retain(|(number, token, since)| {
+            match bench.answers.remove(token) {
+                None => {
+                    assert!(
+                        bench.now.since(*since) < ANSWER_WITHIN,
+                        "no answer: {:?}",
+                        bench.store.metrics()
+                    );
+                    return true;
+                }
+                Some(Answer::Status(Status::Ok)) => {
+                    stored.push(*number);
+                    refused = 0;
+                }
+                Some(Answer::Status(status)) => refused += u32::from(status == Status::NoSpace),
+                Some(other) => panic!("{other:?}"),
+            }
+            false
+        });
+    }
+    stored
+}

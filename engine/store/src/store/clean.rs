@@ -77,13 +77,14 @@ impl Cleaner {
         self.waits = false;
     }
 
-    /// Whether more moves are about to be queued, or could be.
+    /// Whether more moves are about to be queued, or could be: not where all that may be read at once waits in the queue.
     pub(super) fn gathers(&self) -> bool {
-        self.reading > 0 || (!self.collected.is_empty() && !self.waits)
+        self.reading > 0 || (!self.collected.is_empty() && !self.waits && self.may_read())
     }
 
-    fn moves_max(&self) -> usize {
-        if self.swaps { SWAP_MOVES_MAX } else { MOVES_MAX }
+    fn may_read(&self) -> bool {
+        let moves_max = if self.swaps { SWAP_MOVES_MAX } else { MOVES_MAX };
+        self.reading + self.moving < moves_max && self.blocks < MOVES_BLOCKS_MAX
     }
 
     /// Whether more moves are about to be queued.
@@ -94,6 +95,18 @@ impl Cleaner {
     pub(super) fn on_move_ended(&mut self, length: u32) {
         self.moving -= 1;
         self.blocks -= payload_blocks(length);
+    }
+
+    /// Moves found no space: the round's victims won't be empty, so nothing more of them is moved.
+    pub(super) fn give_up(&mut self) {
+        assert!(self.reading == 0 && self.moving == 0, "what was read has been forgotten");
+        self.phase = Phase::Idle;
+        self.collected.clear();
+        self.victims.clear();
+        if !self.swaps {
+            // What is left of space may do for a segment in one batch.
+            self.last_round = None;
+        }
     }
 }
 
@@ -117,7 +130,7 @@ impl Store {
             || (!self.is_fruitless() && self.best_victim(self.cleaning_blocks()).is_some())
     }
 
-    /// Blocks that cleaning may write before anything becomes free.
+    /// Blocks that cleaning may write before anything becomes free. Puts beside it take what lies above the reserve, and the open segment.
     fn cleaning_blocks(&self) -> u32 {
         let geometry = self.device.geometry();
         let spare = self.device.free_beyond_checkpoint().min(VICTIMS_MAX);
@@ -125,8 +138,14 @@ impl Store {
             // What one batch moves, with a descriptor of any size (`space`).
             return geometry.batch_blocks_max() - DESCRIPTOR_BYTES_MAX / 4096;
         }
+        let reserve = self.reserve_segments();
+        let blocks = if self.device.segments().free() < reserve {
+            spare * geometry.segment_blocks() + self.device.open_blocks_left()
+        } else {
+            spare.min(reserve - self.device.checkpoint_reserve()) * geometry.segment_blocks()
+        };
         // A batch's descriptor and a segment's end take their part.
-        (spare * geometry.segment_blocks() + self.device.open_blocks_left()) / 4 * 3
+        blocks / 4 * 3
     }
 
     /// Blocks that can be written before anything becomes free.
@@ -240,10 +259,7 @@ impl Store {
     }
 
     fn read_moves<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
-        while self.cleaner.reading + self.cleaner.moving < self.cleaner.moves_max()
-            && self.cleaner.blocks < MOVES_BLOCKS_MAX
-            && !self.cleaner.waits
-        {
+        while self.cleaner.may_read() && !self.cleaner.waits {
             let Some(id) = self.cleaner.collected.last().copied() else { break };
             let entry = self.index.find(id).filter(|entry| {
                 self.cleaner.victims.contains(&entry.place.segment) && !self.writes.is_pending(id)

@@ -147,10 +147,12 @@ impl Store {
     fn refuse_payloads<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
         let (payloads, tombstones): (VecDeque<_>, VecDeque<_>) =
             self.writes.take_queue().into_iter().partition(|queued| queued.slot.is_some());
+        let mut has_moves = false;
         for queued in payloads {
             release_all(queued.slot, memory);
             if matches!(queued.kind, EntryKind::Move(_)) {
                 self.cleaner.on_move_ended(queued.length);
+                has_moves = true;
                 continue;
             }
             let waiters = self.writes.forget_put(&queued);
@@ -160,5 +162,8 @@ impl Store {
             }
         }
         self.writes.put_back_tombstones(tombstones);
+        if has_moves {
+            self.cleaner.give_up();
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use journal::fake_disk::{FakeDisk, Faults};
 use journal::{IoEffects, IoOutcome, IoRequest, IoToken};
+use wire::limits::BLOCK_BYTES;
 use wire::{Memory, Nanos};
 
 use crate::random::Random;
@@ -39,8 +40,19 @@ pub(crate) struct SimDisk {
     /// Of a metadata log's disk: the newest batch that isn't fresh.
     witness: Option<Range<u64>>,
     keeps_witness: bool,
+    /// The last batches that were submitted.
+    batches: VecDeque<Batch>,
     was_full: bool,
     loses: bool,
+}
+
+/// A batch as it was submitted.
+#[derive(Debug)]
+struct Batch {
+    at: Nanos,
+    offset: u64,
+    /// Its descriptor's first block.
+    descriptor: Vec<u8>,
 }
 
 /// A write of late.
@@ -54,6 +66,8 @@ struct Fresh {
 
 /// What a batch begins with.
 const BATCH_MAGIC: &[u8] = b"CATBATCH";
+/// So many batches in a row aren't lost.
+const BATCHES_MAX: usize = 64;
 /// Damage that was written this long ago is decidable: an idle log writes an empty batch within 100 ms (R29).
 const DECIDABLE: u64 = 500 * Nanos::MILLISECOND;
 
@@ -71,6 +85,7 @@ impl SimDisk {
             fresh: VecDeque::new(),
             witness: None,
             keeps_witness: false,
+            batches: VecDeque::new(),
             was_full: false,
             loses: false,
         }
@@ -90,14 +105,30 @@ impl SimDisk {
         for request in &io.requests {
             if let IoRequest::Write { offset, length, parts, .. } = *request {
                 let first = io.parts_of(parts).first();
-                let is_batch = first.is_some_and(|part| {
-                    memory.bytes(part.slot)[part.offset as usize..].starts_with(BATCH_MAGIC)
-                });
+                let first = first.map(|part| &memory.bytes(part.slot)[part.offset as usize..]);
+                let first = first.filter(|bytes| bytes.starts_with(BATCH_MAGIC));
+                let is_batch = first.is_some();
+                if let Some(bytes) = first {
+                    self.batches.push_back(Batch {
+                        at: now,
+                        offset,
+                        descriptor: bytes[..BLOCK_BYTES].to_vec(),
+                    });
+                    if self.batches.len() > BATCHES_MAX {
+                        self.batches.pop_front();
+                    }
+                }
                 let place = offset..offset + u64::from(length);
                 self.fresh.push_back(Fresh { at: now, place, is_batch });
             }
         }
         io.requests.iter().map(|request| self.random.latency(typical(request)) * self.slowness).collect()
+    }
+
+    /// When the newest batch was submitted whose descriptor lies where it belongs: it says that what was acknowledged before was durable (R29).
+    pub(crate) fn newest_batch(&self) -> Option<Nanos> {
+        let is_there = |batch: &&Batch| self.fake.peek(batch.offset, BLOCK_BYTES) == batch.descriptor;
+        self.batches.iter().rev().find(is_there).map(|batch| batch.at)
     }
 
     /// What was fresh is no longer.

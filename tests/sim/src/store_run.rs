@@ -551,11 +551,13 @@ impl StoreRun {
     }
 
     /// The last acknowledgement before a life's end can't be told from a torn tail if its write was lost or damaged (R29): whatever ends it,
-    /// nothing is written behind it that would say so.
+    /// nothing is written behind it that would say so. Nor can it be told when all that was written behind it was lost as well.
     fn doubt_the_last(&mut self) {
         let (is_lossy, now) = (self.is_lossy(), self.now);
+        let newest = self.disk.newest_batch();
         for chunk in self.chunks.values_mut() {
-            let is_undecidable = is_lossy && now.since(chunk.at) < DECIDABLE;
+            let is_alone = newest.is_none_or(|newest| newest <= chunk.at);
+            let is_undecidable = is_lossy && (is_alone || now.since(chunk.at) < DECIDABLE);
             chunk.told = match chunk.told {
                 Told::Putting => Told::Perhaps,
                 Told::Stored if is_undecidable => Told::Perhaps,

@@ -14,9 +14,21 @@ pub(super) struct Window {
     length: u32,
     reading: bool,
     failed: bool,
+    /// What the last read was made for.
+    wish: Wish,
+    /// What was wished for when a read failed last, and how often that read failed. Whoever reads a length first and then so many bytes
+    /// wishes for both by turns, and the first may be readable where the second isn't.
+    bad: Wish,
     tries: u8,
     /// A read ahead up to here failed: what lies before is read piece by piece, or each piece would wait for the bad sector again.
     careful_until: u64,
+}
+
+/// So many bytes at this offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Wish {
+    offset: u64,
+    length: u32,
 }
 
 /// A read that fails is tried so often, the second time without what was read ahead: a passing error, or a bad sector further on, must
@@ -56,26 +68,21 @@ impl Window {
     /// Wants `length` bytes at `offset`; reads up to `ahead` bytes where they aren't here.
     pub(super) fn want(&mut self, offset: u64, length: u32, ahead: u32, io: &mut IoEffects) -> Want {
         assert!(length <= self.capacity, "no reader wants more than the window was opened for");
-        let end = self.offset + u64::from(self.length);
         if self.reading {
             return Want::Later;
         }
-        if offset >= self.offset && offset + u64::from(length) <= end {
-            if !self.failed {
-                let at = offset - self.offset;
-                return Want::Here(usize::try_from(at).expect("below the window's capacity"));
-            }
-            if self.tries == READ_TRIES {
-                return Want::Failed;
-            }
-            self.tries += 1;
-            self.careful_until = end.max(self.careful_until);
-            self.read(offset, length, io);
-        } else {
-            self.tries = 1;
-            let ahead = if offset < self.careful_until { 0 } else { ahead.min(self.capacity) };
-            self.read(offset, length.max(ahead), io);
+        let end = self.offset + u64::from(self.length);
+        if !self.failed && offset >= self.offset && offset + u64::from(length) <= end {
+            let at = offset - self.offset;
+            return Want::Here(usize::try_from(at).expect("below the window's capacity"));
         }
+        let wish = Wish { offset, length };
+        if self.bad == wish && self.tries == READ_TRIES {
+            return Want::Failed;
+        }
+        let ahead = if offset < self.careful_until { 0 } else { ahead.min(self.capacity) };
+        self.wish = wish;
+        self.read(offset, length.max(ahead), io);
         Want::Later
     }
 
@@ -94,5 +101,10 @@ impl Window {
     pub(super) fn on_read(&mut self, failed: bool) {
         self.reading = false;
         self.failed = failed;
+        if failed {
+            self.tries = if self.bad == self.wish { self.tries + 1 } else { 1 };
+            self.bad = self.wish;
+            self.careful_until = self.careful_until.max(self.offset + u64::from(self.length));
+        }
     }
 }

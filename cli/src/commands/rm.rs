@@ -198,7 +198,7 @@ impl Job {
 
 /// Names everything that would go, and sums it up.
 fn pretend(context: &mut Context, place: &RemotePath, walk: Walk, tally: &mut Tally) -> Result<()> {
-    let (mut things, mut bytes) = (0, 0);
+    let (mut things, mut bytes) = (0, 0_u64);
     for visit in walk {
         let visit = match visit {
             Ok(visit) if visit.stage != Stage::Enter => visit,
@@ -209,7 +209,9 @@ fn pretend(context: &mut Context, place: &RemotePath, walk: Walk, tally: &mut Ta
             }
         };
         things += 1;
-        bytes += if visit.attributes.kind == InodeKind::File { visit.attributes.size } else { 0 };
+        // Files with holes may add up to more than 64 bits say.
+        let size = if visit.attributes.kind == InodeKind::File { visit.attributes.size } else { 0 };
+        bytes = bytes.saturating_add(size);
         print(&mut context.output, place, &visit.below, true)?;
         tally.done();
     }

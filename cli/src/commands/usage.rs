@@ -59,8 +59,9 @@ struct Sum {
 impl Sum {
     fn add(&mut self, other: Self) {
         self.files += other.files;
-        self.size += other.size;
-        self.stored += other.stored;
+        // Files with holes may add up to more than 64 bits say.
+        self.size = self.size.saturating_add(other.size);
+        self.stored = self.stored.saturating_add(other.stored);
     }
 }
 

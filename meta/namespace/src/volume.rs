@@ -375,10 +375,11 @@ pub(crate) enum Sign {
 }
 
 impl Sign {
+    /// Modulo 2⁶⁴: sizes of files with holes may add up to more for a while, and the sum is right again when they have gone.
     pub(crate) fn apply(self, counter: &mut u64, amount: u64) {
         *counter = match self {
-            Self::Plus => counter.saturating_add(amount),
-            Self::Minus => counter.saturating_sub(amount),
+            Self::Plus => counter.wrapping_add(amount),
+            Self::Minus => counter.wrapping_sub(amount),
         };
     }
 }

@@ -56,6 +56,23 @@ fn settle(bench: &mut Bench) {
     bench.namespace.audit().unwrap();
 }
 
+/// Holes cost nothing, so sizes may add up to more than 64 bits say. The sum stayed at its greatest then, and was too small for ever once they had gone.
+#[test]
+fn the_sum_of_sizes_is_right_again_when_what_was_too_large_has_gone() {
+    let mut bench = Bench::new();
+    let extents = bench.extents(0, 1);
+    bench.ok(&commit("small", ContentChange::Replace { size: 16 }, extents));
+    for path in ["a", "b", "c"] {
+        bench.ok(&commit(path, ContentChange::Replace { size: 0 }, Extents::default()));
+        bench.ok(&truncate(path, i64::MAX.cast_unsigned()));
+    }
+    for path in ["a", "b", "c"] {
+        bench.ok(&truncate(path, 0));
+    }
+    assert_eq!(bench.namespace.volumes.get(&VOLUME).unwrap().summary.usage.logical_bytes, 16);
+    bench.namespace.audit().unwrap();
+}
+
 /// `truncate` to one byte ended every piece in one entry: a million of them took seconds, in which nobody got an answer.
 #[test]
 fn a_cut_takes_as_long_as_what_stays() {

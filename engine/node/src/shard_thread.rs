@@ -15,6 +15,7 @@ use wire::{Nanos, Prefix, ShardIndex};
 use crate::config::Config;
 use crate::disk::{Disk, STORE_HEADROOM_BYTES};
 use crate::error::Error;
+use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::progress::{Progress, Stage};
 use crate::start::{nanoseconds, open_file};
@@ -47,6 +48,7 @@ pub(crate) struct ShardThread {
     stopping: bool,
     /// The file system had no room for the store's growth, and that was said.
     is_cramped: bool,
+    fullness: Fullness,
 }
 
 impl ShardThread {
@@ -74,6 +76,7 @@ impl ShardThread {
             deadline: None,
             stopping: false,
             is_cramped: false,
+            fullness: Fullness::default(),
         };
         thread.carry_out(io);
         thread
@@ -110,6 +113,7 @@ impl ShardThread {
         }
         self.report(io);
         self.tell_room();
+        self.tell_fullness(io.now());
         self.effects.clear();
     }
 
@@ -163,6 +167,33 @@ impl ShardThread {
         }
     }
 
+    /// Says once that puts are refused for want of space, and why, and that they are taken again.
+    fn tell_fullness(&mut self, now: Nanos) {
+        let store = self.shard.store();
+        let Some(news) = self.fullness.news(now, store.is_full()) else { return };
+        let (shard, path) = (self.index.0, self.path.display());
+        if news == News::Takes {
+            info!(shard, %path, "the store takes new chunks again");
+            return;
+        }
+        let metrics = store.metrics();
+        let why = if store.device().segments().is_growth_blocked() {
+            "its file system has no room for it to grow"
+        } else {
+            "its capacity is reached"
+        };
+        warn!(
+            shard,
+            %path,
+            why,
+            capacity_bytes = metrics.capacity_bytes,
+            used_bytes = metrics.live_bytes,
+            reserve_bytes = metrics.reserve_bytes,
+            reclaimable_segments = metrics.segments_drained,
+            "the store is full: new chunks are refused, deletes still work"
+        );
+    }
+
     /// R29: what is damaged or gone is told at the start. Which files it belongs to, the names' keeper knows.
     fn tell_losses(&self) {
         let store = self.shard.store();
@@ -170,13 +201,39 @@ impl ShardThread {
         if damaged == 0 && store.chunks_lost() == 0 && !store.device().needs_checkpoint() {
             return;
         }
+        let (shard, path) = (self.index.0, self.path.display());
+        let Some(Losses { batches, chunks }) = Losses::of(damaged, store.chunks_lost()) else {
+            warn!(
+                shard,
+                %path,
+                "chunks of this store may be lost, and how many isn't known, since what named them is gone as well: \
+                 once the node serves, `catena verify` names the files and offsets that they are missing from"
+            );
+            return;
+        };
         warn!(
-            shard = self.index.0,
-            path = %self.path.display(),
-            batches_missing = damaged,
-            chunks_missing = store.chunks_lost(),
-            "chunks of this store are lost: once the node serves, `catena verify` names the files and offsets that they are missing from"
+            shard,
+            %path,
+            batches_missing = batches,
+            checkpoint_chunks_missing = chunks,
+            "chunks of this store are lost, and how many a missing batch held isn't known: once the node serves, \
+             `catena verify` names the files and offsets that they are missing from"
         );
+    }
+}
+
+/// What recovery could count of what is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Losses {
+    batches: u64,
+    /// That the checkpoint knew.
+    chunks: u64,
+}
+
+impl Losses {
+    /// `None` where nothing could be counted: that isn't to say that nothing is lost.
+    fn of(batches: u64, chunks: u64) -> Option<Self> {
+        (batches > 0 || chunks > 0).then_some(Self { batches, chunks })
     }
 }
 
@@ -244,11 +301,11 @@ impl runtime::Service for ShardThread {
         }
     }
 
-    fn on_mail(&mut self, _io: &mut Io) {
+    fn on_mail(&mut self, io: &mut Io) {
         while let Some(mail) = self.mail.pop() {
             match mail {
                 ShardMail::Map((map, bytes)) => self.shard.on_map(map, bytes),
-                ShardMail::State(replier) => replier.send(self.shard.state()),
+                ShardMail::State(replier) => replier.send(self.shard.state(io.memory_ref())),
             }
         }
     }
@@ -365,5 +422,18 @@ impl ShardStart {
         let shard = Shard::new(self.identity, store);
         let disk = Disk::new(io, file, STORE_HEADROOM_BYTES);
         ShardThread::new(io, self.index, self.path, shard, disk, mail, progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store whose checkpoints were gone with its end said that 0 batches and 0 chunks were missing; 210 chunks were.
+    #[test]
+    fn what_could_not_be_counted_is_not_said_to_be_none() {
+        assert_eq!(Losses::of(0, 0), None);
+        assert_eq!(Losses::of(2, 0), Some(Losses { batches: 2, chunks: 0 }));
+        assert_eq!(Losses::of(0, 3), Some(Losses { batches: 0, chunks: 3 }));
     }
 }

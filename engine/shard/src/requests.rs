@@ -103,8 +103,13 @@ impl Shard {
     }
 
     /// Space, counts and health.
-    pub(crate) fn on_status(&mut self, caller: Caller, effects: &mut Effects) -> Option<CloseReason> {
-        let state = self.state();
+    pub(crate) fn on_status(
+        &mut self,
+        caller: Caller,
+        memory: &impl Memory,
+        effects: &mut Effects,
+    ) -> Option<CloseReason> {
+        let state = self.state(memory);
         self.replier.send(caller, &Reply::ShardStatus(Box::new(state)), effects);
         None
     }
@@ -116,8 +121,8 @@ impl Shard {
             .is_some_and(|map| map.route(id).readers().any(|store| store.store == self.identity.store))
     }
 
-    /// Gauges and counters of shard and store.
-    pub fn state(&self) -> wire::message::ShardState {
+    /// Gauges and counters of shard, store and arena.
+    pub fn state(&self, memory: &impl Memory) -> wire::message::ShardState {
         let metrics = self.store.metrics();
         let mut state = wire::message::ShardState {
             store: self.identity.store,
@@ -137,6 +142,8 @@ impl Shard {
         state.delete_total = self.counters.deletes;
         state.busy_total = self.counters.busy;
         state.refused_total = self.counters.refused;
+        state.arena_bytes = memory.total_bytes() as u64;
+        state.arena_used_bytes = memory.total_bytes().saturating_sub(memory.free_bytes()) as u64;
         state.checksum_mismatch_total += self.counters.mismatches;
         state
     }
@@ -148,11 +155,12 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
         capacity_bytes: metrics.capacity_bytes,
         used_bytes: metrics.live_bytes,
         free_bytes: metrics.available_bytes,
+        reserve_bytes: metrics.reserve_bytes,
         reclaimable_bytes: metrics.segments_drained * SEGMENT_BYTES,
         chunk_count: metrics.chunks,
         damaged_count: metrics.chunks_damaged,
         segment_count: metrics.segments_allocated,
-        segment_free_count: metrics.segments_free,
+        segment_free_count: metrics.segments_empty,
         segment_zeroed_count: metrics.segments_ready,
         segment_unzeroed_total: metrics.disk.unwritten_segments_opened,
         batch_total: metrics.disk.batches,
@@ -161,6 +169,8 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
         disk_read_bytes_total: metrics.disk.read_bytes,
         cleaned_bytes_total: metrics.moved_bytes,
         scrubbed_bytes_total: metrics.scrubbed_bytes,
+        checksum_mismatch_total: metrics.checksum_mismatches,
+        batches_since_checkpoint: metrics.batches_since_checkpoint,
         checkpoint_total: metrics.disk.checkpoints,
         index_bytes: metrics.index_bytes,
         ..wire::message::ShardState::default()

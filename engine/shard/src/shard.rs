@@ -204,7 +204,7 @@ impl Shard {
             Request::Inventory { after, limit } => {
                 self.on_inventory(now, caller, after, limit, memory, effects)
             }
-            Request::ShardStatus => self.on_status(caller, effects),
+            Request::ShardStatus => self.on_status(caller, memory, effects),
             Request::OpenSession { .. }
             | Request::KeepAlive { .. }
             | Request::CloseSession { .. }

@@ -258,10 +258,16 @@ pub struct Metrics {
     pub capacity_bytes: u64,
     /// Bytes that puts may still take, before cleaning.
     pub available_bytes: u64,
+    /// Bytes that puts leave to deletes, cleaning, restarts and checkpoints.
+    pub reserve_bytes: u64,
     /// Segments free, growth included.
     pub segments_free: u64,
+    /// Of these, those that the file has.
+    pub segments_empty: u64,
     /// Of these, written once.
     pub segments_ready: u64,
+    /// Durable batches behind the newest checkpoint.
+    pub batches_since_checkpoint: u64,
     /// Segments without a live chunk that wait for checkpoints.
     pub segments_drained: u64,
     /// Segments that the file has.
@@ -288,6 +294,8 @@ pub struct Metrics {
     pub moved_bytes: u64,
     /// Chunks known to be damaged or unreadable.
     pub chunks_damaged: u64,
+    /// Reads, whoever's, whose bytes didn't match their checksum.
+    pub checksum_mismatches: u64,
     /// Bytes of the disk that scrubbing has read and found good, in whole blocks like `live_bytes`.
     pub scrubbed_bytes: u64,
     /// Scrub passes ended.

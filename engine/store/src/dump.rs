@@ -1,8 +1,8 @@
 //! Looking at a stopped store, read-only: what `catena debug store` and `catena debug log` print. Everything here takes bytes through a
 //! reader that the caller gives.
 //!
-//! [`dump`] lists what the medium holds, block by block, believing nothing. [`check`] runs the shipped recovery on it, with every write kept
-//! in memory, then reads and verifies every chunk.
+//! [`dump`] lists what the medium holds, block by block, believing nothing. [`check`] runs the shipped recovery on it as a start would,
+//! with every write kept in memory, then reads and verifies every chunk.
 
 use std::collections::BTreeMap;
 
@@ -135,7 +135,7 @@ pub struct Checked {
     pub damaged_batches: Vec<DamagedBatches>,
 }
 
-/// Recovers a chunk store of `length` bytes without writing to it, passes every chunk to `visit`, and verifies all.
+/// Recovers a chunk store of `length` bytes without writing to it, passes every chunk to `visit`, and verifies all. What a start refuses is refused.
 pub fn check(
     read: &mut ReadAt<'_>,
     length: u64,
@@ -157,12 +157,7 @@ pub fn check(
     };
     // Room for the segments that the new life would take: they exist in memory only.
     let capacity = length + (4 * u64::from(journal::SEGMENT_BYTES));
-    let config = StoreConfig {
-        prezero_bytes: 0,
-        scrub: false,
-        accept_data_loss: true,
-        ..StoreConfig::new(capacity, length)
-    };
+    let config = StoreConfig { prezero_bytes: 0, scrub: false, ..StoreConfig::new(capacity, length) };
     let mut driver = Overlay {
         read,
         length,

@@ -144,6 +144,38 @@ fn puts_that_the_file_system_has_no_room_for_are_answered() {
     }
 }
 
+/// A store that is full said so nowhere, and its numbers hid why: nothing was kept, and more segments were free than the file had.
+#[test]
+fn a_full_store_says_so_until_it_takes_puts_again() {
+    for blocked in [false, true] {
+        let mut bench = Bench::format(5, config(24));
+        if blocked {
+            bench.disk.capacity = (1 << 20) + 14 * u64::from(SEGMENT_BYTES);
+        }
+        bench.run();
+        let fresh = bench.store.metrics();
+        assert!(
+            fresh.segments_empty < fresh.segments_allocated && fresh.segments_allocated < 24,
+            "{fresh:?}"
+        );
+        let mut numbers = 0..;
+        let stored = fill(&mut bench, &mut numbers, 8);
+        let full = bench.store.metrics();
+        assert!(bench.store.is_full());
+        assert_eq!(bench.store.device().segments().is_growth_blocked(), blocked);
+        assert_eq!(full.available_bytes, 0, "{full:?}");
+        assert!(full.reserve_bytes >= 3 * u64::from(SEGMENT_BYTES), "{full:?}");
+        // What `catena status` tells the two causes apart by.
+        let growth = full.capacity_bytes - full.segments_allocated * u64::from(SEGMENT_BYTES);
+        let left = full.segments_empty * u64::from(SEGMENT_BYTES) + growth;
+        assert_eq!(left > full.reserve_bytes, blocked, "{full:?}");
+        assert_eq!(delete(&mut bench, &stored), Status::Ok);
+        bench.wait(10 * Nanos::SECOND);
+        assert_eq!(bench.put_now(numbers.next().expect("endless"), LENGTH), Status::Ok);
+        assert!(!bench.store.is_full(), "{:?}", bench.store.metrics());
+    }
+}
+
 /// Cleaning took as much space as was free when it began, and puts beside it took it, too: its moves then waited for a segment that only they could
 /// have emptied, and deletes waited behind them, for ever.
 #[test]

@@ -407,7 +407,8 @@ impl Store {
         &self.damaged_batches
     }
 
-    /// Chunks that the checkpoint knew and that lay behind the end of the file, which was shortened; those that were found elsewhere included.
+    /// Chunks that the checkpoint knew and that lay behind the end of the file, which was shortened; those that were found elsewhere included. 0 as well
+    /// where no checkpoint could be read: then nobody knows.
     pub fn chunks_lost(&self) -> u64 {
         self.chunks_lost
     }
@@ -447,7 +448,11 @@ impl Store {
             metrics.capacity_bytes = u64::from(segments.count()) * segment_bytes;
             let usable = segments.free().saturating_sub(self.reserve_segments());
             metrics.available_bytes = u64::from(usable) * segment_bytes;
+            metrics.reserve_bytes = u64::from(self.reserve_segments()) * segment_bytes;
             metrics.segments_free = u64::from(segments.free());
+            metrics.segments_empty = u64::from(segments.ready() + segments.unwritten());
+            metrics.batches_since_checkpoint =
+                self.device.durable_sequence().saturating_sub(self.device.checkpoint_sequence());
             metrics.segments_ready = u64::from(segments.ready());
             metrics.segments_drained = u64::from(segments.drained());
             metrics.segments_allocated = u64::from(segments.allocated());

@@ -96,9 +96,9 @@ counters! {
     chunk_count;
     /// Chunks known to be unreadable.
     damaged_count;
-    /// Segments of the store.
+    /// Segments that the store's file has.
     segment_count;
-    /// Segments that hold nothing.
+    /// Of these, those that hold nothing. What the file may still grow by isn't counted.
     segment_free_count;
     /// Free segments that are zeroed, hence fast to flush.
     segment_zeroed_count;
@@ -130,7 +130,7 @@ counters! {
     cleaned_bytes_total;
     /// Bytes of the disk that the scrubber has read and found good, in whole blocks.
     scrubbed_bytes_total;
-    /// Blocks that didn't match their checksum, whoever noticed.
+    /// Payloads that arrived, and reads of the store, whose bytes didn't match their checksum.
     checksum_mismatch_total;
     /// Requests answered `Busy`.
     busy_total;

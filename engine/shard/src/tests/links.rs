@@ -105,7 +105,7 @@ fn chunks_are_deleted_and_listed() {
         }
     }
     assert_eq!(found, [id(1), id(3), id(5)]);
-    assert_eq!(bench.shard.state().used_bytes, 3 * 8192);
+    assert_eq!(bench.shard.state(&bench.memory).used_bytes, 3 * 8192);
 }
 
 /// The orderly end waits for what was accepted, and takes nothing new.

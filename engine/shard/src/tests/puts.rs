@@ -1,7 +1,7 @@
 //! Puts: admission, epochs (R1), fragments (R39), credit (R38), repetitions (R4), ends of every kind.
 
 use wire::message::{Request, StoreCondition};
-use wire::{FrameKind, Status};
+use wire::{FrameKind, Memory, Status};
 
 use super::bench::{Bench, Chunk, decode, id};
 use crate::link::{CREDIT_RETURN_BYTES, LINK_PUTS_MAX};
@@ -29,9 +29,18 @@ fn a_put_is_acked_once_it_is_durable() {
     assert!(bench.shard.is_idle());
     assert_eq!(bench.memory.used_bytes(), idle, "every buffer came back");
     // What `df` shows was 0 as long as the file could grow.
-    let state = bench.shard.state();
+    let state = bench.shard.state(&bench.memory);
     assert_eq!((state.used_bytes, state.chunk_count), (151 * 4096, 1));
     assert_eq!(state.put_bytes_total, 600 * 1024 + 5);
+    // These were 0 for good.
+    assert_eq!(state.arena_bytes, bench.memory.total_bytes() as u64);
+    assert_eq!(state.arena_used_bytes, bench.memory.used_bytes() as u64);
+    assert!(
+        state.arena_used_bytes > 0 && state.reserve_bytes > 0 && state.batches_since_checkpoint > 0,
+        "{state:?}"
+    );
+    assert!(state.segment_zeroed_count <= state.segment_free_count, "{state:?}");
+    assert!(state.segment_free_count < state.segment_count, "{state:?}");
 }
 
 /// R36, R1 and limits, in that order, before any byte is used.
@@ -167,7 +176,7 @@ fn damaged_bytes_are_refused_and_their_credit_returned() {
     assert_eq!(bench.answers(), [(7, Status::ChecksumMismatch)]);
     assert_eq!(bench.memory.used_bytes(), idle);
     assert_eq!(bench.owed(1), 128 << 10);
-    assert_eq!(bench.shard.state().checksum_mismatch_total, 1);
+    assert_eq!(bench.shard.state(&bench.memory).checksum_mismatch_total, 1);
 }
 
 /// R38: whatever becomes of a put, its payload's credit comes back, once.

@@ -190,6 +190,7 @@ impl Store {
         if let Some(slot) = read.leaf_slot.filter(|_| !planted(Bug::StoreLeaksSlot)) {
             memory.release(slot);
         }
+        self.metrics.checksum_mismatches += u64::from(verified == Err(Status::ChecksumMismatch));
         if verified.is_err() {
             self.report_damage(&read.entry, effects);
         } else if read.blocks.len() == leaf_count(read.entry.length as usize)

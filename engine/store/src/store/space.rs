@@ -34,9 +34,17 @@ pub(super) struct Shortage {
     refusing: Option<(Nanos, Nanos)>,
     /// The queue's front can't be written.
     stalled: Option<Nanos>,
+    /// A put was answered `NoSpace`, and none was taken since that left a segment for others.
+    is_full: bool,
 }
 
 impl Store {
+    /// Whether puts are being refused for want of space, until one is taken while a whole segment is left: a small chunk that fits into the open
+    /// segment's rest ends nothing.
+    pub fn is_full(&self) -> bool {
+        self.shortage.is_full
+    }
+
     /// Segments that puts leave alone. A reserve that the file system hasn't got is none: where the file can't grow, it is what was kept.
     pub(super) fn reserve_segments(&self) -> u32 {
         let segments = self.device.segments();
@@ -50,6 +58,7 @@ impl Store {
     pub(super) fn refuse_for_space(&mut self, now: Nanos, blocks: u32) -> Option<Status> {
         if self.has_space(blocks) {
             self.shortage.refusing = None;
+            self.shortage.is_full &= self.device.segments().free() <= self.reserve_segments();
             return None;
         }
         let since = match self.shortage.refusing {
@@ -60,8 +69,13 @@ impl Store {
         if now.since(since) < SPACE_PATIENCE && self.may_gain_space() {
             return Some(Status::Busy);
         }
-        self.metrics.puts_without_space += 1;
+        self.count_without_space();
         Some(Status::NoSpace)
+    }
+
+    fn count_without_space(&mut self) {
+        self.metrics.puts_without_space += 1;
+        self.shortage.is_full = true;
     }
 
     fn has_space(&self, blocks: u32) -> bool {
@@ -157,7 +171,7 @@ impl Store {
             }
             let waiters = self.writes.forget_put(&queued);
             for token in queued.token.into_iter().chain(waiters) {
-                self.metrics.puts_without_space += 1;
+                self.count_without_space();
                 effects.list.push(Effect::Done { token, status: Status::NoSpace });
             }
         }

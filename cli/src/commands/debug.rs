@@ -1,6 +1,7 @@
 //! `catena debug store|log`: examines a stopped node's files by the shipped recovery itself, and changes nothing.
 
 mod overlay;
+mod store_file;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,7 @@ use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent};
 use journal::{
     DATA_START, Expected, OpenError, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
 };
-use store::{Effect, Effects, Event, Store, StoreConfig};
-use wire::limits::MESSAGE_CHUNKS_MAX;
-use wire::{ChunkId, Memory as _, Nanos};
+use wire::Nanos;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
@@ -187,195 +186,6 @@ fn refused(path: &Path, error: Option<OpenError>) -> Failure {
         error.map_or_else(|| "recovery doesn't come to an end".to_owned(), |error| error.to_string());
     Failure::new(Exit::Integrity, path.display().to_string(), reason)
         .next("restore it from a backup; for a metadata log see `catena server recover --help`")
-}
-
-/// A stopped store, opened by the shipped recovery over an overlay.
-struct StoreExamination {
-    overlay: Overlay,
-    memory: Buffers,
-    store: Store,
-    now: Nanos,
-}
-
-impl StoreExamination {
-    fn open(path: &Path, overlay: Overlay, expected: Expected, segment_bytes: u32) -> Result<Self> {
-        // Room for the fresh segment that a start opens.
-        let capacity = overlay.length().saturating_add(8 * u64::from(segment_bytes));
-        let config = StoreConfig {
-            prezero_bytes: 0,
-            scrub: false,
-            leaf_tables: 16,
-            accept_data_loss: true,
-            ..StoreConfig::new(capacity, overlay.length())
-        };
-        let store = Store::open(config, expected);
-        let mut examination = Self { overlay, memory: Buffers::default(), store, now: Nanos(1) };
-        let effects =
-            examination.handle(Event::Start, |effect| matches!(effect, Effect::Opened | Effect::OpenFailed));
-        if effects.iter().any(|(effect, ..)| *effect == Effect::Opened) {
-            return Ok(examination);
-        }
-        Err(refused(path, examination.store.open_error()))
-    }
-
-    /// Handles an event and everything that follows from it, until `ends` says so or nothing is left to do.
-    fn handle(
-        &mut self,
-        event: Event<'_>,
-        ends: impl Fn(&Effect) -> bool,
-    ) -> Vec<(Effect, Vec<store::ListedChunk>)> {
-        let mut effects = Effects::new();
-        let mut seen = Vec::new();
-        self.store.handle(self.now, event, &mut self.memory, &mut effects);
-        loop {
-            let answers = self.overlay.carry_out(&effects.io, &mut self.memory);
-            let mut ended = false;
-            for effect in &effects.list {
-                let listed = match effect {
-                    Effect::Listed { chunks, .. } => {
-                        effects.chunks[chunks.start as usize..(chunks.start + chunks.count) as usize].to_vec()
-                    }
-                    _ => Vec::new(),
-                };
-                if let Effect::Got(chunk) = effect {
-                    self.memory.release(chunk.slot);
-                }
-                ended |= ends(effect);
-                seen.push((*effect, listed));
-            }
-            effects.clear();
-            if answers.is_empty() || ended && answers.is_empty() {
-                return seen;
-            }
-            for (io, outcome) in answers {
-                self.store.handle(self.now, Event::IoDone { io, outcome }, &mut self.memory, &mut effects);
-            }
-        }
-    }
-
-    /// The next chunks in order of their ids.
-    fn page(&mut self, after: Option<ChunkId>) -> Vec<store::ListedChunk> {
-        let limit = u32::try_from(MESSAGE_CHUNKS_MAX).expect("a few thousand");
-        let seen = self.handle(Event::Inventory { token: 1, after, limit }, |effect| {
-            matches!(effect, Effect::Listed { .. })
-        });
-        seen.into_iter().flat_map(|(_, chunks)| chunks).collect()
-    }
-
-    /// Whether a chunk's bytes are there and match its checksum.
-    fn is_whole(&mut self, id: ChunkId) -> bool {
-        let get = Event::Get { token: 2, id, blocks: 0..u32::MAX, whole: true };
-        let seen = self.handle(get, |effect| matches!(effect, Effect::Got(_) | Effect::Done { .. }));
-        seen.iter().any(|(effect, _)| matches!(effect, Effect::Got(_)))
-    }
-}
-
-impl StoreCommand {
-    fn run(self, context: &mut Context) -> Result<()> {
-        let fits = |name: &str| {
-            name.strip_prefix("shard-").is_some_and(|rest| rest.strip_suffix(".store").is_some())
-        };
-        let mut damage = 0;
-        for path in files(&self.path, fits, "shard-N.store")? {
-            damage += self.examine(context, &path)?;
-        }
-        if damage == 0 {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Exit::Integrity,
-            self.path.display().to_string(),
-            format!("{} found", count(damage, "damaged place")),
-        )
-        .next("start the node and run `catena verify`: it names the files that are affected"))
-    }
-
-    fn examine(&self, context: &mut Context, path: &Path) -> Result<u64> {
-        let overlay = Overlay::open(path)?;
-        let copies = Copies::read(&overlay);
-        let (expected, block) = copies.expected(path)?;
-        copies.print(context, path, &block)?;
-        let mut store = StoreExamination::open(path, overlay, expected, block.geometry.segment_bytes())?;
-        let (mut chunks, mut bytes, mut damaged) = (0_u64, 0_u64, 0_u64);
-        let mut after = None;
-        loop {
-            let page = store.page(after);
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            for chunk in page {
-                chunks += 1;
-                bytes += u64::from(chunk.length);
-                let whole = self.no_read || store.is_whole(chunk.id);
-                damaged += u64::from(!whole);
-                if self.chunks || !whole {
-                    print_chunk(context, &store, &chunk, whole)?;
-                }
-            }
-        }
-        let batches = store.store.damaged_batches().to_vec();
-        let opened = store.store.opened().copied();
-        let cut = opened.is_some_and(|opened| opened.recovered_cut);
-        let sequence = opened.map_or(0, |opened| opened.sequence);
-        context.output.result(
-            || {
-                Object::new()
-                    .with("file", path.display().to_string())
-                    .with("chunks", chunks)
-                    .with("bytes", bytes)
-                    .with("last_batch", sequence)
-                    .with("torn_tail_cut", cut)
-                    .with("damaged_chunks", damaged)
-                    .with(
-                        "damaged_batches",
-                        batches.iter().map(|batch| vec![batch.first, batch.last]).collect::<Vec<_>>(),
-                    )
-                    .with("bytes_read", !self.no_read)
-            },
-            |_| {
-                let tail = if cut { "a torn tail behind it would be cut" } else { "nothing torn behind it" };
-                let mut lines = format!("  log          last batch {sequence}, {tail}");
-                lines.extend(batches.iter().map(|batch| {
-                    format!("\n  damaged      batches {} to {} can't be read", batch.first, batch.last)
-                }));
-                let state = match (damaged, self.no_read) {
-                    (_, true) => "bytes not read".to_owned(),
-                    (0, false) => "all whole".to_owned(),
-                    (number, false) => format!("{number} damaged"),
-                };
-                format!("{lines}\n  chunks       {}, {}: {state}", count(chunks, "chunk"), size::human(bytes))
-                    .into_bytes()
-            },
-        )?;
-        Ok(damaged + batches.len() as u64)
-    }
-}
-
-fn print_chunk(
-    context: &mut Context,
-    store: &StoreExamination,
-    chunk: &store::ListedChunk,
-    whole: bool,
-) -> Result<()> {
-    let place = store.store.find(chunk.id).map(|entry| store.store.device().geometry().offset(entry.place));
-    let state = if whole { "whole" } else { "damaged" };
-    context.output.result(
-        || {
-            Object::new()
-                .with("chunk", chunk.id.to_string())
-                .with("length", chunk.length)
-                .with("root", format!("{:016x}", chunk.root))
-                .with_some("offset", place)
-                .with("state", state)
-        },
-        |_| {
-            let at = place.map_or_else(String::new, |offset| format!(" at byte {offset}"));
-            format!(
-                "  {state:<12} chunk {} of {} bytes{at}, root {:016x}",
-                chunk.id, chunk.length, chunk.root
-            )
-            .into_bytes()
-        },
-    )
 }
 
 /// What was found in a metadata log.

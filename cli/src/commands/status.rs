@@ -58,12 +58,14 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
     troubles
 }
 
-/// Why nothing more fits: what is stored, or what else is on the disk.
+/// Why nothing more fits: what is stored, or what else is on the disk. What the file may still grow by counts as free, unless its file system has no room
+/// for it: then more than the reserve is left, and yet nothing is free.
 fn full(state: &client::ShardState) -> String {
-    let taken = state.used_bytes.saturating_add(state.reclaimable_bytes).saturating_add(state.reserve_bytes);
+    let segment_bytes = u64::from(journal::SEGMENT_BYTES);
+    let growth = state.capacity_bytes.saturating_sub(state.segment_count.saturating_mul(segment_bytes));
+    let left = state.segment_free_count.saturating_mul(segment_bytes).saturating_add(growth);
     let next = "deletes still work, new files are refused";
-    // Segments are of 64 MiB, and some are open or hold checkpoints.
-    if taken < state.capacity_bytes / 10 * 8 {
+    if left > state.reserve_bytes {
         let (used, capacity) = (size::human(state.used_bytes), size::human(state.capacity_bytes));
         format!(
             "full at {used} of {capacity}, since its disk has no room left (`df` of its directory); {next}"
@@ -186,4 +188,31 @@ fn object(status: &ClusterStatus, troubles: &[String]) -> Object {
         .with("reclaimable_bytes", space.reclaimable)
         .with_some("metadata", group)
         .with("shards", shards.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store of 2 GiB that was full was said to have a full disk: what it keeps free for deletes counted as room that it didn't get.
+    #[test]
+    fn a_full_store_names_its_cause() {
+        let check = |used: u64, segments: u64, empty: u64, reserve: u64, names_disk: bool| {
+            let state = client::ShardState {
+                capacity_bytes: 31 << 26,
+                used_bytes: used << 26,
+                segment_count: segments,
+                segment_free_count: empty,
+                reserve_bytes: reserve << 26,
+                ..client::ShardState::default()
+            };
+            let text = full(&state);
+            assert_eq!(text.contains("disk has no room"), names_disk, "{text}");
+        };
+        check(24, 28, 2, 5, false);
+        check(24, 31, 5, 5, false);
+        // The file system gave no more than 12 segments.
+        check(9, 12, 3, 3, true);
+        check(24, 28, 3, 3, true);
+    }
 }

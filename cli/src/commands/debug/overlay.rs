@@ -43,6 +43,22 @@ impl Overlay {
         self.length
     }
 
+    /// Forgets what was written over the file.
+    pub(crate) fn forget(&mut self) {
+        self.written.clear();
+    }
+
+    /// Makes a file of so many bytes of what is here.
+    #[cfg(test)]
+    pub(crate) fn save(&self, path: &Path, length: u64) {
+        use std::os::unix::fs::FileExt as _;
+        let file = File::options().write(true).open(path).expect("there");
+        file.set_len(length).expect("room");
+        for (block, content) in &self.written {
+            file.write_all_at(&content[..], block * BLOCK_BYTES as u64).expect("written");
+        }
+    }
+
     /// Bytes of the file itself, as far as it goes; the rest is zeros. `false`: they can't be read.
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
         let Ok(count) = sparse::read_at(&self.file, bytes, offset) else { return false };

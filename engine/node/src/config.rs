@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use wire::limits::MAP_NAME_BYTES_MAX;
 
+use crate::logging;
 use crate::units::{ByteSize, Span};
 
 /// Shards of a node, at most: their ports are 7430 to 7685 by default.
@@ -19,6 +20,9 @@ pub const SHARDS_MAX: u16 = 256;
 pub const CAPACITY_BYTES_MIN: u64 = 1 << 30;
 /// With less the group would be full before it holds anything worth having.
 const MEMORY_BUDGET_BYTES_MIN: u64 = 64 << 20;
+/// Clients with a session let themselves be heard every 10 s (the replica's `keepalive`), and the answer to a slow request may take as long: with
+/// less, connections in use would be closed.
+const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(20);
 /// `dev` takes no more than this unless it is told to.
 const DEVELOPMENT_CAPACITY_BYTES_MAX: u64 = 64 << 30;
 const OFFSET_METADATA_PORT: u16 = 1;
@@ -98,7 +102,7 @@ pub struct LimitsSection {
     pub connections: u32,
     /// Buffers of each shard.
     pub buffers: ByteSize,
-    /// A connection without a request for so long is closed.
+    /// A connection without a request for so long is closed; 20 s to 7 d.
     pub idle_timeout: Span,
 }
 
@@ -279,12 +283,10 @@ impl Config {
                 return Err(ConfigError::Value { key: "disks", reason });
             }
         }
-        if self.limits.buffers.0 < 64 << 20 {
-            return wrong("limits.buffers", "at least 64MiB");
-        }
-        if self.limits.connections == 0 {
-            return wrong("limits.connections", "at least 1");
-        }
+        self.validate_cores()?;
+        self.limits.validate()?;
+        logging::directives(&self.log.level)
+            .map_err(|reason| ConfigError::Value { key: "log.level", reason })?;
         if self.metadata.checkpoint_after.0 < 16 << 20 {
             return wrong("metadata.checkpoint_after", "at least 16MiB");
         }
@@ -297,6 +299,24 @@ impl Config {
         Ok(())
     }
 
+    /// The cores have to be this process's: a thread that can't be bound would run on any, and spin there.
+    fn validate_cores(&self) -> Result<(), ConfigError> {
+        let wrong = |reason| Err(ConfigError::Value { key: "cores", reason });
+        if self.cores.is_empty() {
+            return Ok(());
+        }
+        if !self.dedicated_cores {
+            return wrong(
+                "it has no effect with `dedicated_cores = false`; leave out one of the two".to_owned(),
+            );
+        }
+        let allowed = runtime::allowed_cpus();
+        match self.cores.iter().find(|core| !allowed.contains(core)) {
+            Some(core) => wrong(format!("there is no core {core} for this process: it may use {allowed:?}")),
+            None => Ok(()),
+        }
+    }
+
     /// Shards of this node.
     pub fn shard_count(&self) -> u16 {
         if self.shards == 0 { default_shards() } else { self.shards }
@@ -307,8 +327,7 @@ impl Config {
         if !self.dedicated_cores {
             return (None, false);
         }
-        let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let cores = if self.cores.is_empty() { (0..available).collect() } else { self.cores.clone() };
+        let cores = if self.cores.is_empty() { all_cores() } else { self.cores.clone() };
         let place = shard.map_or(0, |shard| usize::from(shard) + 1);
         (Some(cores[place % cores.len()]), cores.len() > usize::from(self.shard_count()))
     }
@@ -380,10 +399,33 @@ impl Config {
     }
 }
 
+impl LimitsSection {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.into() });
+        if self.buffers.0 < 64 << 20 {
+            return wrong("limits.buffers", "at least 64MiB");
+        }
+        if self.connections == 0 {
+            return wrong("limits.connections", "at least 1");
+        }
+        if self.idle_timeout.0 < IDLE_TIMEOUT_MIN || self.idle_timeout.0 > Duration::from_hours(7 * 24) {
+            return wrong("limits.idle_timeout", "20s to 7d");
+        }
+        Ok(())
+    }
+}
+
 /// Whether it can be shown in a line of text and as a label of a metric, and fits into the cluster map.
 fn is_node_name(name: &str) -> bool {
     let is_odd = |letter: char| letter.is_control() || letter == '"' || letter == '\\';
     !name.trim().is_empty() && name.len() <= MAP_NAME_BYTES_MAX && !name.contains(is_odd)
+}
+
+/// The cores that this process may use, no more of them than it is given the time of.
+fn all_cores() -> Vec<usize> {
+    let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let allowed = runtime::allowed_cpus();
+    if allowed.is_empty() { (0..available).collect() } else { allowed.into_iter().take(available).collect() }
 }
 
 /// One shard per core but one, at least one.
@@ -450,6 +492,14 @@ mod tests {
             ("base_port = 65500\n", "base_port"),
             ("shards = 300\n", "shards"),
             ("metadata = { memory_budget = \"50B\" }\n", "metadata.memory_budget"),
+            // It was taken, and every reader was cut off.
+            ("limits = { idle_timeout = \"0s\" }\n", "`limits.idle_timeout` is wrong: 20s to 7d"),
+            ("limits = { idle_timeout = \"8d\" }\n", "limits.idle_timeout"),
+            // It was taken for a module's name, and nothing was logged any more.
+            ("log = { level = \"infoo\" }\n", "`infoo` is neither"),
+            ("log = { level = \"\" }\n", "`log.level` is wrong"),
+            ("cores = [100000]\n", "there is no core 100000 for this process: it may use ["),
+            ("dedicated_cores = false\ncores = [0]\n", "`cores` is wrong: it has no effect"),
         ] {
             let error = toml::from_str::<Config>(&format!("{text}{base}"))
                 .map_err(|error| error.to_string())

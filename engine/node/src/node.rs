@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use runtime::{Sender, ThreadHandle};
@@ -69,6 +70,7 @@ pub struct Node {
     pub(crate) shards: Vec<Thread<ShardMail>>,
     pub(crate) metadata: Thread<MetaMail>,
     pub(crate) admin: Admin,
+    pub(crate) draining: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -106,11 +108,19 @@ impl Node {
             .next()
     }
 
-    /// Drains and stops: what was accepted is finished, logs and stores are closed by a checkpoint.
+    /// Says in the log why the node ends, and by `/readyz` that it does. [`Node::stop`] is to follow.
+    pub fn begin_stop(&self, reason: &str) {
+        tracing::info!(node = %self.name, "stopping: {reason}");
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Drains and stops: what was accepted is finished, logs and stores are closed by a checkpoint. Until that is done the admin endpoint tells of it.
     pub fn stop(self) -> Result<(), crate::Error> {
-        let Self { shards, metadata, admin, .. } = self;
+        let Self { shards, metadata, admin, draining, .. } = self;
+        draining.store(true, Ordering::Release);
+        let result = Threads { shards, metadata: Some(metadata) }.stop();
         drop(admin);
-        Threads { shards, metadata: Some(metadata) }.stop()
+        result
     }
 }
 
@@ -133,6 +143,8 @@ pub(crate) struct Inspector {
     pub(crate) map: MapNumber,
     pub(crate) shards: Vec<Sender<ShardMail>>,
     pub(crate) metadata: Sender<MetaMail>,
+    /// The node is ending: threads that don't answer any more have ended.
+    pub(crate) draining: Arc<AtomicBool>,
 }
 
 impl Inspector {
@@ -190,10 +202,16 @@ impl Inspect for Inspector {
     }
 
     fn health(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.ask().complete().map(|_| ())
     }
 
     fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err("draining: the node is stopping".into());
+        }
         for (index, state) in self.ask().complete()?.iter().enumerate() {
             if state.condition != wire::message::StoreCondition::Serving {
                 return Err(format!("shard {index} is {}", condition_name(state.condition)));
@@ -209,11 +227,33 @@ pub(crate) fn inspector(
     map: MapNumber,
     shards: &[Thread<ShardMail>],
     metadata: &Thread<MetaMail>,
+    draining: Arc<AtomicBool>,
 ) -> Arc<dyn Inspect> {
     Arc::new(Inspector {
         name: name.into(),
         map,
         shards: shards.iter().map(|thread| thread.mail.clone()).collect(),
         metadata: metadata.mail.clone(),
+        draining,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The endpoint was closed first, and nobody who asked was ever told `draining`.
+    #[test]
+    fn a_node_that_stops_is_alive_and_not_ready() {
+        let (metadata, _) = runtime::mailbox(1);
+        let draining = Arc::new(AtomicBool::new(false));
+        let (map, shards) = (MapNumber(1), Vec::new());
+        let inspector =
+            Inspector { name: "n".into(), map, shards, metadata, draining: Arc::clone(&draining) };
+        // Its threads have ended: while it stops that is as it should be.
+        assert!(inspector.health().is_err() && inspector.ready().is_err_and(|why| !why.contains("draining")));
+        draining.store(true, Ordering::Release);
+        assert_eq!(inspector.health(), Ok(()));
+        assert!(inspector.ready().is_err_and(|why| why.starts_with("draining")));
+    }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use placement::ClusterMap;
@@ -63,6 +64,7 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
         let address = known.store(store).map(|store| store.address.clone());
         let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
         let file = start.open_file()?;
+        warn_if_larger(&config, index, &file);
         threads.shards.push(start_shard(&config, index, address, (start, file))?);
     }
     let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
@@ -82,7 +84,8 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     let number = map.0.number();
     let shards = std::mem::take(&mut threads.shards);
     let metadata = threads.metadata.take().expect("it was just put in");
-    let inspect = inspector(&config.name, number, &shards, &metadata);
+    let draining = Arc::new(AtomicBool::new(false));
+    let inspect = inspector(&config.name, number, &shards, &metadata, Arc::clone(&draining));
     let address = config.admin_address();
     let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
         what: "the admin endpoint",
@@ -90,12 +93,25 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
         source,
     })?;
     info!(node = %config.name, cluster = %identity.cluster, endpoint = %metadata.address, admin = %admin.address(), "serving; no redundancy: one copy of everything");
-    Ok(Node { name: config.name, cluster: identity.cluster, map: number, shards, metadata, admin })
+    let (name, cluster) = (config.name, identity.cluster);
+    Ok(Node { name, cluster, map: number, shards, metadata, admin, draining })
 }
 
 fn warn_if_exposed(config: &Config) {
     if !config.listen.is_loopback() {
         warn!(listen = %config.listen, "insecure_listen: anybody who reaches this address can read, change and delete everything");
+    }
+}
+
+/// A store gives nothing of its file back: a capacity below what it has is one that it doesn't keep to.
+fn warn_if_larger(config: &Config, index: u16, file: &StoreFile) {
+    let capacity = config.store_capacity(index);
+    if let Some(length) = file.len().ok().filter(|length| *length > capacity) {
+        let path = file.path().display();
+        warn!(
+            %path, length, capacity,
+            "the store's file is larger than its share of `disks.capacity`, and doesn't become smaller: it keeps what it has"
+        );
     }
 }
 

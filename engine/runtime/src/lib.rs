@@ -66,4 +66,4 @@ pub use service::{
 pub use store_file::{
     FileSystem, LOCK_WAIT, OpenFileError, StoreFile, file_system, sync_directory, takes_direct_io,
 };
-pub use thread::{StartError, ThreadHandle, serve, spawn_thread};
+pub use thread::{LOCKED_MEMORY_BYTES_MIN, StartError, ThreadHandle, serve, spawn_thread};

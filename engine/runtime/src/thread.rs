@@ -137,14 +137,14 @@ fn start_here<S: Service>(
     Ok(Driver::new(io, heads, service, config.spin))
 }
 
+/// The least limit of locked memory: glommio refuses to start below it, whoever it runs for.
+pub const LOCKED_MEMORY_BYTES_MIN: u64 = 512 << 10;
 /// Memory that glommio registers for direct I/O of its own, of which there is none here. Registered memory counts against the limit of locked memory.
 const EXECUTOR_MEMORY_BYTES: usize = 1 << 20;
 
 fn make_executor(config: &ThreadConfig) -> Result<glommio::LocalExecutor, StartError> {
-    // glommio refuses to start below this.
-    const LOCKED_BYTES_MIN: u64 = 512 << 10;
     let (limit, _) = sys::memlock_limit();
-    if limit < LOCKED_BYTES_MIN {
+    if limit < LOCKED_MEMORY_BYTES_MIN {
         return Err(RingError::LockedMemory { limit }.into());
     }
     // glommio's own error for a forbidden io_uring says little: ask first.

@@ -1,13 +1,12 @@
 //! The command line: which command, its options, and how the process ends.
 
-use std::io::IsTerminal as _;
-
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::context::{Context, Global};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
+use crate::invocation;
 use crate::output::{self, WhenClosed};
 
 /// A distributed file and chunk store: files in, files out, every byte verified.
@@ -15,7 +14,6 @@ use crate::output::{self, WhenClosed};
 #[command(
     name = "catena",
     version,
-    disable_help_subcommand = true,
     arg_required_else_help = true,
     after_help = AFTER_HELP,
 )]
@@ -132,14 +130,28 @@ fn refuse(error: &clap::Error) -> Exit {
             }
         };
     }
-    if std::env::args_os().any(|argument| argument == "--json") && !std::io::stderr().is_terminal() {
-        let text = error.render().to_string();
-        let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        output::report(&Failure::usage("command line", reason).next("catena --help"), true);
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let failure = Failure::usage("command line", on_one_line(&error.render().to_string()));
+        output::report(&failure.next(format!("{} --help", invocation::command())), true);
     } else {
         drop(error.print());
     }
     Exit::Usage
+}
+
+/// What clap says over several lines, without how the command is written and where its help is: the next step says that.
+fn on_one_line(message: &str) -> String {
+    let ends = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let mut out = String::new();
+    for line in message.lines().take_while(ends).map(str::trim).filter(|line| !line.is_empty()) {
+        let separator = match line {
+            _ if out.is_empty() => "",
+            _ if line.starts_with("tip:") => "; ",
+            _ => " ",
+        };
+        out = out + separator + line.trim_start_matches("error: ");
+    }
+    out
 }
 
 impl Command {
@@ -227,6 +239,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn the_whole_message_is_kept() {
+        for (line, said) in [
+            ("put", "the following required arguments were not provided: <SRC… DST>..."),
+            ("put -j 0 a /v/b", "invalid value '0' for '--jobs <N>': 0 is not in 1..=256"),
+            ("volume creat", "unrecognized subcommand 'creat'; tip: a similar subcommand exists: 'create'"),
+        ] {
+            let words = std::iter::once("catena").chain(line.split(' '));
+            let error = CommandLine::try_parse_from(words).expect_err(line);
+            assert_eq!(on_one_line(&error.render().to_string()), said);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output::{Output, WhenClosed};
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
+use crate::text::quote;
 use crate::walk::Walk;
 
 /// How long the first connection is tried.
@@ -103,11 +104,27 @@ impl Context {
     /// What is at `place`. `follow`: a symbolic link at the place itself is followed.
     pub(crate) fn entry(&mut self, place: &RemotePath, follow: bool) -> Result<Entry> {
         let entry = self.volume_of(place)?.stat(&place.path, follow).wait();
-        let entry = entry.map_err(|error| failure(place, &error))?;
+        let entry = entry.map_err(|error| {
+            if follow { self.failure_behind_links(place, &error) } else { failure(place, &error) }
+        })?;
         if follow {
             no_file_with_slash(place, &entry)?;
         }
         Ok(entry)
+    }
+
+    /// The failure that `error` about what `place` leads to is: a link whose target isn't there is there itself.
+    pub(crate) fn failure_behind_links(&mut self, place: &RemotePath, error: &client::Error) -> Failure {
+        if let client::Error::NotFound { .. } = error
+            && let Ok(Some(link)) = self.entry_if_any(place, false)
+            && link.attributes.kind == InodeKind::Symlink
+        {
+            let target = quote(&link.target);
+            let reason = format!("is a symbolic link to {target}, which doesn't exist");
+            return Failure::new(Exit::NotFound, place.to_string(), reason)
+                .next(format!("make what it points at, or see the link itself: catena stat {place}"));
+        }
+        failure(place, error)
     }
 
     /// What is at `place`, if anything is. Other failures than its absence stay failures.

@@ -2,11 +2,13 @@
 //!
 //! Every error that reaches a person is a [`Failure`]. Nothing here prints; [`crate::output`] does.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
 use serde_json::json;
 
+use crate::invocation;
 use crate::json::Object;
 use crate::text::quote;
 
@@ -120,9 +122,15 @@ impl Failure {
     }
 
     /// What to do next: what was said, else what such a failure asks for in general.
-    fn step(&self) -> &str {
-        self.next.as_deref().unwrap_or(match self.exit {
-            Exit::Usage => "`catena COMMAND --help` shows how it is written, with examples",
+    fn step(&self) -> Cow<'_, str> {
+        if let Some(step) = &self.next {
+            return step.into();
+        }
+        let step = match self.exit {
+            Exit::Usage => {
+                return format!("`{} --help` shows how it is written, with examples", invocation::command())
+                    .into();
+            }
             Exit::NotFound => "check the name",
             Exit::Denied => "check the owner and mode, or run as another user",
             Exit::Conflict => "choose another target, or remove what is there if it may go",
@@ -132,7 +140,8 @@ impl Failure {
             Exit::Ok | Exit::Failed | Exit::Partial | Exit::Interrupted | Exit::ClosedPipe => {
                 "mend what is said above, then run the command again"
             }
-        })
+        };
+        step.into()
     }
 
     /// Whether there is nothing to say.

@@ -44,7 +44,7 @@ pub(crate) fn end_at_signal(json: bool) -> Result<()> {
 
 /// The wish of SIGINT, SIGTERM or SIGHUP that a node ends in good order; a second signal ends the process at once.
 #[derive(Debug)]
-pub(crate) struct Termination(Receiver<()>);
+pub(crate) struct Termination(Receiver<&'static str>);
 
 impl Termination {
     /// From here on the first signal is a wish.
@@ -52,8 +52,8 @@ impl Termination {
         let mut signals = subscribe()?;
         let (sender, receiver) = bounded(1);
         let thread = move || {
-            for (index, _) in signals.forever().enumerate() {
-                if index > 0 || sender.send(()).is_err() {
+            for (index, signal) in signals.forever().enumerate() {
+                if index > 0 || sender.send(name(signal)).is_err() {
                     std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }
@@ -62,9 +62,21 @@ impl Termination {
         started.map(|_| Self(receiver)).map_err(|error| Failure::io("the signal thread", &error))
     }
 
-    /// Waits for the wish, at most so long; whether it has come.
-    pub(crate) fn wait(&self, at_most: Duration) -> bool {
-        !matches!(self.0.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
+    /// Waits for the wish, at most so long; if it has come, which signal it was.
+    pub(crate) fn wait(&self, at_most: Duration) -> Option<&'static str> {
+        match self.0.recv_timeout(at_most) {
+            Ok(signal) => Some(signal),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some("signals can't be heard any more"),
+        }
+    }
+}
+
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGHUP => "SIGHUP",
+        _ => "SIGINT",
     }
 }
 

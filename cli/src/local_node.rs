@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use node::{Config, ConfigError, Node};
-use runtime::OpenFileError;
+use runtime::{OpenFileError, StartError};
 
 use crate::failure::{Exit, Failure, Result};
 
@@ -91,6 +91,9 @@ pub(crate) fn failure(error: &node::Error) -> Failure {
         }
         _ if is_denied(error) => failure.next("check the owner and mode, or run as another user: ls -ld"),
         node::Error::File { .. } => failure.next("check the path, its owner and its mode: ls -ld"),
+        node::Error::Start { source, .. } if matches!(**source, StartError::Arena(_)) => {
+            failure.next("set a smaller `limits.buffers` in the configuration: each shard takes so much memory; or free some")
+        }
         node::Error::Start { .. } | node::Error::OpenFile(_) => {
             failure.next("`catena doctor DIR` says what this machine or its file system lacks")
         }
@@ -180,6 +183,16 @@ mod tests {
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         let denied = failure(&node::Error::File { action: "read", path: "d".into(), source });
         assert_eq!((denied.exit, denied.next.is_some()), (Exit::Denied, true));
+    }
+
+    #[test]
+    fn buffers_that_are_not_to_be_had_are_named_by_their_key() {
+        let source = runtime::ArenaError::Map {
+            bytes: 100 << 30,
+            source: io::Error::from(io::ErrorKind::OutOfMemory),
+        };
+        let error = node::Error::Start { what: "shard 0".into(), source: Box::new(source.into()) };
+        assert!(failure(&error).next.is_some_and(|next| next.contains("`limits.buffers`")));
     }
 
     #[test]

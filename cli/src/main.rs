@@ -19,6 +19,7 @@ mod endpoint;
 mod failure;
 mod glob;
 mod interrupt;
+mod invocation;
 mod json;
 mod local;
 mod local_node;

@@ -13,6 +13,16 @@ pub(crate) fn quote(name: &[u8]) -> String {
     }
 }
 
+/// A name as a shell reads it back: as it is where that is safe, else quoted.
+pub(crate) fn shell(name: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(byte);
+    match std::str::from_utf8(name) {
+        Ok(text) if !name.is_empty() && name.iter().all(is_plain) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => escape(name),
+    }
+}
+
 /// `$'…'` with everything outside printable text escaped.
 fn escape(name: &[u8]) -> String {
     let mut out = String::from("$'");
@@ -67,6 +77,21 @@ mod tests {
             ("\u{85}".as_bytes(), r"$'\xc2\x85'"),
         ] {
             assert_eq!(quote(name), shown);
+        }
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_is_printed() {
+        for (name, shown) in [
+            (&b"/srv/demo-1/endpoint"[..], "/srv/demo-1/endpoint"),
+            (b"/my demo/x", "'/my demo/x'"),
+            (b"it's", r"'it'\''s'"),
+            (b"$(ls)", "'$(ls)'"),
+            ("größe".as_bytes(), "'größe'"),
+            (b"a\nb", r"$'a\nb'"),
+            (b"", "''"),
+        ] {
+            assert_eq!(shell(name), shown);
         }
     }
 

@@ -35,7 +35,11 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["completions", "bash"], 0, ""),
     (&["man"], 0, ""),
     (&["server", "--print-config"], 0, ""),
+    (&["help"], 0, ""),
+    (&["help", "put"], 0, ""),
+    (&["help", "volume", "create"], 0, ""),
     // Usage.
+    (&["help", "frobnicate"], 2, "unrecognized subcommand"),
     (&[], 2, "Usage: catena"),
     (&["frobnicate"], 2, "unrecognized subcommand"),
     (&["put", "f"], 2, "SRC… DST"),
@@ -63,6 +67,11 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["mv", "/v", "/v/a"], 2, "which can't be moved"),
     (&["rm", "-r", "/v"], 2, "catena volume remove v --recursive"),
     (&["volume", "create", "Photos"], 2, "volume's name"),
+    (&["volume", "create", "bad_name"], 2, "next: `catena volume create --help` shows"),
+    (&["ls", "/photos/../x"], 2, "next: `catena ls --help` shows"),
+    (&["--endpoint", "foo", "du", "/v"], 2, "next: `catena du --help` shows"),
+    (&["xattr", "set", "/v/a", "", "Ada"], 2, "the attribute's name: is empty"),
+    (&["xattr", "get", "/v/a", ""], 2, "the attribute's name: is empty"),
     (&["volume", "create", "v", "--chunk-size", "5000"], 2, "power of two"),
     (&["--endpoint", "nowhere", "ls", "/v"], 2, "no address"),
     (&["--timeout", "0", "ls", "/v"], 2, "0 is not in 1..=86400"),
@@ -70,6 +79,8 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["server", "recover", "--config", "f"], 2, "--accept-data-loss"),
     (&["server", "--config", "bad.toml"], 2, "colour"),
     (&["server", "--config", "latin.toml"], 2, "UTF-8"),
+    (&["server", "--config", "level.toml"], 2, "`infoo` is neither a level"),
+    (&["server", "--config", "cores.toml"], 2, "there is no core 100000"),
     (&["dev", "--listen", "localhost"], 2, "no address"),
     (
         &["dev", "--dir", "public", "--listen", "0.0.0.0"],
@@ -111,6 +122,10 @@ fn exit_codes_and_reasons() {
     fs::write(directory.path().join("latin.toml"), b"name = \"\xe9\"\n").expect("written");
     let unmounted = b"directory = \"new\"\n[[disks]]\npath = \"nowhere\"\ncapacity = \"2GiB\"\n";
     fs::write(directory.path().join("unmounted.toml"), unmounted).expect("written");
+    for (name, line) in [("level.toml", "log = { level = \"infoo\" }"), ("cores.toml", "cores = [100000]")] {
+        let text = format!("{line}\n[[disks]]\npath = \".\"\ncapacity = \"400GiB\"\n");
+        fs::write(directory.path().join(name), text).expect("written");
+    }
     fs::write(directory.path().join("zeros.store"), vec![0; 1 << 20]).expect("written");
     for (arguments, code, reason) in TABLE {
         check(directory.path(), arguments, *code, reason);
@@ -148,6 +163,11 @@ fn errors_are_objects_with_json() {
         assert_eq!(error["error"]["exit"], code);
         assert!(error["error"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{error}");
     }
+    // What is missing is named, and the next step is the command's own help.
+    let output = catena(directory.path(), &["--json", "put"]);
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).expect("one object");
+    assert!(error["error"]["reason"].as_str().is_some_and(|reason| reason.contains("SRC")), "{error}");
+    assert_eq!(error["error"]["next"], "catena put --help");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(crate) struct Touch {
     /// Make nothing
     #[arg(short = 'c', long)]
     no_create: bool,
-    /// This time instead of now
+    /// This time instead of now: 2026-01-01, 2026-01-01T12:00:00Z or @SECONDS; always UTC
     #[arg(short, long, value_name = "TIME", value_parser = time::parse)]
     date: Option<Timestamp>,
     /// Touch a symbolic link itself, not what it points at

@@ -49,8 +49,8 @@ impl Cat {
 pub(crate) fn open(context: &mut Context, place: &RemotePath, range: Option<ByteRange>) -> Result<Download> {
     context.check_slash(place)?;
     let volume = context.volume_of(place)?;
-    let download =
-        volume.download(&place.path, read_range(range)).wait().map_err(|error| failure(place, &error))?;
+    let download = volume.download(&place.path, read_range(range)).wait();
+    let download = download.map_err(|error| context.failure_behind_links(place, &error))?;
     check_range(place, range, download.entry().attributes.size)?;
     Ok(download)
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Termination;
 use crate::json::Object;
 use crate::local_node::{self, Kind, NODE_DIRECTORY};
+use crate::text::{count, quote, shell};
 
 /// How often the node is asked whether something of it has failed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,7 +51,11 @@ impl Dev {
             Some(directory) => directory.clone(),
             None => local_node::default_directory()?,
         };
-        let config = self.config(&directory)?;
+        let mut config = self.config(&directory)?;
+        if context.global.quiet {
+            config.log = config.log.quiet();
+        }
+        self.warn_of_shards(context);
         node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
         let endpoint_file = directory.join(ENDPOINT_FILE);
         // One that a killed node left would lead clients astray until this one is ready; that of a running node is its own.
@@ -65,6 +71,16 @@ impl Dev {
         let outcome = serve(&node, &termination);
         drop(fs::remove_file(&endpoint_file));
         outcome.and(local_node::stop(node))
+    }
+
+    fn warn_of_shards(&self, context: &Context) {
+        let cores = runtime::allowed_cpus().len();
+        if let Some(shards) = self.shards.map(usize::from).filter(|shards| *shards > cores && cores > 0) {
+            let cores = count(cores as u64, "core");
+            context.output.warn(&format!(
+                "--shards {shards}: there are {cores} here, and shards that share one are slower than fewer shards"
+            ));
+        }
     }
 
     fn config(&self, directory: &Path) -> Result<Config> {
@@ -111,39 +127,52 @@ fn holds_only_endpoint(directory: &Path) -> bool {
 
 fn announce(context: &mut Context, node: &Node, directory: &Path) -> Result<()> {
     let endpoint = node.endpoint();
+    let (quiet, admin) = (context.global.quiet, node.admin_address());
     context.output.result(
         || {
             Object::new()
                 .with("endpoint", endpoint.as_str())
-                .with("admin", node.admin_address().to_string())
+                .with("admin", admin.to_string())
                 .with("cluster", node.cluster().to_string())
                 .with("directory", directory.display().to_string())
         },
         |_| {
-            let shown = directory.display();
-            format!(
-                "ready     {endpoint}\n\
-                 use it    export CATENA_ENDPOINT=$(cat {shown}/{ENDPOINT_FILE})\n\
-                 admin     http://{}/metrics\n\
-                 data      {shown}/{NODE_DIRECTORY}, one copy of everything: no redundancy\n\
-                 stop      Ctrl-C",
-                node.admin_address()
-            )
-            .into_bytes()
+            if quiet {
+                endpoint.clone().into_bytes()
+            } else {
+                lines(&endpoint, admin, directory).into_bytes()
+            }
         },
     )?;
     context.output.finish()
 }
 
+/// What a person reads. Paths are absolute: the line is pasted into another shell, which may be elsewhere.
+fn lines(endpoint: &str, admin: SocketAddr, directory: &Path) -> String {
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let file = shell(directory.join(ENDPOINT_FILE).as_os_str().as_bytes());
+    let data = quote(directory.join(NODE_DIRECTORY).as_os_str().as_bytes());
+    format!(
+        "ready     {endpoint}\n\
+         use it    export CATENA_ENDPOINT=$(cat {file})\n\
+         admin     http://{admin}/metrics\n\
+         data      {data}, one copy of everything: no redundancy\n\
+         stop      Ctrl-C"
+    )
+}
+
 /// Waits until the node is to end, or can't go on.
 pub(crate) fn serve(node: &Node, termination: &Termination) -> Result<()> {
-    while !termination.wait(CHECK_INTERVAL) {
+    loop {
+        if let Some(signal) = termination.wait(CHECK_INTERVAL) {
+            node.begin_stop(signal);
+            return Ok(());
+        }
         if let Some(reason) = node.failed() {
             return Err(Failure::new(Exit::Failed, "the node", reason)
                 .next("its log says more; start it again when that is mended"));
         }
     }
-    Ok(())
 }
 
 /// `IP`, `IP:PORT` or `[IP]:PORT`.
@@ -158,6 +187,17 @@ fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_pasted_works_anywhere() {
+        let admin = "127.0.0.1:7".parse().expect("an address");
+        let here = std::env::current_dir().expect("a directory");
+        let lines = lines("127.0.0.1:8", admin, Path::new("my demo/x"));
+        let expected =
+            format!("use it    export CATENA_ENDPOINT=$(cat '{}/my demo/x/endpoint')", here.display());
+        assert_eq!(lines.lines().nth(1), Some(expected.as_str()));
+        assert!(lines.lines().all(|line| !line.starts_with("data      my")), "{lines}");
+    }
 
     #[test]
     fn addresses_may_have_a_port() {

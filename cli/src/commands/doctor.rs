@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime::{Probe, UringState};
+use runtime::{LOCKED_MEMORY_BYTES_MIN, Probe, UringState};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
@@ -110,13 +110,6 @@ fn machine(probe: &Probe) -> Vec<Check> {
         Some(new_enough) => graded(new_enough, Verdict::Bad),
         None => Verdict::Fair,
     };
-    let locked = if probe.locked_memory_unlimited || probe.locked_memory_limit == u64::MAX {
-        Check::new("locked memory", Verdict::Good, "unlimited for this process")
-    } else {
-        let limit = probe.locked_memory_limit;
-        Check::new("locked memory", graded(limit >= LOCKED_MEMORY_WANTED, Verdict::Fair), format!("limit {}", size::human(limit)))
-            .mend("raise it to what the buffers take, `LimitMEMLOCK=infinity` in a unit, `ulimit -l` in a shell; without it I/O costs more CPU")
-    };
     let huge =
         matches!(probe.transparent_huge_pages.as_str(), "always" | "madvise") || probe.huge_pages_free > 0;
     let setting =
@@ -125,7 +118,7 @@ fn machine(probe: &Probe) -> Vec<Check> {
     vec![
         Check::new("kernel", kernel, format!("Linux {}", probe.kernel)).mend("Linux 6.1 or newer is needed"),
         uring(probe),
-        locked,
+        locked_memory(probe.locked_memory_limit, probe.locked_memory_unlimited),
         Check::new("huge pages", graded(huge, Verdict::Fair), format!("transparent: {setting}, reserved and free: {}", probe.huge_pages_free))
             .mend("echo madvise > /sys/kernel/mm/transparent_hugepage/enabled; without it large transfers are cut into small ones"),
         Check::new("open files", graded(probe.open_files_limit >= OPEN_FILES_WANTED, Verdict::Fair), format!("limit {}", size::grouped(probe.open_files_limit)))
@@ -134,6 +127,21 @@ fn machine(probe: &Probe) -> Vec<Check> {
             .mend("this build needs x86-64-v3; build for this CPU without `target-cpu` in .cargo/config.toml"),
         clock(&probe.clock_source),
     ]
+}
+
+/// The least limit holds for everybody; what is above it, for those without a privilege.
+fn locked_memory(limit: u64, unlimited: bool) -> Check {
+    if limit < LOCKED_MEMORY_BYTES_MIN {
+        let needed = size::human(LOCKED_MEMORY_BYTES_MIN);
+        let evidence = format!("limit {}, and io_uring needs {needed} at least", size::human(limit));
+        return Check::new("locked memory", Verdict::Bad, evidence)
+            .mend("raise it, best to what the buffers take: `LimitMEMLOCK=infinity` in a unit, `ulimit -l` in a shell");
+    }
+    if unlimited || limit == u64::MAX {
+        return Check::new("locked memory", Verdict::Good, "unlimited for this process");
+    }
+    Check::new("locked memory", graded(limit >= LOCKED_MEMORY_WANTED, Verdict::Fair), format!("limit {}", size::human(limit)))
+        .mend("raise it to what the buffers take, `LimitMEMLOCK=infinity` in a unit, `ulimit -l` in a shell; without it I/O costs more CPU")
 }
 
 fn uring(probe: &Probe) -> Check {
@@ -229,6 +237,22 @@ mod tests {
         for check in machine(&runtime::probe()).into_iter().chain(disk(Path::new("/proc"))) {
             assert_eq!(check.mend.is_some(), check.verdict != Verdict::Good, "{}", check.name);
             assert!(!check.evidence.is_empty() && !check.evidence.contains("os error"), "{}", check.evidence);
+        }
+    }
+
+    /// With 64 KiB it said that a node can run here, and the node refused to start.
+    #[test]
+    fn too_little_locked_memory_is_bad() {
+        for (limit, unlimited, verdict) in [
+            (64 << 10, false, Verdict::Bad),
+            (64 << 10, true, Verdict::Bad),
+            ((512 << 10) - 1, false, Verdict::Bad),
+            (512 << 10, false, Verdict::Fair),
+            (8 << 20, true, Verdict::Good),
+            (256 << 20, false, Verdict::Good),
+            (u64::MAX, false, Verdict::Good),
+        ] {
+            assert_eq!(locked_memory(limit, unlimited).verdict, verdict, "{limit} {unlimited}");
         }
     }
 

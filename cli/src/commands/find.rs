@@ -34,10 +34,10 @@ pub(crate) struct Find {
     /// Files of at least (+10M), at most (-10M) or exactly this size
     #[arg(long, value_name = "[+-]SIZE", allow_hyphen_values = true, value_parser = parse_size_test)]
     size: Option<SizeTest>,
-    /// Changed after this time
+    /// Contents modified after this time, UTC; chmod, mv and the like don't count
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     newer: Option<Timestamp>,
-    /// Changed before this time
+    /// Contents modified before this time, UTC
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     older: Option<Timestamp>,
     /// Go down at most so many directories

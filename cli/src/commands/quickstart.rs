@@ -3,6 +3,7 @@
 mod home;
 mod proof;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::local_node;
 use crate::output::WhenClosed;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
-use crate::text::{count, quote, size, time};
+use crate::text::{self, count, quote, size, time};
 use crate::transfer::pool::JOBS;
 use crate::transfer::progress::Progress;
 use crate::transfer::report::Report;
@@ -85,13 +86,14 @@ impl Quickstart {
         excluded.extend(home.file_id());
         let outcome = self.tell(context, &source, &excluded, bytes, &home);
         let shown = home.directory().display().to_string();
+        let pasted = text::shell(home.directory().as_os_str().as_bytes());
         let was_formatted = home.is_formatted;
         let removed = home.remove();
         let story = outcome?;
         if removed {
             context.output.line("removed    the node and everything it made")?;
         } else if self.keep || was_formatted {
-            context.output.line(&format!("kept       {shown}; serve it with: catena dev --dir {shown}"))?;
+            context.output.line(&format!("kept       {shown}; serve it with: catena dev --dir {pasted}"))?;
         }
         context
             .output

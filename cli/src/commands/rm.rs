@@ -110,10 +110,7 @@ impl Rm {
             tally.done();
             return print(&mut context.output, place, &[], self.dry_run);
         }
-        let question = format!(
-            "Remove {place} with everything in it ({})?",
-            text::count(entry.attributes.size, "entry")
-        );
+        let question = question(place, entry.attributes.size);
         if !self.yes && !self.dry_run && !output::confirm(&question)? {
             return Err(Failure::new(Exit::Failed, place.to_string(), "not removed, as you answered")
                 .next("answer y, or pass --yes"));
@@ -196,6 +193,14 @@ impl Job {
     }
 }
 
+/// Asks about a directory. How many names are below its entries isn't known before they are listed.
+fn question(place: &RemotePath, entries: u64) -> String {
+    match entries {
+        0 => format!("Remove {place}, which is empty?"),
+        _ => format!("Remove {place}: {} in it, and everything below?", text::count(entries, "entry")),
+    }
+}
+
 /// Names everything that would go, and sums it up.
 fn pretend(context: &mut Context, place: &RemotePath, walk: Walk, tally: &mut Tally) -> Result<()> {
     let (mut things, mut bytes) = (0, 0_u64);
@@ -226,4 +231,19 @@ fn print(output: &mut Output, place: &RemotePath, below: &[u8], dry_run: bool) -
         return output.result(object, line);
     }
     output.note(object, || format!("removed {}", text::quote(&path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    /// It gave the number of entries as that of everything.
+    #[test]
+    fn what_is_counted_is_said() {
+        let place = RemotePath::parse(OsStr::new("/v/d")).expect("a name");
+        assert_eq!(question(&place, 3), "Remove /v/d: 3 entries in it, and everything below?");
+        assert_eq!(question(&place, 0), "Remove /v/d, which is empty?");
+    }
 }

@@ -80,8 +80,11 @@ impl Server {
     }
 }
 
-fn load(file: &Path) -> Result<Config> {
-    let config = Config::load(file).map_err(|error| local_node::config_failure(&error))?;
+fn load(context: &Context, file: &Path) -> Result<Config> {
+    let mut config = Config::load(file).map_err(|error| local_node::config_failure(&error))?;
+    if context.global.quiet {
+        config.log = config.log.quiet();
+    }
     node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
     Ok(config)
 }
@@ -89,7 +92,7 @@ fn load(file: &Path) -> Result<Config> {
 /// Serves until a signal, then drains.
 fn run(context: &mut Context, file: &Path) -> Result<()> {
     let termination = Termination::subscribe()?;
-    let node = local_node::start(load(file)?)?;
+    let node = local_node::start(load(context, file)?)?;
     let endpoint = node.endpoint();
     context.output.result(
         || {
@@ -132,7 +135,7 @@ fn check_places(config: &Config) -> Result<()> {
 
 impl Init {
     fn run(self, context: &mut Context) -> Result<()> {
-        let config = load(&self.config)?;
+        let config = load(context, &self.config)?;
         check_places(&config)?;
         let made = node::init(&config).map_err(|error| local_node::failure(&error))?;
         context.output.note(
@@ -162,7 +165,7 @@ impl Recover {
         if !self.accept_data_loss {
             return Err(Failure::new(Exit::Usage, "recover", "needs --accept-data-loss"));
         }
-        let config = load(&self.config)?;
+        let config = load(context, &self.config)?;
         let report = node::recover(&config, true).map_err(|error| local_node::failure(&error))?;
         context.output.note(
             || Object::new().with("cluster", report.cluster.to_string()).with("recovered", true),

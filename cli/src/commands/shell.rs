@@ -43,11 +43,12 @@ impl Completions {
 
 impl Man {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        // Pages about `help` would only repeat the others.
+        let mut root = definition().disable_help_subcommand(true);
         let Some(directory) = &self.dir else {
-            return context.output.bytes(&page(definition(), "catena")?);
+            return context.output.bytes(&page(root, "catena")?);
         };
         std::fs::create_dir_all(directory).map_err(|error| Failure::path(directory, &error))?;
-        let mut root = definition();
         root.build();
         let mut pages = vec![("catena".to_owned(), root)];
         // Breadth first; commands are two levels deep.

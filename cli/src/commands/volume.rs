@@ -179,9 +179,8 @@ impl Remove {
             )
             .next(format!("to remove all of it: catena volume remove {name} --recursive")));
         }
-        let removal = || {
-            usage_fields(Object::new().with("volume", name.as_str()).with("dry_run", self.dry_run), &usage)
-        };
+        let removal =
+            || usage_fields(Object::new().with("name", name.as_str()).with("dry_run", self.dry_run), &usage);
         if self.dry_run {
             return context
                 .output

@@ -1,6 +1,6 @@
 //! `catena xattr list|get|set|remove`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
 use client::{Xattr as Pair, XattrMode};
@@ -117,7 +117,7 @@ impl List {
         let place = RemotePath::parse(&self.path)?;
         for pair in pairs(context, &place, !self.no_dereference)? {
             context.output.result(
-                || Object::new().with_bytes("name", &pair.name).with_bytes("value", &pair.value),
+                || object(&place, &pair.name).with_bytes("value", &pair.value),
                 |output| output.name(&pair.name),
             )?;
         }
@@ -128,11 +128,11 @@ impl List {
 impl Get {
     fn run(self, context: &mut Context) -> Result<()> {
         let place = RemotePath::parse(&self.path)?;
-        let name = self.name.as_bytes();
+        let name = attribute(&self.name)?;
         let all = pairs(context, &place, !self.no_dereference)?;
         let pair = all.into_iter().find(|pair| pair.name == name).ok_or_else(|| absent(&place, name))?;
         context.output.result(
-            || Object::new().with_bytes("name", &pair.name).with_bytes("value", &pair.value),
+            || object(&place, &pair.name).with_bytes("value", &pair.value),
             |output| output.name(&pair.value),
         )
     }
@@ -141,7 +141,7 @@ impl Get {
 impl Set {
     fn run(self, context: &mut Context) -> Result<()> {
         let place = RemotePath::parse(&self.path)?;
-        let pair = Pair { name: self.name.as_bytes().to_vec(), value: self.value.as_bytes().to_vec() };
+        let pair = Pair { name: attribute(&self.name)?.to_vec(), value: self.value.as_bytes().to_vec() };
         let mode = match (self.new, self.existing) {
             (true, _) => XattrMode::Create,
             (_, true) => XattrMode::Replace,
@@ -166,20 +166,32 @@ impl Set {
     }
 }
 
+/// An attribute of a file: the same keys from every command.
+fn object(place: &RemotePath, name: &[u8]) -> Object {
+    Object::new().with_bytes("name", &place.to_bytes()).with_bytes("attribute", name)
+}
+
+/// An attribute's name, as it was given.
+fn attribute(name: &OsStr) -> Result<&[u8]> {
+    if name.is_empty() {
+        return Err(Failure::usage("the attribute's name", "is empty"));
+    }
+    Ok(name.as_bytes())
+}
+
 /// Says in JSON what was done; people want to hear nothing.
 fn changed(context: &mut Context, place: &RemotePath, name: &[u8], what: &str) -> Result<()> {
     if !context.output.is_json() {
         return Ok(());
     }
-    let object =
-        Object::new().with_bytes("name", &place.to_bytes()).with_bytes("attribute", name).with(what, true);
+    let object = object(place, name).with(what, true);
     context.output.result(|| object, |_| Vec::new())
 }
 
 impl Remove {
     fn run(self, context: &mut Context) -> Result<()> {
         let place = RemotePath::parse(&self.path)?;
-        let name = self.name.as_bytes();
+        let name = attribute(&self.name)?;
         context.check_slash(&place)?;
         let volume = context.volume_of(&place)?;
         let removed = volume.remove_xattr(&place.path, !self.no_dereference, name).wait();

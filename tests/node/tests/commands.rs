@@ -145,6 +145,17 @@ const TABLE: &[(&str, i32, &str)] = &[
         1,
         "hasn't got that address\n  next: name one of its own",
     ),
+    (
+        "catena ln -q -s nowhere /v/lost; catena get /v/lost/ lost",
+        3,
+        "is a symbolic link to nowhere, which doesn't exist",
+    ),
+    (
+        "catena --quiet dev --dir 'my demo' >dev.out 2>dev.err & pid=$!; until test -s dev.out; do kill -0 $pid || break; sleep 0.1; done; catena --endpoint $(cat dev.out) volume list; kill $pid; wait $pid; cat dev.err; cat dev.out",
+        0,
+        "127.0.0.1:",
+    ),
+    ("grep -c . dev.out; grep -c INFO dev.err", 1, "1\n0\n"),
     // Moving: the way out between volumes is the right one, wherever the target is.
     ("catena mv /v/d /w", 2, "catena cp -r /v/d /w/d && catena rm -r /v/d"),
     ("catena mv /v/d /w/tree", 2, "catena cp -r /v/d /w/tree/d && catena rm -r /v/d"),

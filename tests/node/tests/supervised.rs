@@ -87,6 +87,7 @@ fn the_service_manager_hears_of_readiness_and_of_the_end() {
     assert_eq!(manager.told(LONG).expect("the end is told"), ["STOPPING=1"]);
     let status = harness::wait_for("its end", LONG, || node.ended());
     assert!(status.success(), "{status}: {}", node.log_tail());
+    assert!(node.log().contains("stopping: SIGTERM"), "{}", node.log_tail());
     assert_eq!(manager.told(Duration::from_millis(1)), None);
 }
 

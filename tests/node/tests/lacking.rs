@@ -1,7 +1,7 @@
 //! Machines that lack something: a node either says what, or says once what it does without and works.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::{Content, Dev, Run, Scratch, skip};
@@ -66,11 +66,14 @@ const NOBODY: [&str; 7] = [
     "--bounding-set=-all",
 ];
 
-#[test]
-fn an_ordinary_user_with_eight_mib_of_locked_memory_is_served() {
-    const NOBODY_ID: u32 = 65534;
+/// The user without capabilities.
+const NOBODY_ID: u32 = 65534;
+
+/// A directory of that user's with a copy of the binary beside it; `None` where a test can't become another user.
+fn home_of(user: u32) -> Option<(tempfile::TempDir, PathBuf, PathBuf)> {
     if !rustix::process::geteuid().is_root() || !is_installed("setpriv") || !is_installed("prlimit") {
-        return skip("limits", "needs root, setpriv and prlimit");
+        skip("limits", "needs root, setpriv and prlimit");
+        return None;
     }
     // Not everyone's target directory is open to all.
     let scratch = tempfile::tempdir_in("/var/tmp").expect("a directory");
@@ -79,16 +82,36 @@ fn an_ordinary_user_with_eight_mib_of_locked_memory_is_served() {
     std::fs::copy(harness::catena(), &binary).expect("copied");
     let home = scratch.path().join("home");
     std::fs::create_dir(&home).expect("made");
-    std::os::unix::fs::chown(&home, Some(NOBODY_ID), Some(NOBODY_ID)).expect("root may");
+    std::os::unix::fs::chown(&home, Some(user), Some(user)).expect("root may");
+    Some((scratch, binary, home))
+}
 
+/// A library's own warning, over several lines, came above Catena's for each thread.
+#[test]
+fn what_cannot_be_locked_is_said_by_catena_alone() {
+    // What all processes of a user have locked counts together: not `nobody`, who has a node in another test.
+    const OTHER_ID: u32 = 65533;
+    let Some((_scratch, binary, home)) = home_of(OTHER_ID) else { return };
+    let id = [format!("--reuid={OTHER_ID}"), format!("--regid={OTHER_ID}")];
+    let limit = ["prlimit", "--memlock=2097152:2097152", "setpriv"].map(str::to_owned);
+    let rest = NOBODY[5..].iter().map(|word| (*word).to_owned());
+    let under = limit.into_iter().chain(id).chain(rest);
+    let mut node = Dev::new(&home.join("node")).binary(&binary).under(under).start();
+    let said = node.log();
+    assert!(said.contains("can't be registered"), "{said}");
+    assert!(!said.contains("glommio") && !said.contains("SkippingOs"), "{said}");
+    assert!(node.stop().success());
+}
+
+#[test]
+fn an_ordinary_user_with_eight_mib_of_locked_memory_is_served() {
+    let Some((_scratch, binary, home)) = home_of(NOBODY_ID) else { return };
     let mut node = Dev::new(&home.join("node")).binary(&binary).under(NOBODY).start();
     let said = node.log();
     let warnings: Vec<&str> = said.lines().filter(|line| line.contains("can't be registered")).collect();
     assert_eq!(warnings.len(), 1, "the fallback is said once: {said}");
     assert!(warnings[0].contains("works, at about a fifth more CPU"), "and what it costs: {said}");
     assert!(warnings[0].contains("LimitMEMLOCK") && warnings[0].contains("8388608"), "and why: {said}");
-    // A library's own warning, over several lines, once came above it.
-    assert!(!said.contains("glommio") && !said.contains("SkippingOs"), "{said}");
     assert_eq!(owner(node.process().pid()), NOBODY_ID, "it is nobody's");
 
     let endpoint = node.endpoint().to_owned();

@@ -30,7 +30,8 @@ pub enum RingError {
     },
     /// Locked memory is limited below what the executor needs at all.
     #[error(
-        "the limit of locked memory ({limit} bytes) is too small for io_uring, at least 524288 are needed: raise it \
+        "the limit of locked memory ({limit} bytes) is too small for io_uring, at least 524288 are needed, and on many kernels what \
+         this user's other processes have locked counts too: raise it \
          (`ulimit -l`, systemd: `LimitMEMLOCK=infinity`)"
     )]
     LockedMemory {

@@ -3,6 +3,7 @@
 //! `catena server --print-config` prints [`Config::commented_defaults`]; a test reads that text back and compares it with
 //! [`Config::default`], so that the documentation can't drift from the code.
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const MEMORY_BUDGET_BYTES_MIN: u64 = 64 << 20;
 const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(20);
 /// `dev` takes no more than this unless it is told to.
 const DEVELOPMENT_CAPACITY_BYTES_MAX: u64 = 64 << 30;
+/// A configuration's file has at most so many bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 const OFFSET_METADATA_PORT: u16 = 1;
 const OFFSET_SHARD_PORT: u16 = 10;
 
@@ -203,8 +206,7 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = read_limited(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let parsed: Self = toml::from_str(&text)
             .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
         parsed.validate()?;
@@ -274,7 +276,7 @@ impl Config {
             return wrong("shards", "at least one a disk");
         }
         for (index, disk) in self.disks.iter().enumerate() {
-            if self.disks[..index].iter().any(|other| other.path == disk.path) {
+            if self.disks[..index].iter().any(|other| real_path(&other.path) == real_path(&disk.path)) {
                 return wrong("disks", "two disks have the same `path`");
             }
             if disk.capacity.0 / u64::from(self.shards_of_disk(index)) < CAPACITY_BYTES_MIN {
@@ -444,6 +446,21 @@ fn machine_memory_bytes() -> u64 {
     total.map_or(FALLBACK_BYTES, |kilobytes| kilobytes << 10)
 }
 
+/// A text of a sensible size, whatever the path names.
+fn read_limited(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// Without links, `.` and `..`, as far as it exists.
+fn real_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.components().collect())
+}
+
 fn existing_ancestor(path: &Path) -> &Path {
     path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"))
 }
@@ -507,6 +524,25 @@ mod tests {
                 .expect_err(text);
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    /// It passed for two disks, and its capacity counted twice.
+    #[test]
+    fn one_directory_under_two_names_is_one_disk() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = |path: PathBuf| Disk { path, capacity: ByteSize(8 << 30) };
+        std::os::unix::fs::symlink(directory.path(), directory.path().join("link")).expect("a link");
+        let other = directory.path().join("link/..").join(directory.path().file_name().expect("a name"));
+        let mut config = Config { shards: 2, ..Config::default() };
+        config.disks = vec![disk(directory.path().into()), disk(other)];
+        let error = config.validate().expect_err("one directory").to_string();
+        assert!(error.contains("two disks have the same `path`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_no_configuration() {
+        let error = Config::load(Path::new("/dev/zero")).expect_err("it has no end").to_string();
+        assert!(error.contains("/dev/zero: it is larger than 1 MiB"), "{error}");
     }
 
     #[test]

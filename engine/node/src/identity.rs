@@ -66,6 +66,9 @@ impl NodeDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NotInitialized { directory: self.path.clone() });
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Error::Damaged { path, reason: "it isn't text".to_owned() });
+            }
             Err(source) => return Err(Error::file("read", &path, source)),
         };
         let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };

@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod api;
-pub mod dump;
 mod index;
 mod leaf_cache;
 #[cfg(all(test, not(planted)))]

@@ -632,44 +632,6 @@ fn an_inventory_lists_everything_in_pages() {
     assert_eq!(seen, (0..300).map(id).collect::<Vec<_>>());
 }
 
-/// What `catena debug store` shows, of a store that stopped in the middle.
-#[test]
-fn a_stopped_store_is_dumped_and_checked_without_a_write() {
-    use crate::dump::{Found, check, dump};
-    let mut bench = opened(32);
-    for number in 0..50 {
-        assert_eq!(bench.put_now(number, 9000), Status::Ok);
-    }
-    assert_eq!(bench.delete_now(&[3, 4]), Status::Ok);
-    let entry = bench.store.find(id(7)).unwrap();
-    bench.disk.flip(bench.store.device().geometry().offset(entry.place) + 77, 1);
-    bench.disk.kill(&mut bench.memory);
-    let mut read = |offset: u64, bytes: &mut [u8]| {
-        bytes.copy_from_slice(&bench.disk.peek(offset, bytes.len()));
-        true
-    };
-    let (mut superblocks, mut batches) = (0, 0);
-    let length = bench.disk.length();
-    let superblock = dump(&mut read, length, &mut |found| match found {
-        Found::Superblock { decoded, .. } => superblocks += usize::from(decoded.is_ok()),
-        Found::Batch { .. } => batches += 1,
-        other => panic!("{other:?}"),
-    });
-    assert_eq!((superblocks, batches), (4, 51));
-    assert_eq!(superblock.unwrap().identity, crate::testing::identity());
-    let mut listed = Vec::new();
-    let checked = check(&mut read, length, &mut |chunk| listed.push(chunk.id)).unwrap();
-    assert_eq!(listed.len(), 48);
-    assert_eq!(checked.damaged, [id(7)]);
-    assert_eq!((checked.metrics.scrubbed_bytes, checked.damaged_batches.len()), (47 * 3 * 4096, 0));
-    // A store that no start would open was called whole.
-    let shortened = check(&mut read, 1 << 20, &mut |_| {});
-    assert!(
-        matches!(shortened, Err(journal::OpenError::Truncated { length, .. }) if length == 1 << 20),
-        "{shortened:?}"
-    );
-}
-
 /// The file system is full long before the store is: puts end, deletes and cleaning go on in what is kept, and when there is room again
 /// the file grows.
 #[test]

@@ -56,22 +56,17 @@ impl Examination {
         let store = Store::open(config, expected);
         let mut examination =
             Self { overlay, memory: Buffers::default(), store, now: Nanos(1), refusal: None };
-        examination.handle(Event::Start, |effect| matches!(effect, Effect::Opened | Effect::OpenFailed));
+        examination.handle(Event::Start);
         examination
     }
 
-    /// Handles an event and everything that follows from it, until `ends` says so or nothing is left to do.
-    fn handle(
-        &mut self,
-        event: Event<'_>,
-        ends: impl Fn(&Effect) -> bool,
-    ) -> Vec<(Effect, Vec<ListedChunk>)> {
+    /// Handles an event and everything that follows from it.
+    fn handle(&mut self, event: Event<'_>) -> Vec<(Effect, Vec<ListedChunk>)> {
         let mut effects = Effects::new();
         let mut seen = Vec::new();
         self.store.handle(self.now, event, &mut self.memory, &mut effects);
         loop {
             let answers = self.overlay.carry_out(&effects.io, &mut self.memory);
-            let mut ended = false;
             for effect in &effects.list {
                 let listed = match effect {
                     Effect::Listed { chunks, .. } => {
@@ -82,11 +77,10 @@ impl Examination {
                 if let Effect::Got(chunk) = effect {
                     self.memory.release(chunk.slot);
                 }
-                ended |= ends(effect);
                 seen.push((*effect, listed));
             }
             effects.clear();
-            if answers.is_empty() || ended && answers.is_empty() {
+            if answers.is_empty() {
                 return seen;
             }
             for (io, outcome) in answers {
@@ -98,16 +92,13 @@ impl Examination {
     /// The next chunks in order of their ids.
     fn page(&mut self, after: Option<ChunkId>) -> Vec<ListedChunk> {
         let limit = u32::try_from(MESSAGE_CHUNKS_MAX).expect("a few thousand");
-        let seen = self.handle(Event::Inventory { token: 1, after, limit }, |effect| {
-            matches!(effect, Effect::Listed { .. })
-        });
+        let seen = self.handle(Event::Inventory { token: 1, after, limit });
         seen.into_iter().flat_map(|(_, chunks)| chunks).collect()
     }
 
     /// Whether a chunk's bytes are there and match its checksum.
     fn is_whole(&mut self, id: ChunkId) -> bool {
-        let get = Event::Get { token: 2, id, blocks: 0..u32::MAX, whole: true };
-        let seen = self.handle(get, |effect| matches!(effect, Effect::Got(_) | Effect::Done { .. }));
+        let seen = self.handle(Event::Get { token: 2, id, blocks: 0..u32::MAX, whole: true });
         seen.iter().any(|(effect, _)| matches!(effect, Effect::Got(_)))
     }
 }
@@ -324,9 +315,9 @@ mod tests {
         store.memory.bytes_mut(slot)[..bytes.len()].copy_from_slice(&bytes);
         let root = hasher.root(&bytes);
         let put = Event::Put { token: number, id, length: LENGTH, root, leaves: &leaves, slot };
-        let mut seen = store.handle(put, |_| false);
+        let mut seen = store.handle(put);
         store.memory.release(slot);
-        seen.extend(store.handle(Event::Submit, |_| false));
+        seen.extend(store.handle(Event::Submit));
         let done = Effect::Done { token: number, status: Status::Ok };
         assert!(seen.iter().any(|(effect, _)| *effect == done), "{seen:?}");
     }
@@ -358,7 +349,7 @@ mod tests {
             now: Nanos(1),
             refusal: None,
         };
-        store.handle(Event::Start, |_| false);
+        store.handle(Event::Start);
         for life in 0..lives {
             if life > 0 {
                 save(&store, path);
@@ -368,7 +359,7 @@ mod tests {
             for number in first..first + CHUNKS[life] {
                 put(&mut store, number);
             }
-            store.handle(Event::Shutdown, |_| false);
+            store.handle(Event::Shutdown);
         }
         save(&store, path);
     }

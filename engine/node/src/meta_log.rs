@@ -47,13 +47,14 @@ pub(crate) fn length_of(path: &Path, length: io::Result<u64>) -> Result<u64, Err
 pub(crate) fn open_failure(failure: &OpenFailure) -> String {
     let next = match failure {
         OpenFailure::Log(
-            OpenError::Damaged(_)
-            | OpenError::CheckpointsDamaged
-            | OpenError::Truncated { .. }
-            | OpenError::Unreadable { .. },
+            OpenError::Damaged(_) | OpenError::Truncated { .. } | OpenError::Unreadable { .. },
         ) => {
             "; names and versions would be lost, so the node doesn't start: restore the file from a backup, or accept the loss with \
              `catena server recover --accept-data-loss`"
+        }
+        // What the log says is only of use with the state that it goes on from.
+        OpenFailure::Log(OpenError::CheckpointsDamaged) => {
+            "; without one nothing of it can be recovered: restore the file from a backup"
         }
         OpenFailure::Log(OpenError::NotFormatted | OpenError::Foreign | OpenError::WrongIdentity { .. }) => {
             "; is the right disk mounted? Catena never formats by itself"
@@ -90,7 +91,15 @@ mod tests {
     #[test]
     fn an_open_failure_says_what_to_do() {
         for (failure, expected) in [
-            (OpenFailure::Log(OpenError::CheckpointsDamaged), "accept the loss"),
+            (
+                OpenFailure::Log(OpenError::Truncated { length: 1, needed: 2 }),
+                "accept the loss with `catena server recover",
+            ),
+            // It was told to accept the loss, and then told the same again.
+            (
+                OpenFailure::Log(OpenError::CheckpointsDamaged),
+                "nothing of it can be recovered: restore the file from a backup",
+            ),
             (OpenFailure::Log(OpenError::NotFormatted), "never formats by itself"),
             (OpenFailure::Log(OpenError::Newer { found: 9 }), "format version 9 is newer"),
             (OpenFailure::Restore(replica::RestoreError::Mixed), "restore the file from a backup"),

@@ -5,7 +5,7 @@
 //! open ─→ superblocks ─→ checkpoint ─→ walk ─→ payloads ─→ incarnation ─→ Serving ─→ Fenced
 //!             └───────────────┴──────────┴─────────┴────────────┴─→ Failed
 //! ```
-//! Where the way through the log is lost and that is accepted, `salvage` takes the place of walk and payloads.
+//! Where the way through the log is lost and that is accepted, `salvage` takes the place of walk and payloads; `shortened` is about files that have lost their end.
 //! The owner, a chunk store or a metadata log, calls [`Device::on_io`] with every answer, then [`Device::advance`] and
 //! [`Device::pop_note`] until there is no note left. Submodules by conversation: `open` finds superblock and checkpoint, `walk` replays the
 //! log, `pipeline` appends, `superblocks` and `checkpoints` write those, `space` grows and zeroes.
@@ -16,6 +16,7 @@ mod pipeline;
 #[cfg(test)]
 mod recovery_tests;
 mod salvage;
+mod shortened;
 mod space;
 mod superblocks;
 mod walk;
@@ -137,6 +138,14 @@ pub enum OpenError {
     /// The superblock could not be written.
     #[error("writing the superblock failed")]
     Unwritable,
+    /// The file has lost its end, and what is left can't become whole segments again.
+    #[error(
+        "the file can't be made whole to byte {needed}, as going on without its lost end needs: its file system is full; nothing was changed, make room and try again"
+    )]
+    NoRoom {
+        /// The length that it needs.
+        needed: u64,
+    },
     /// The capacity doesn't hold the fewest segments that work.
     #[error("the capacity is too small")]
     TooSmall,
@@ -169,6 +178,8 @@ pub struct Opened {
     pub recovered_cut: bool,
     /// Whether the last life ended in order.
     pub was_clean: bool,
+    /// The file had lost its end, and ended here: what lay behind it in this segment is gone, and reads as zeros.
+    pub ended_at: Option<Place>,
 }
 
 /// What the owner is told.

@@ -259,6 +259,7 @@ impl FakeDisk {
         memory: &mut M,
     ) -> IoOutcome {
         assert!(offset.is_multiple_of(BLOCK) && u64::from(length).is_multiple_of(BLOCK), "aligned");
+        assert!(offset + u64::from(length) <= self.length, "a read behind the end of the file");
         self.counters.read_bytes += u64::from(length);
         let sectors = offset / BLOCK..(offset + u64::from(length)) / BLOCK;
         if self.strikes(self.faults.read_errors, |of| &mut of.failed_reads)

@@ -228,6 +228,14 @@ impl Segments {
         self.unwritten.push_back(index);
     }
 
+    /// The segment behind the last one, of which the file has a part, counts.
+    pub(crate) fn take_part_in(&mut self) {
+        if self.allocated == self.count() {
+            self.list.push(Self::NEW);
+        }
+        self.grew();
+    }
+
     /// The segment that the file would grow by.
     pub(crate) fn growable(&self) -> Option<SegmentIndex> {
         (!self.growth_blocked && self.allocated < self.count()).then_some(SegmentIndex(self.allocated))

@@ -215,7 +215,7 @@ impl ShardThread {
             shard,
             %path,
             batches_missing = batches,
-            checkpoint_chunks_missing = chunks,
+            chunks_missing = chunks,
             "chunks of this store are lost, and how many a missing batch held isn't known: once the node serves, \
              `catena verify` names the files and offsets that they are missing from"
         );
@@ -226,7 +226,7 @@ impl ShardThread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Losses {
     batches: u64,
-    /// That the checkpoint knew.
+    /// That the checkpoint, or a batch of which a part is left, knew.
     chunks: u64,
 }
 

@@ -191,6 +191,9 @@ impl Store {
             }
             Note::Opened(opened) => {
                 self.identify();
+                if let Some(end) = opened.ended_at {
+                    self.forget_behind(end, opened.sequence);
+                }
                 self.opened = Some(opened);
                 self.stage = Stage::Serving;
                 self.last_durable = now;
@@ -407,8 +410,8 @@ impl Store {
         &self.damaged_batches
     }
 
-    /// Chunks that the checkpoint knew and that lay behind the end of the file, which was shortened; those that were found elsewhere included. 0 as well
-    /// where no checkpoint could be read: then nobody knows.
+    /// Chunks of which something still told, and that lay behind the end of the file, which was shortened; those of the checkpoint that were found elsewhere
+    /// included. 0 as well where nothing told of them: then nobody knows.
     pub fn chunks_lost(&self) -> u64 {
         self.chunks_lost
     }

@@ -228,6 +228,77 @@ fn whatever_is_left_of_a_file_is_opened_if_the_loss_is_accepted() {
     assert!(refused > 50 && without_checkpoints > 10, "{refused} {without_checkpoints}");
 }
 
+/// A file seldom ends where a segment does. The segment that it ended in was dropped whole, up to 64 MiB of chunks that were there.
+#[test]
+fn every_chunk_before_the_end_of_a_shortened_file_is_kept() {
+    let (mut kept_of_part, mut lost) = (0, 0);
+    for seed in 0..3 {
+        let (bench, live) = lived(seed);
+        let geometry = bench.store.device().geometry();
+        let ends: Vec<_> = live
+            .iter()
+            .map(|number| {
+                let place = bench.store.find(id(*number)).unwrap().place;
+                (*number, geometry.offset(place) + LENGTH.next_multiple_of(4096) as u64)
+            })
+            .collect();
+        let last = ends.iter().map(|(_, end)| *end).max().unwrap();
+        let blocks = (last - segment_start(&bench, 0)) / 4096;
+        for cut in (0..blocks).step_by(29).map(|block| segment_start(&bench, 0) + block * 4096 + block % 3) {
+            let mut bench = Bench::with(
+                crate::Store::open(bench.config, crate::testing::expected()),
+                bench.disk.clone(),
+                bench.config,
+            );
+            bench.disk.kill(&mut bench.memory);
+            bench.disk.truncate(cut);
+            bench.config.accept_data_loss = true;
+            // Killed while it is recovered: another recovery finds as much. The file may be whole again, and what is gone is damage then.
+            let is_killed = cut % 3 == 0;
+            if is_killed {
+                bench.reopen();
+                for _ in 0..cut / 4096 % 300 {
+                    bench.step();
+                }
+                bench.disk.kill(&mut bench.memory);
+            }
+            bench.reopen();
+            bench.run();
+            assert!(bench.opened, "seed {seed}, cut {cut}: {:?}", bench.store.open_error());
+            let start = cut - (cut - segment_start(&bench, 0)) % u64::from(crate::testing::SEGMENT_BYTES);
+            for again in 0..2 {
+                for (number, end) in &ends {
+                    if *end <= cut {
+                        bench.assert_has(*number, LENGTH);
+                        kept_of_part += u64::from(*end > start);
+                    } else {
+                        match bench.get_now(*number) {
+                            // Cleaning had moved it, and the place that it was moved from is left.
+                            Answer::Bytes { bytes, .. } => {
+                                assert!(bytes == crate::testing::content(*number, LENGTH));
+                            }
+                            Answer::Status(Status::NotFound) => lost += 1,
+                            answer => assert!(
+                                is_killed && answer == Answer::Status(Status::ChecksumMismatch),
+                                "{answer:?}"
+                            ),
+                        }
+                    }
+                }
+                put_all(&mut bench, 2000 + again * 10..2010 + again * 10);
+                bench.event(Event::Shutdown);
+                bench.run();
+                // Without the operator's word.
+                bench.config.accept_data_loss = false;
+                bench.reopen();
+                bench.run();
+                assert!(bench.opened, "seed {seed}, cut {cut}: {:?}", bench.store.open_error());
+            }
+        }
+    }
+    assert!(kept_of_part > 100 && lost > 100, "{kept_of_part} {lost}");
+}
+
 /// Damage of both checkpoints was refused in the same way, although R29 lets a chunk store start.
 #[test]
 fn a_store_without_a_checkpoint_is_found_again() {

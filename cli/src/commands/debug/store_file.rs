@@ -119,7 +119,7 @@ struct Findings {
     bytes: u64,
     damaged: u64,
     batches: Vec<DamagedBatches>,
-    /// That the checkpoint knew, behind the end of the file.
+    /// That lay behind the end of the file, and that something still tells of.
     chunks_lost: u64,
     last_batch: u64,
     is_cut: bool,
@@ -203,7 +203,7 @@ impl Findings {
         }));
         if self.chunks_lost > 0 {
             let chunks = count(self.chunks_lost, "chunk");
-            lines.push(format!("  lost         {chunks} of the checkpoint, behind the file's end"));
+            lines.push(format!("  lost         {chunks} behind the file's end"));
         }
         if self.refusal.is_some() && self.batches.is_empty() && self.chunks_lost == 0 {
             lines.push("  lost         how much isn't known: what named it is gone as well".to_owned());

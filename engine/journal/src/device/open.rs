@@ -31,6 +31,8 @@ pub(super) struct Opening {
     pub(super) salvage: Salvage,
     /// The file is shorter than it was, and the operator accepts that.
     pub(super) lost_its_end: bool,
+    /// Where it ended, once it is made whole.
+    pub(super) ended_at: Option<Place>,
 }
 
 impl Default for Opening {
@@ -43,6 +45,7 @@ impl Default for Opening {
             walk: Walk::default(),
             salvage: Salvage::default(),
             lost_its_end: false,
+            ended_at: None,
         }
     }
 }
@@ -194,6 +197,7 @@ impl Device {
         let allocated = geometry.segments_in(self.config.device_bytes);
         let capacity = geometry.segments_in(self.config.capacity_bytes);
         self.segments = Segments::new(geometry, capacity, allocated);
+        self.take_part_in();
     }
 
     fn begin_load<M: Memory>(&mut self, memory: &mut M) {
@@ -209,7 +213,7 @@ impl Device {
             if !self.config.accept_data_loss {
                 return self.fail(self.truncated(last));
             }
-            self.opening_mut().lost_its_end = true;
+            self.accept_lost_end();
         }
         self.stage = Stage::Checkpoint;
     }
@@ -232,10 +236,12 @@ impl Device {
         let Some(segment) = checkpoint.segments.get(load.segment).copied() else {
             return self.abandon_checkpoint();
         };
-        if !self.segments.is_allocated(segment) {
+        let place = Place { segment, block: BlockIndex(load.block) };
+        let there = self.bytes_there(place);
+        if there == 0 {
             return self.abandon_checkpoint();
         }
-        let offset = geometry.offset(Place { segment, block: BlockIndex(load.block) });
+        let offset = geometry.offset(place);
         let window = &mut self.opening_mut().window;
         let at = match window.want(offset, BLOCK, 0, io) {
             Want::Here(at) => at,
@@ -246,6 +252,9 @@ impl Device {
         let Some(length) = PageHeader::peek(&memory.bytes(slot)[at..at + BLOCK as usize]) else {
             return self.abandon_checkpoint();
         };
+        if length > there {
+            return self.abandon_checkpoint();
+        }
         let at = match self.opening_mut().window.want(offset, length.next_multiple_of(BLOCK), 0, io) {
             Want::Here(at) => at,
             Want::Later => return false,
@@ -296,10 +305,10 @@ impl Device {
     fn absorb_table(&mut self, content: &[u8], entries: u32) -> bool {
         let first = self.opening_mut().load.table_entries;
         if first + entries > self.segments.allocated() {
-            self.opening_mut().lost_its_end = true;
             if !self.config.accept_data_loss {
                 return false;
             }
+            self.accept_lost_end();
         }
         let listed = content.chunks_exact(TABLE_ENTRY_BYTES).take(entries as usize);
         for (index, entry) in (first..self.segments.allocated()).zip(listed) {
@@ -400,7 +409,9 @@ impl Device {
     /// killed before any flush, and the superblock names only segments that stay.
     pub(super) fn begin_incarnation(&mut self, io: &mut IoEffects) {
         self.stage = Stage::Incarnation;
-        io.requests.push(IoRequest::Flush { io: IoToken::new(tag::LENGTH_FLUSH, 0) });
+        if !self.begin_making_whole(io) {
+            io.requests.push(IoRequest::Flush { io: IoToken::new(tag::LENGTH_FLUSH, 0) });
+        }
     }
 
     pub(super) fn on_length_durable<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
@@ -434,9 +445,10 @@ impl Device {
 
     pub(super) fn on_incarnation_durable<M: Memory>(&mut self, memory: &mut M) {
         let opening = self.opening.take();
-        let (recovered_cut, was_clean) = opening.map_or((false, false), |mut opening| {
+        let (recovered_cut, was_clean, ended_at) = opening.map_or((false, false, None), |mut opening| {
             opening.window.close(memory);
-            (opening.walk.recovered_cut || opening.lost_its_end, opening.walk.is_clean)
+            let recovered_cut = opening.walk.recovered_cut || opening.lost_its_end;
+            (recovered_cut, opening.walk.is_clean, opening.ended_at)
         });
         self.stage = Stage::Serving;
         self.notes.push_back(Note::Opened(Opened {
@@ -445,6 +457,7 @@ impl Device {
             sequence: self.pipeline.durable.sequence,
             recovered_cut,
             was_clean,
+            ended_at,
         }));
     }
 

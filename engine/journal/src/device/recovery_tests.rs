@@ -270,6 +270,81 @@ fn a_log_that_lost_named_segments_is_cut_if_the_loss_is_accepted() {
     assert!(cut_in_the_middle > 5, "{cut_in_the_middle}");
 }
 
+/// A file seldom ends where a segment does. The segment that it ended in was dropped whole: a log that was shortened by a few bytes lost up to 16 MiB of
+/// entries, a young one all that it held.
+#[test]
+fn every_record_before_the_end_of_a_shortened_log_is_kept() {
+    let mut kept_of_part = 0;
+    for (with_checkpoint, bytes) in [(false, 60_000), (false, 500), (true, 60_000)] {
+        let mut bench = Bench::new();
+        let mut ends = Vec::new();
+        for number in 0..24 {
+            bench.append(1, bytes);
+            ends.push(bench.end());
+            if with_checkpoint && number == 6 {
+                let records = bench.records.clone();
+                bench.checkpoint();
+                bench.records = records;
+            }
+        }
+        let records = bench.records.clone();
+        let (disk, config) = (bench.disk.clone(), bench.config);
+        let first = bench.offset(Place::default());
+        let segment = |byte: u64| (byte - first) / u64::from(SEGMENT_BYTES);
+        // A log goes through its segments in order until one is free again.
+        assert!(ends.is_sorted());
+        for (number, cut) in ends.iter().enumerate().flat_map(|(number, end)| {
+            [(number, end - 1), (number + 1, *end), (number + 1, end + 1), (number + 1, end + 5000)]
+        }) {
+            let whole = ends.iter().filter(|end| **end <= cut).count();
+            assert!(whole >= number);
+            (bench.disk, bench.config) = (disk.clone(), config);
+            bench.disk.truncate(cut);
+            bench.restart();
+            if bench.is_open {
+                // What is gone may be a torn tail where nothing says that it was durable.
+                continue;
+            }
+            bench.assert_refused(|error| matches!(error, OpenError::Truncated { .. }));
+            bench.config.accept_data_loss = true;
+            bench.restart();
+            if !bench.is_open {
+                bench.assert_refused(|error| error == OpenError::CheckpointsDamaged);
+                continue;
+            }
+            assert!(bench.log.opened().unwrap().recovered_cut);
+            assert_eq!(bench.records.len(), whole, "cut at {cut}");
+            assert!(bench.records[..] == records[..whole]);
+            let is_of_part = whole > 0 && segment(ends[whole - 1] - 1) == segment(cut);
+            kept_of_part += usize::from(is_of_part && !cut.is_multiple_of(u64::from(SEGMENT_BYTES)));
+            // What goes on isn't lost again.
+            bench.append(3, bytes);
+            let kept = bench.records.clone();
+            bench.config.accept_data_loss = false;
+            bench.restart();
+            assert!(bench.is_open && bench.records == kept, "cut at {cut}: {:?}", bench.log.open_error());
+        }
+    }
+    assert!(kept_of_part > 40, "{kept_of_part}");
+}
+
+/// A file that can't grow back to whole segments is left as it is.
+#[test]
+fn a_shortened_log_without_room_is_left_alone() {
+    let mut bench = Bench::new();
+    bench.append(20, 60_000);
+    let cut = bench.end() - 100_000;
+    bench.disk.truncate(cut);
+    bench.disk.capacity = cut;
+    bench.config.accept_data_loss = true;
+    bench.restart();
+    bench.assert_refused(|error| matches!(error, OpenError::NoRoom { needed } if needed > cut));
+    assert_eq!(bench.disk.length(), cut);
+    bench.disk.capacity = u64::MAX;
+    bench.restart();
+    assert!(bench.is_open && bench.records.len() >= 17, "{:?}", bench.log.open_error());
+}
+
 /// A checkpoint says in the superblock how far the log was durable. When its pages were damaged, that was forgotten with them, and a rotten
 /// last batch passed for a torn one.
 #[test]

@@ -8,6 +8,7 @@
 //! - A checkpoint that can be read holds for what lies before it. Without one a chunk that was deleted may come back where its tombstone is gone: it
 //!   takes space until it is found to be an orphan, and harms nobody, since no id is ever used again.
 //! - Every copy that lies in the file is found: a segment is recycled only once nothing in it is live, and a descriptor lies before its payload.
+//! - Of a segment that the file holds in part, the batches whose descriptors are there are found; which of their chunks are whole, the owner is told at the end.
 //! - What is found is remembered as a number and a place, 24 bytes for each batch in the file.
 //! - No checkpoint and no joint holds any longer. Until a new checkpoint is durable the superblock names one that has no segment, so that a start
 //!   without the operator's word is refused.
@@ -76,7 +77,7 @@ impl Device {
             superblock.checkpoints.iter().map(|known| known.durable_upto.max(known.resume.sequence));
         let joints = superblock.joints.iter().map(|joint| joint.after);
         let durable_upto = checkpoints.chain(joints).max().unwrap_or(0).max(durable_upto);
-        self.opening_mut().lost_its_end = true;
+        self.accept_lost_end();
         let place = Some(Place { segment: SegmentIndex(0), block: BlockIndex(0) });
         *self.salvage() =
             Salvage { after, durable_upto, is_complete, place, last: after.sequence, ..Salvage::default() };
@@ -98,7 +99,7 @@ impl Device {
             salvage.found.sort_unstable();
             return true;
         }
-        if place.block.0 >= self.geometry().segment_blocks() {
+        if place.block.0 >= self.blocks_there(place.segment) {
             let next = SegmentIndex(place.segment.0 + 1);
             self.salvage().place = Some(Place { segment: next, block: BlockIndex(0) });
             return true;
@@ -221,8 +222,12 @@ impl Device {
         let (kind, secret) = (self.config.kind, self.superblock().secret);
         let store = self.superblock().identity.store;
         let offset = self.geometry().offset(place);
-        let left = (self.geometry().segment_blocks() - place.block.0) * BLOCK;
-        let at = match self.opening_mut().window.want(offset, BLOCK, ahead.min(left), io) {
+        let left = self.geometry().segment_blocks() - place.block.0;
+        let there = self.bytes_there(place);
+        if there == 0 {
+            return Seen::None;
+        }
+        let at = match self.opening_mut().window.want(offset, BLOCK, ahead.min(there), io) {
             Want::Here(at) => at,
             Want::Later => return Seen::Later,
             Want::Failed => return Seen::Failed,
@@ -231,10 +236,10 @@ impl Device {
         let Some(bytes) = BatchHeader::peek(kind, &memory.bytes(slot)[at..at + BLOCK as usize]) else {
             return Seen::None;
         };
-        if bytes > left {
+        if bytes > there {
             return Seen::None;
         }
-        let at = match self.opening_mut().window.want(offset, bytes, ahead.max(bytes).min(left), io) {
+        let at = match self.opening_mut().window.want(offset, bytes, ahead.max(bytes).min(there), io) {
             Want::Here(at) => at,
             Want::Later => return Seen::Later,
             Want::Failed => return Seen::Failed,
@@ -244,7 +249,7 @@ impl Device {
             return Seen::None;
         };
         // R30: another store's, or another place's, isn't the log's.
-        if header.store != store || header.offset != offset || header.blocks > left / BLOCK {
+        if header.store != store || header.offset != offset || header.blocks > left {
             return Seen::None;
         }
         Seen::Batch(header, checksum, at)

@@ -154,6 +154,9 @@ impl Device {
         if self.stage == Stage::FormatAllocate {
             return self.on_format_allocated(failure, io);
         }
+        if self.stage == Stage::Incarnation {
+            return self.on_made_whole(failure, io);
+        }
         // Nothing was promised yet: a file that can't grow is a store that is full, not one that failed.
         if failure.is_none() {
             io.requests.push(IoRequest::Flush { io: IoToken::new(tag::LENGTH_FLUSH, 0) });

@@ -189,7 +189,7 @@ impl Device {
             return true;
         }
         let place = self.walk().place;
-        if place.block.0 >= self.geometry().segment_blocks() {
+        if place.block.0 >= self.blocks_there(place.segment) {
             self.walk().look = Look::Next;
             return true;
         }
@@ -248,8 +248,11 @@ impl Device {
             }
             self.begin_salvage(passed, durable_upto, true);
         } else {
-            self.opening_mut().lost_its_end = true;
-            self.walk().look = otherwise;
+            self.accept_lost_end();
+            // Part of that segment may be left.
+            if !self.segments.is_allocated(segment) {
+                self.walk().look = otherwise;
+            }
         }
         true
     }
@@ -310,7 +313,7 @@ impl Device {
         memory: &mut M,
         io: &mut IoEffects,
     ) -> bool {
-        if budget_blocks == 0 || place.block.0 >= self.geometry().segment_blocks() {
+        if budget_blocks == 0 || place.block.0 >= self.blocks_there(place.segment) {
             let next = self.walk().next.filter(|next| *next != place.segment && !in_next);
             self.walk().look = match next {
                 // A batch that didn't fit left the segment's end unused, which the reach doesn't count.

@@ -147,6 +147,21 @@ impl Store {
         }
     }
 
+    /// The file had lost its end, and ended inside this segment: chunks that aren't there as a whole are lost. A chunk whose other place was
+    /// found, or whose tombstone was, isn't among them.
+    pub(super) fn forget_behind(&mut self, end: Place, sequence: u64) {
+        let is_behind = |entry: &IndexEntry| {
+            entry.place.segment == end.segment
+                && entry.place.block.0 + payload_blocks(entry.length) > end.block.0
+        };
+        let lost: Vec<IndexEntry> = self.index.after(None).filter(is_behind).collect();
+        for entry in lost {
+            self.index.remove(entry.id);
+            self.device.segments_mut().remove_live(end.segment, payload_blocks(entry.length), sequence);
+            self.chunks_lost += 1;
+        }
+    }
+
     /// Segments that one more checkpoint takes.
     pub(super) fn checkpoint_need(&self) -> u32 {
         let bytes = (self.index.count() + 1) * PAGE_ENTRY_BYTES as u64;

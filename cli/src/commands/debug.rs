@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent};
 use journal::{
-    DATA_START, Expected, OpenError, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
+    DATA_START, Expected, Kind, OpenError, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES, Superblock, SuperblockError,
 };
 use wire::Nanos;
 
@@ -181,11 +181,20 @@ fn numbers(checkpoints: &[u64]) -> String {
 }
 
 /// Recovery that refuses.
-fn refused(path: &Path, error: Option<OpenError>) -> Failure {
+fn refused(path: &Path, kind: Kind, error: Option<OpenError>) -> Failure {
     let reason =
         error.map_or_else(|| "recovery doesn't come to an end".to_owned(), |error| error.to_string());
-    Failure::new(Exit::Integrity, path.display().to_string(), reason)
-        .next("restore it from a backup; for a metadata log see `catena server recover --help`")
+    let next = match error {
+        Some(error) if error.may_be_accepted(kind) => {
+            "nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
+             `catena server recover --accept-data-loss`"
+        }
+        Some(OpenError::Unreadable { .. } | OpenError::CheckpointsUnreadable { .. }) => {
+            "mend the disk, or restore the file from a backup: nothing of it can be recovered otherwise"
+        }
+        _ => "restore the file from a backup: nothing of it can be recovered otherwise",
+    };
+    Failure::new(Exit::Integrity, path.display().to_string(), reason).next(next)
 }
 
 /// What was found in a metadata log.
@@ -223,7 +232,7 @@ impl LogCommand {
         let mut log = Log::open(config, expected);
         let findings = self.replay(context, &mut log, &mut overlay)?;
         findings.print(context, path)?;
-        if findings.opened { Ok(()) } else { Err(refused(path, log.open_error())) }
+        if findings.opened { Ok(()) } else { Err(refused(path, Kind::Records, log.open_error())) }
     }
 
     /// Recovers, taking every page and record in as the replica would.

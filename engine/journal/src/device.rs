@@ -29,11 +29,12 @@ use wire::{ClusterId, Incarnation, Memory, Nanos, NodeId, Slot, StoreId};
 
 use crate::batch::BatchHeader;
 use crate::io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
-use crate::layout::{FORMAT_VERSION, Geometry, Place};
+use crate::layout::{DATA_START, FORMAT_VERSION, Geometry, Place};
 use crate::segments::Segments;
 use crate::superblock::{Identity, Kind, Superblock};
 
 pub use checkpoints::PageContent;
+pub use open::identify;
 pub use pipeline::{Appended, Burden, Draft, Room};
 
 /// What an open needs to know.
@@ -123,7 +124,19 @@ pub enum OpenError {
         /// The least that it had.
         needed: u64,
     },
-    /// Neither checkpoint can be read.
+    /// The file of a log has lost its end and with it the checkpoints, without which nothing of it can be recovered.
+    #[error("the file ends at byte {length}, and no whole checkpoint is in what is left of it")]
+    CheckpointsTruncated {
+        /// The file's length.
+        length: u64,
+    },
+    /// The device fails where a log's checkpoints are, without which nothing of it can be recovered. Nothing was changed.
+    #[error("no checkpoint can be read: the device fails at byte {offset}")]
+    CheckpointsUnreadable {
+        /// Where it failed first.
+        offset: u64,
+    },
+    /// Neither checkpoint is whole.
     #[error("both checkpoints are damaged")]
     CheckpointsDamaged,
     /// Batches that were durable can't be read, and this kind of log must be whole (R29).
@@ -152,6 +165,20 @@ pub enum OpenError {
     /// No buffer to recover with.
     #[error("no memory to recover with")]
     NoMemory,
+}
+
+impl OpenError {
+    /// Whether a device of this kind that is refused so is opened once the operator accepts the loss.
+    pub fn may_be_accepted(self, kind: Kind) -> bool {
+        match self {
+            Self::Truncated { .. } | Self::Damaged(_) => true,
+            // Nothing is known of the log where no copy of the superblock can be read.
+            Self::Unreadable { offset } => offset >= DATA_START,
+            // Batches of a store are found without one; what a log says is of use only with the state that it goes on from.
+            Self::CheckpointsDamaged => kind == Kind::Chunks,
+            _ => false,
+        }
+    }
 }
 
 /// Batches that were durable and are not readable (R29).

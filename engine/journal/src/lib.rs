@@ -26,7 +26,7 @@ mod superblock;
 
 pub use device::{
     Appended, Burden, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note,
-    OpenError, Opened, PageContent, Room,
+    OpenError, Opened, PageContent, Room, identify,
 };
 pub use io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part, PartRange};
 pub use layout::{

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use group::OpenFailure;
 use journal::log::{Log, LogConfig};
-use journal::{Expected, Format, Geometry, Identity, LOG_SEGMENT_BYTES, OpenError};
+use journal::{Expected, Format, Geometry, Identity, Kind, LOG_SEGMENT_BYTES, OpenError};
 use wire::StoreId;
 
 use crate::error::Error;
@@ -46,15 +46,19 @@ pub(crate) fn length_of(path: &Path, length: io::Result<u64>) -> Result<u64, Err
 /// Why the replica doesn't serve, and what to do.
 pub(crate) fn open_failure(failure: &OpenFailure) -> String {
     let next = match failure {
-        OpenFailure::Log(
-            OpenError::Damaged(_) | OpenError::Truncated { .. } | OpenError::Unreadable { .. },
-        ) => {
+        OpenFailure::Log(error) if error.may_be_accepted(Kind::Records) => {
             "; names and versions would be lost, so the node doesn't start: restore the file from a backup, or accept the loss with \
              `catena server recover --accept-data-loss`"
         }
         // What the log says is only of use with the state that it goes on from.
-        OpenFailure::Log(OpenError::CheckpointsDamaged) => {
+        OpenFailure::Log(OpenError::CheckpointsDamaged | OpenError::CheckpointsTruncated { .. }) => {
             "; without one nothing of it can be recovered: restore the file from a backup"
+        }
+        OpenFailure::Log(OpenError::CheckpointsUnreadable { .. }) => {
+            "; without one nothing of it can be recovered: mend the disk and start again, or restore the file from a backup"
+        }
+        OpenFailure::Log(OpenError::SuperblocksDamaged | OpenError::Unreadable { .. }) => {
+            "; without a superblock nothing of it can be recovered: mend the disk, or restore the file from a backup"
         }
         OpenFailure::Log(OpenError::NotFormatted | OpenError::Foreign | OpenError::WrongIdentity { .. }) => {
             "; is the right disk mounted? Catena never formats by itself"
@@ -100,12 +104,24 @@ mod tests {
                 OpenFailure::Log(OpenError::CheckpointsDamaged),
                 "nothing of it can be recovered: restore the file from a backup",
             ),
+            (
+                OpenFailure::Log(OpenError::CheckpointsTruncated { length: 1 }),
+                "nothing of it can be recovered: restore the file from a backup",
+            ),
+            (
+                OpenFailure::Log(OpenError::CheckpointsUnreadable { offset: 1 << 20 }),
+                "mend the disk and start again, or restore",
+            ),
+            (OpenFailure::Log(OpenError::SuperblocksDamaged), "restore the file from a backup"),
             (OpenFailure::Log(OpenError::NotFormatted), "never formats by itself"),
             (OpenFailure::Log(OpenError::Newer { found: 9 }), "format version 9 is newer"),
             (OpenFailure::Restore(replica::RestoreError::Mixed), "restore the file from a backup"),
         ] {
             let text = open_failure(&failure);
             assert!(text.starts_with("metadata log: ") && text.contains(expected), "{text}");
+            let is_recoverable =
+                matches!(failure, OpenFailure::Log(error) if error.may_be_accepted(Kind::Records));
+            assert_eq!(text.contains("server recover"), is_recoverable, "{text}");
         }
     }
 }

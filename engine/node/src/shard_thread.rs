@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use journal::{Expected, Format, Geometry, OpenError, SEGMENT_BYTES};
+use journal::{Expected, Format, Geometry, Kind, OpenError, SEGMENT_BYTES};
 use placement::ClusterMap;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
 use shard::{Effects, Link, Placement, Shard};
@@ -238,11 +238,14 @@ impl Losses {
 }
 
 /// Why the store isn't served, and what to do.
-fn open_failure(path: &std::path::Path, error: OpenError) -> String {
+pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> String {
     let next = match error {
-        OpenError::CheckpointsDamaged | OpenError::Truncated { .. } | OpenError::Unreadable { .. } => {
+        _ if error.may_be_accepted(Kind::Chunks) => {
             "; nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
              `catena server recover --accept-data-loss`"
+        }
+        OpenError::SuperblocksDamaged | OpenError::Unreadable { .. } => {
+            "; without a superblock nothing of it can be recovered: mend the disk, or restore the file from a backup"
         }
         OpenError::NotFormatted | OpenError::Foreign | OpenError::WrongIdentity { .. } => {
             "; is the right disk mounted? Catena never formats by itself"
@@ -428,6 +431,23 @@ impl ShardStart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_helps_is_recommended() {
+        let path = std::path::Path::new("shard-0.store");
+        for (error, is_recoverable) in [
+            (OpenError::Truncated { length: 1, needed: 2 }, true),
+            (OpenError::CheckpointsDamaged, true),
+            (OpenError::Unreadable { offset: 1 << 30 }, true),
+            (OpenError::Unreadable { offset: 0 }, false),
+            (OpenError::SuperblocksDamaged, false),
+            (OpenError::NotFormatted, false),
+        ] {
+            let text = open_failure(path, error);
+            assert_eq!(text.contains("recover --accept-data-loss"), is_recoverable, "{text}");
+            assert!(text.contains("; "), "a next step: {text}");
+        }
+    }
 
     /// A store whose checkpoints were gone with its end said that 0 batches and 0 chunks were missing; 210 chunks were.
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use journal::{DamagedBatches, Expected, OpenError};
+use journal::{DamagedBatches, Expected, Kind, OpenError};
 use store::{Effect, Effects, Event, ListedChunk, Store, StoreConfig};
 use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::{ChunkId, Memory as _, Nanos};
@@ -32,13 +32,13 @@ impl Examination {
             return Ok(started);
         }
         let refusal = started.store.open_error();
-        if !refusal.is_some_and(may_be_accepted) {
-            return Err(refused(path, refusal));
+        if !refusal.is_some_and(|error| error.may_be_accepted(Kind::Chunks)) {
+            return Err(refused(path, Kind::Chunks, refusal));
         }
         started.overlay.forget();
         let accepted = Self::start(started.overlay, expected, segment_bytes, true);
         if accepted.store.opened().is_none() {
-            return Err(refused(path, refusal));
+            return Err(refused(path, Kind::Chunks, accepted.store.open_error()));
         }
         Ok(Self { refusal, ..accepted })
     }
@@ -101,14 +101,6 @@ impl Examination {
         let seen = self.handle(Event::Get { token: 2, id, blocks: 0..u32::MAX, whole: true });
         seen.iter().any(|(effect, _)| matches!(effect, Effect::Got(_)))
     }
-}
-
-/// What a start says "no" to and the operator may overrule.
-fn may_be_accepted(error: OpenError) -> bool {
-    matches!(
-        error,
-        OpenError::CheckpointsDamaged | OpenError::Truncated { .. } | OpenError::Unreadable { .. }
-    )
 }
 
 /// What was found in a store.

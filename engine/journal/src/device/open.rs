@@ -6,7 +6,7 @@ use super::salvage::Salvage;
 use super::superblocks::Covers;
 use super::walk::Walk;
 use super::window::{Want, Window};
-use super::{Device, Note, OpenError, Opened, Stage, tag};
+use super::{Device, Expected, Note, OpenError, Opened, Stage, tag};
 use crate::batch::descriptor_bytes_max;
 use crate::checkpoint::{PAGE_BYTES_MAX, PAGE_HEADER_BYTES, PageHeader, PageKind, page_bytes_max};
 use crate::io::{IoEffects, IoFailure, IoRequest, IoToken};
@@ -29,8 +29,10 @@ pub(super) struct Opening {
     load: Load,
     pub(super) walk: Walk,
     pub(super) salvage: Salvage,
-    /// The file is shorter than it was, and the operator accepts that.
+    /// The file is shorter than it was.
     pub(super) lost_its_end: bool,
+    /// The operator doesn't accept that.
+    pub(super) refusal: Option<OpenError>,
     /// Where it ended, once it is made whole.
     pub(super) ended_at: Option<Place>,
 }
@@ -45,6 +47,7 @@ impl Default for Opening {
             walk: Walk::default(),
             salvage: Salvage::default(),
             lost_its_end: false,
+            refusal: None,
             ended_at: None,
         }
     }
@@ -61,6 +64,29 @@ struct Load {
     table_entries: u32,
     /// Where the device failed, in this checkpoint or the one before it.
     unreadable: Option<u64>,
+}
+
+/// Whose the copies of a superblock are. What isn't of this kind, or not whom one expects, is refused by name.
+pub fn identify(
+    copies: &[Result<Superblock, SuperblockError>],
+    kind: Kind,
+    expected: Expected,
+) -> Result<&Superblock, OpenError> {
+    let superblock = Superblock::choose(copies).map_err(|error| match error {
+        SuperblockError::Absent => OpenError::NotFormatted,
+        SuperblockError::Foreign => OpenError::Foreign,
+        SuperblockError::Damaged => OpenError::SuperblocksDamaged,
+        SuperblockError::Newer(found) => OpenError::Newer { found },
+    })?;
+    if superblock.kind != kind {
+        return Err(OpenError::WrongKind { found: superblock.kind });
+    }
+    // R34: a cloned, misplaced or foreign disk is refused by name.
+    let identity = superblock.identity;
+    let is_expected = expected.cluster.is_none_or(|cluster| cluster == identity.cluster)
+        && expected.store.is_none_or(|store| store == identity.store)
+        && (expected.node, expected.unit) == (identity.node, identity.unit);
+    if is_expected { Ok(superblock) } else { Err(OpenError::WrongIdentity { found: identity }) }
 }
 
 impl Device {
@@ -130,33 +156,18 @@ impl Device {
             }
             return;
         }
-        match Superblock::choose(&copies) {
+        let expected = self.expected.expect("set by `open`");
+        match identify(&copies, self.config.kind, expected).cloned() {
             Ok(best) => {
                 self.counters.superblock_copies_damaged =
                     copies.iter().filter(|copy| copy.is_err()).count() as u64;
-                let best = best.clone();
                 self.adopt(best, memory);
             }
-            Err(SuperblockError::Absent) => self.fail(OpenError::NotFormatted),
-            Err(SuperblockError::Foreign) => self.fail(OpenError::Foreign),
-            Err(SuperblockError::Damaged) => self.fail(OpenError::SuperblocksDamaged),
-            Err(SuperblockError::Newer(found)) => self.fail(OpenError::Newer { found }),
+            Err(error) => self.fail(error),
         }
     }
 
     fn adopt<M: Memory>(&mut self, superblock: Superblock, memory: &mut M) {
-        let identity = superblock.identity;
-        let expected = self.expected.expect("set by `open`");
-        if superblock.kind != self.config.kind {
-            return self.fail(OpenError::WrongKind { found: superblock.kind });
-        }
-        // R34: a cloned, misplaced or foreign disk is refused by name.
-        let is_expected = expected.cluster.is_none_or(|cluster| cluster == identity.cluster)
-            && expected.store.is_none_or(|store| store == identity.store)
-            && (expected.node, expected.unit) == (identity.node, identity.unit);
-        if !is_expected {
-            return self.fail(OpenError::WrongIdentity { found: identity });
-        }
         let mut scratch = vec![0; SUPERBLOCK_BYTES];
         self.writer.parent = superblock.encode(0, &mut scratch);
         self.superblock = Some(superblock);
@@ -210,10 +221,7 @@ impl Device {
         let named = superblock.checkpoints.iter().flat_map(|checkpoint| checkpoint.segments.iter());
         let named = named.chain(superblock.joints.iter().map(|joint| &joint.segment));
         if let Some(last) = named.max().copied().filter(|last| !self.segments.is_allocated(*last)) {
-            if !self.config.accept_data_loss {
-                return self.fail(self.truncated(last));
-            }
-            self.accept_lost_end();
+            self.meet_lost_end(last);
         }
         self.stage = Stage::Checkpoint;
     }
@@ -269,11 +277,7 @@ impl Device {
         let Some(header) = header else { return self.abandon_checkpoint() };
         let content = PAGE_HEADER_BYTES..length as usize;
         if header.kind == PageKind::Segments {
-            if !self.absorb_table(&page[content], header.entries) {
-                let known = self.opening_mut().load.table_entries + header.entries;
-                self.fail(self.truncated(SegmentIndex(known - 1)));
-                return true;
-            }
+            self.absorb_table(&page[content], header.entries);
         } else {
             self.notes.push_back(Note::Page {
                 slot,
@@ -301,14 +305,11 @@ impl Device {
         }
     }
 
-    /// False where the table knows segments that the file hasn't got: it has lost its end.
-    fn absorb_table(&mut self, content: &[u8], entries: u32) -> bool {
+    /// Where the table knows segments that the file hasn't got, it has lost its end.
+    fn absorb_table(&mut self, content: &[u8], entries: u32) {
         let first = self.opening_mut().load.table_entries;
         if first + entries > self.segments.allocated() {
-            if !self.config.accept_data_loss {
-                return false;
-            }
-            self.accept_lost_end();
+            self.meet_lost_end(SegmentIndex(first + entries - 1));
         }
         let listed = content.chunks_exact(TABLE_ENTRY_BYTES).take(entries as usize);
         for (index, entry) in (first..self.segments.allocated()).zip(listed) {
@@ -324,7 +325,6 @@ impl Device {
             }
         }
         self.opening_mut().load.table_entries += entries;
-        true
     }
 
     /// The older one loses nothing; where there is none, opening stops and may be tried again.
@@ -352,16 +352,29 @@ impl Device {
         } else if self.may_salvage() {
             self.begin_salvage(Resume::default(), 0, false);
         } else {
-            let unreadable = self.opening_mut().load.unreadable;
-            self.fail(match unreadable {
-                Some(offset) => OpenError::Unreadable { offset },
-                None => OpenError::CheckpointsDamaged,
-            });
+            let error = self.without_checkpoint();
+            self.fail(error);
         }
         true
     }
 
+    /// What is said where no checkpoint is left. A store can be searched if the operator accepts the loss, a log can't.
+    fn without_checkpoint(&mut self) -> OpenError {
+        let (kind, length) = (self.config.kind, self.config.device_bytes);
+        let Opening { refusal, lost_its_end, load, .. } = self.opening_mut();
+        match (kind, *refusal, load.unreadable) {
+            (Kind::Chunks, Some(refusal), _) => refusal,
+            (Kind::Chunks, None, Some(offset)) => OpenError::Unreadable { offset },
+            (Kind::Records, ..) if *lost_its_end => OpenError::CheckpointsTruncated { length },
+            (Kind::Records, _, Some(offset)) => OpenError::CheckpointsUnreadable { offset },
+            (_, _, None) => OpenError::CheckpointsDamaged,
+        }
+    }
+
     fn begin_walk(&mut self) {
+        if let Some(refusal) = self.opening_mut().refusal {
+            return self.fail(refusal);
+        }
         let which = self.opening_mut().load.which;
         let superblock = self.superblock.as_mut().expect("read before");
         // R29: what a damaged checkpoint's reference says was durable is durable all the same.

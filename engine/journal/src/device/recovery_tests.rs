@@ -6,7 +6,7 @@ use crate::checkpoint::PAGE_HEADER_BYTES;
 use crate::fake_disk::{FakeDisk, FakeMemory, format_of};
 use crate::layout::{BlockIndex, DATA_START, Place};
 use crate::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
-use crate::{Expected, OpenError};
+use crate::{Expected, Kind, OpenError};
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
@@ -249,14 +249,18 @@ fn a_log_that_lost_named_segments_is_cut_if_the_loss_is_accepted() {
                 .disk
                 .truncate(bench.offset(Place { segment: crate::SegmentIndex(cut), block: BlockIndex(0) }));
             bench.restart();
-            bench.assert_refused(|error| matches!(error, OpenError::Truncated { .. }));
+            let refusal = bench.log.open_error().expect("it lost named segments");
             bench.config.accept_data_loss = true;
             bench.restart();
+            // What accepting the loss is of use for is told from what it isn't, before and after.
+            assert_eq!(bench.is_open, refusal.may_be_accepted(Kind::Records), "cut {cut}: {refusal}");
             if !bench.is_open {
                 // Nothing is left to begin with.
-                bench.assert_refused(|error| error == OpenError::CheckpointsDamaged);
+                bench.assert_refused(|error| error == refusal);
+                assert!(matches!(refusal, OpenError::CheckpointsTruncated { .. }), "{refusal}");
                 continue;
             }
+            assert!(matches!(refusal, OpenError::Truncated { .. }), "{refusal}");
             assert!(bench.log.opened().unwrap().recovered_cut);
             assert!(bench.records[..] == records[..bench.records.len()], "cut {cut}");
             cut_in_the_middle += usize::from(!bench.records.is_empty() && bench.records.len() < 48);
@@ -308,10 +312,7 @@ fn every_record_before_the_end_of_a_shortened_log_is_kept() {
             bench.assert_refused(|error| matches!(error, OpenError::Truncated { .. }));
             bench.config.accept_data_loss = true;
             bench.restart();
-            if !bench.is_open {
-                bench.assert_refused(|error| error == OpenError::CheckpointsDamaged);
-                continue;
-            }
+            assert!(bench.is_open, "{:?}", bench.log.open_error());
             assert!(bench.log.opened().unwrap().recovered_cut);
             assert_eq!(bench.records.len(), whole, "cut at {cut}");
             assert!(bench.records[..] == records[..whole]);
@@ -343,6 +344,46 @@ fn a_shortened_log_without_room_is_left_alone() {
     bench.disk.capacity = u64::MAX;
     bench.restart();
     assert!(bench.is_open && bench.records.len() >= 17, "{:?}", bench.log.open_error());
+}
+
+/// A start recommended to accept the loss of a log whose checkpoints the device couldn't read; accepted, it failed with the same words.
+#[test]
+fn a_log_without_a_checkpoint_is_not_said_to_be_recoverable() {
+    let check = |damage: &dyn Fn(&mut Bench, u64), expected: &dyn Fn(&[u64]) -> OpenError| {
+        let mut bench = Bench::new();
+        for _ in 0..3 {
+            bench.append(5, 100);
+            let records = bench.records.clone();
+            bench.checkpoint();
+            bench.records = records;
+        }
+        let checkpoints = bench.log.device().superblock().checkpoints.clone();
+        let offsets: Vec<_> = checkpoints
+            .iter()
+            .map(|known| bench.offset(Place { segment: known.segments[0], block: BlockIndex(0) }))
+            .collect();
+        for offset in &offsets {
+            damage(&mut bench, *offset);
+        }
+        for accepts in [false, true] {
+            bench.config.accept_data_loss = accepts;
+            bench.restart();
+            bench
+                .assert_refused(|error| error == expected(&offsets) && !error.may_be_accepted(Kind::Records));
+        }
+    };
+    check(&|bench, offset| bench.disk.break_sector(offset), &|offsets| OpenError::CheckpointsUnreadable {
+        offset: offsets[0],
+    });
+    check(&|bench, offset| bench.disk.flip(offset + 100, 1), &|_| OpenError::CheckpointsDamaged);
+    check(&|bench, offset| bench.disk.truncate(offset.min(bench.disk.length())), &|offsets| {
+        OpenError::CheckpointsTruncated { length: offsets.iter().copied().min().unwrap() }
+    });
+    assert!(
+        OpenError::CheckpointsDamaged.may_be_accepted(Kind::Chunks),
+        "batches of a store are found without"
+    );
+    assert!(!OpenError::Unreadable { offset: 0 }.may_be_accepted(Kind::Chunks), "the superblock");
 }
 
 /// A checkpoint says in the superblock how far the log was durable. When its pages were damaged, that was forgotten with them, and a rotten

@@ -22,7 +22,17 @@ impl Device {
         self.end_in_segment().filter(|end| self.segments.is_allocated(end.segment))
     }
 
-    /// The file was longer, and that is accepted: from now on the segment that it ends in is its last one.
+    /// The file was longer: it had this segment. Unless that is accepted it is refused, but not before a checkpoint was looked for: without one a log isn't
+    /// opened even so.
+    pub(super) fn meet_lost_end(&mut self, segment: SegmentIndex) {
+        if !self.config.accept_data_loss {
+            let refusal = self.truncated(segment);
+            self.opening_mut().refusal.get_or_insert(refusal);
+        }
+        self.accept_lost_end();
+    }
+
+    /// The file was longer, and that is accepted, or will be refused: from now on the segment that it ends in is its last one.
     pub(super) fn accept_lost_end(&mut self) {
         self.opening_mut().lost_its_end = true;
         self.take_part_in();

@@ -9,11 +9,14 @@ use wire::{ClusterId, NodeId, ShardIndex, StoreId};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::files::lock_own;
 use crate::identity::{Identity, NodeDirectory, data_files, metadata_path, read_identity};
 use crate::meta_thread::MetaStart;
 use crate::node::Threads;
 use crate::shard_thread::ShardStart;
-use crate::start::{open_file, read_map, start_metadata_thread, start_shard, start_with, wait_ready};
+use crate::start::{
+    check_shards, open_file, read_map, start_metadata_thread, start_shard, start_with, wait_ready,
+};
 
 /// Slices of a new cluster's ring: 2^12 (R40).
 const RING_BITS: u8 = 12;
@@ -117,7 +120,7 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
 /// Starts once with R29's override: damage in the metadata log is cut, and what follows it is lost. The node is stopped again.
 ///
 /// The map that says so comes before the loss: cut off at any point, a later start never gives out a session id again (R20), and commits nothing that was acked
-/// before (R8).
+/// before (R8). But nothing is accepted for a store that isn't mounted: all files are there before the map is written, this node's, and nobody uses them.
 pub fn recover(config: &Config, accept_data_loss: bool) -> Result<RecoverReport, Error> {
     config.validate()?;
     if accept_data_loss {
@@ -131,8 +134,9 @@ pub fn recover(config: &Config, accept_data_loss: bool) -> Result<RecoverReport,
 
 fn accept_loss(config: &Config) -> Result<(), Error> {
     let directory = NodeDirectory::new(&config.directory);
-    read_identity(config)?;
-    let _nobody_serves = open_file(&metadata_path(config.metadata_directory()), false)?;
+    let identity = read_identity(config)?;
+    check_shards(config, &identity)?;
+    let _nobody_serves = lock_own(config, &identity)?;
     let map = read_map(&directory)?.with_accepted_loss();
     let map =
         map.map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;

@@ -10,6 +10,7 @@ mod bootstrap;
 pub mod config;
 mod disk;
 mod error;
+mod files;
 mod fullness;
 mod identity;
 pub mod logging;

@@ -16,6 +16,7 @@ use wire::{MapNumber, Nanos, ShardIndex};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::error::{Error, not_listening};
+use crate::files::check_there;
 use crate::identity::{Identity, NodeDirectory, metadata_path, read_identity};
 use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
@@ -56,6 +57,7 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     let identity = read_identity(&config)?;
     check_shards(&config, &identity)?;
     let known = read_map(&directory)?;
+    check_there(&config)?;
 
     // Whatever fails from here on, the threads that run are stopped.
     let mut threads = Threads::default();
@@ -137,7 +139,7 @@ fn connections_within(open_files: u64, threads: u64) -> u32 {
     u32::try_from(connections).unwrap_or(u32::MAX).max(1)
 }
 
-fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
+pub(crate) fn check_shards(config: &Config, identity: &Identity) -> Result<(), Error> {
     let formatted = identity.stores.len();
     if usize::from(config.shard_count()) == formatted {
         return Ok(());

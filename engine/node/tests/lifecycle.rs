@@ -1,5 +1,6 @@
 //! A node is formatted, started, stopped and started again; nothing is formatted twice.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,14 @@ fn stopped(config: &Config) {
         assert!(runtime::clock::now() < until, "the files are still held");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// The first MiB of a store, where the copies of its superblock are.
+fn superblocks(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).expect("there");
+    file.take(1 << 20).read_to_end(&mut bytes).expect("read");
+    bytes
 }
 
 #[test]
@@ -61,6 +70,56 @@ fn a_missing_store_is_named_and_never_made() {
         other => panic!("{other:?}"),
     }
     assert!(!store.exists());
+}
+
+/// The other stores were opened before one was missed: each failed start began a life of theirs.
+#[test]
+fn a_start_without_one_store_leaves_the_others_alone() {
+    let directory = directory();
+    let config = config(directory.path());
+    let made = node::init(&config).expect("formatted");
+    stopped(&config);
+    let before = superblocks(&made.stores[0].1);
+    for missing in [made.stores[1].1.clone(), config.metadata_directory().join("metadata.log")] {
+        let away = directory.path().join("away");
+        std::fs::rename(&missing, &away).expect("moved away");
+        match node::start(config.clone()) {
+            Err(Error::Missing { path }) => assert_eq!(path, missing),
+            other => panic!("{other:?}"),
+        }
+        assert!(superblocks(&made.stores[0].1) == before, "no life began");
+        std::fs::rename(&away, &missing).expect("moved back");
+    }
+}
+
+/// The map that says that the loss was accepted was written before a store was missed: sessions were closed and slices stamped for nothing.
+#[test]
+fn recovery_without_one_store_changes_nothing() {
+    let directory = directory();
+    let config = config(directory.path());
+    let made = node::init(&config).expect("formatted");
+    stopped(&config);
+    let files = || {
+        let names = ["cluster.map", "identity.toml"].map(|name| directory.path().join(name));
+        names.iter().map(|path| std::fs::read(path).expect("read")).collect::<Vec<_>>()
+    };
+    let (before, store) = (files(), &made.stores[1].1);
+    let fails = |expected: &str| {
+        let error = node::recover(&config, true).expect_err("it lacks a store").to_string();
+        assert!(error.contains(expected) && error.contains("shard-1.store"), "{error}");
+        assert!(files() == before, "nothing was changed");
+    };
+    let away = directory.path().join("away");
+    std::fs::rename(store, &away).expect("moved away");
+    fails("missing although this node was formatted");
+    // Another file in its place, and another store.
+    std::fs::write(store, vec![7; 2 << 20]).expect("written");
+    fails("not a Catena store");
+    std::fs::write(store, superblocks(&made.stores[0].1)).expect("written");
+    fails("another store");
+    std::fs::rename(&away, store).expect("moved back");
+    node::recover(&config, true).expect("everything is there");
+    assert!(files() != before);
 }
 
 /// Who lost the race removed the winner's files.

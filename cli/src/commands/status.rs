@@ -85,6 +85,33 @@ fn condition(shard: &ShardStatus) -> &'static str {
     }
 }
 
+/// That an operator accepted a loss, which the map keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AcceptedLosses {
+    /// How often.
+    count: u16,
+    /// The oldest map that is known to follow the last of them. Later ones of damaged stores may hide the very first.
+    map: u64,
+}
+
+impl AcceptedLosses {
+    fn of(status: &ClusterStatus) -> Option<Self> {
+        // A group's generation rises for nothing else, and then every slice is stamped.
+        let count =
+            status.map.groups.iter().map(|group| group.generation).max().filter(|count| *count > 0)?;
+        let map = status.map.slices.iter().map(|slice| slice.loss_map_number.0).min()?;
+        Some(Self { count, map })
+    }
+
+    fn line(self) -> String {
+        let times = if self.count == 1 { "once".to_owned() } else { format!("{} times", self.count) };
+        format!(
+            "loss        accepted {times}, with map {} at the latest: `catena verify` names the files that lost something",
+            self.map
+        )
+    }
+}
+
 fn redundancy(status: &ClusterStatus) -> String {
     match status.map.settings.chain_length {
         1 => "none: one copy of everything".to_owned(),
@@ -110,6 +137,7 @@ fn lines(status: &ClusterStatus, troubles: &[String]) -> String {
             size::human(space.reclaimable)
         ),
     ];
+    lines.extend(AcceptedLosses::of(status).map(AcceptedLosses::line));
     if let Ok(group) = &status.group {
         lines.push(format!(
             "metadata    {}, {} of {} memory, {}",
@@ -181,6 +209,8 @@ fn object(status: &ClusterStatus, troubles: &[String]) -> Object {
         .with("healthy", troubles.is_empty())
         .with("troubles", troubles.to_vec())
         .with("map", status.map.number.0)
+        .with("accepted_losses", AcceptedLosses::of(status).map_or(0, |losses| losses.count))
+        .with_some("accepted_loss_map", AcceptedLosses::of(status).map(|losses| losses.map))
         .with("copies", status.map.settings.chain_length)
         .with("capacity_bytes", space.capacity)
         .with("used_bytes", space.used)

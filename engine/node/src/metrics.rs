@@ -12,6 +12,8 @@ pub(crate) struct Snapshot {
     pub(crate) node: String,
     /// Number of the cluster map.
     pub(crate) map: u64,
+    /// How often an operator accepted a loss of data.
+    pub(crate) accepted_losses: u64,
     /// Each shard that answered, by its number.
     pub(crate) shards: Vec<(u16, ShardState)>,
     /// The metadata replica, if it answered.
@@ -30,6 +32,9 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     );
     header(&mut text, "catena_cluster_map_number", "gauge", "Number of the cluster map.");
     line(&mut text, "catena_cluster_map_number", "", snapshot.map);
+    let metric = "catena_cluster_accepted_losses_total";
+    header(&mut text, metric, "counter", "How often an operator accepted a loss of data.");
+    line(&mut text, metric, "", snapshot.accepted_losses);
     condition(&mut text, snapshot);
     for (position, name) in ShardState::NAMES.iter().enumerate() {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
@@ -115,6 +120,7 @@ mod tests {
         let snapshot = Snapshot {
             node: "n".into(),
             map: 4,
+            accepted_losses: 2,
             shards: vec![(0, state), (1, state)],
             group: Some(GroupState::default()),
         };
@@ -130,5 +136,6 @@ mod tests {
         }
         assert!(text.contains("catena_shard_put_total{shard=\"1\"} 7\n"));
         assert!(text.contains("catena_node_chunk_count 6\n"));
+        assert!(text.contains("catena_cluster_accepted_losses_total 2\n"));
     }
 }

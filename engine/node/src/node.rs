@@ -141,6 +141,7 @@ fn end<M>(thread: Thread<M>) -> Result<(), crate::Error> {
 pub(crate) struct Inspector {
     pub(crate) name: String,
     pub(crate) map: MapNumber,
+    pub(crate) accepted_losses: u16,
     pub(crate) shards: Vec<Sender<ShardMail>>,
     pub(crate) metadata: Sender<MetaMail>,
     /// The node is ending: threads that don't answer any more have ended.
@@ -198,7 +199,13 @@ impl Inspect for Inspector {
         let answers = self.ask();
         let shards = (0_u16..).zip(answers.shards);
         let shards = shards.filter_map(|(index, state)| Some((index, state?))).collect();
-        render(&Snapshot { node: self.name.clone(), map: self.map.0, shards, group: answers.group })
+        render(&Snapshot {
+            node: self.name.clone(),
+            map: self.map.0,
+            accepted_losses: u64::from(self.accepted_losses),
+            shards,
+            group: answers.group,
+        })
     }
 
     fn health(&self) -> Result<(), String> {
@@ -225,6 +232,7 @@ impl Inspect for Inspector {
 pub(crate) fn inspector(
     name: &str,
     map: MapNumber,
+    accepted_losses: u16,
     shards: &[Thread<ShardMail>],
     metadata: &Thread<MetaMail>,
     draining: Arc<AtomicBool>,
@@ -232,6 +240,7 @@ pub(crate) fn inspector(
     Arc::new(Inspector {
         name: name.into(),
         map,
+        accepted_losses,
         shards: shards.iter().map(|thread| thread.mail.clone()).collect(),
         metadata: metadata.mail.clone(),
         draining,
@@ -248,8 +257,14 @@ mod tests {
         let (metadata, _) = runtime::mailbox(1);
         let draining = Arc::new(AtomicBool::new(false));
         let (map, shards) = (MapNumber(1), Vec::new());
-        let inspector =
-            Inspector { name: "n".into(), map, shards, metadata, draining: Arc::clone(&draining) };
+        let inspector = Inspector {
+            name: "n".into(),
+            map,
+            accepted_losses: 0,
+            shards,
+            metadata,
+            draining: Arc::clone(&draining),
+        };
         // Its threads have ended: while it stops that is as it should be.
         assert!(inspector.health().is_err() && inspector.ready().is_err_and(|why| !why.contains("draining")));
         draining.store(true, Ordering::Release);

@@ -87,7 +87,8 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     let shards = std::mem::take(&mut threads.shards);
     let metadata = threads.metadata.take().expect("it was just put in");
     let draining = Arc::new(AtomicBool::new(false));
-    let inspect = inspector(&config.name, number, &shards, &metadata, Arc::clone(&draining));
+    let accepted_losses = map.0.accepted_losses();
+    let inspect = inspector(&config.name, number, accepted_losses, &shards, &metadata, Arc::clone(&draining));
     let address = config.admin_address();
     let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
         what: "the admin endpoint",

@@ -12,6 +12,11 @@ impl ClusterMap {
         stamped.map(|(number, slice)| (SliceIndex(number), slice.loss_map_number))
     }
 
+    /// How often an operator has accepted the loss of whatever couldn't be read: a group's generation rises for nothing else.
+    pub fn accepted_losses(&self) -> u16 {
+        self.as_map().groups.iter().map(|group| group.generation).max().unwrap_or(0)
+    }
+
     /// The next map, once an operator has accepted the loss of whatever can't be read: a new generation of each group closes every session, whose ids would repeat (R20),
     /// and every slice is stamped, so that what was acked before is written again and not committed (R8).
     pub fn with_accepted_loss(&self) -> Result<Self, MapError> {
@@ -75,9 +80,10 @@ mod tests {
         let stamped: Vec<_> = damaged.loss_stamps().collect();
         assert_eq!(stamped, [(SliceIndex(1), MapNumber(2)), (SliceIndex(3), MapNumber(2))]);
         assert_eq!(damaged.group(GroupId(0)).unwrap().generation, 0);
+        assert_eq!(damaged.accepted_losses(), 0, "nobody has accepted anything");
         let accepted = damaged.with_accepted_loss().unwrap();
         assert_eq!((accepted.number(), stamps(&accepted)), (MapNumber(3), vec![3; 4]));
-        assert_eq!(accepted.group(GroupId(0)).unwrap().generation, 1);
+        assert_eq!((accepted.group(GroupId(0)).unwrap().generation, accepted.accepted_losses()), (1, 1));
         let mut last = accepted.as_map().clone();
         last.groups[0].generation = 1023;
         assert!(ClusterMap::new(last).unwrap().with_accepted_loss().is_err(), "generations have 10 bits");

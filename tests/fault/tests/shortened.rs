@@ -12,15 +12,15 @@ const BLOCK: usize = 4096;
 const DATA_START: u64 = 1 << 20;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// In which segment of the store the aligned `block` lies.
-fn segment_of(store: &Path, block: &[u8]) -> u64 {
+/// Where in the store the aligned `block` lies.
+fn offset_of(store: &Path, block: &[u8]) -> u64 {
     let mut file = File::open(store).expect("readable");
     let (mut piece, mut offset) = (vec![0; 1 << 20], 0);
     loop {
         let count = file.read(&mut piece).expect("readable");
         assert!(count > 0, "the block is stored as it is");
         if let Some(at) = piece[..count].chunks(BLOCK).position(|found| found == block) {
-            return (offset + (at * BLOCK) as u64 - DATA_START) / SEGMENT_BYTES;
+            return offset + (at * BLOCK) as u64;
         }
         offset += count as u64;
     }
@@ -64,8 +64,10 @@ fn what_is_left_of_a_shortened_store_is_served() {
         }
     }
     let store = scratch.join("data").join("shard-0.store");
-    let segments: Vec<u64> =
-        contents.iter().map(|content| segment_of(&store, &content.bytes()[..BLOCK])).collect();
+    let segments: Vec<u64> = contents
+        .iter()
+        .map(|content| (offset_of(&store, &content.bytes()[..BLOCK]) - DATA_START) / SEGMENT_BYTES)
+        .collect();
     let last = *segments.iter().max().expect("four");
     let cut = DATA_START + last * SEGMENT_BYTES;
     let (lost, kept): (Vec<usize>, Vec<usize>) = (0..4).partition(|life| segments[*life] == last);
@@ -112,4 +114,57 @@ fn what_is_left_of_a_shortened_store_is_served() {
         assert_eq!(contents[0].difference(&outcome.stdout), None);
         assert!(node.stop().success());
     }
+}
+
+/// The segment that a shortened file ended in was dropped whole; a recovery that missed a file had marked everything as lost by then; and nothing said afterwards
+/// that a loss had been accepted.
+#[test]
+fn what_is_left_of_the_last_segment_is_served() {
+    let scratch = Scratch::new();
+    let (config, server) = configure(&scratch);
+    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let mut node = server.clone().start();
+    node.run(["volume", "create", "v"]).run().ok();
+    assert!(!node.run(["status"]).run().ok().text().contains("\nloss "), "nothing was accepted");
+    let content = Content::new(9, 3 << 20);
+    node.run(["put", "-", "/v/f"]).input(content.bytes()).run().ok();
+    assert!(node.stop().success());
+
+    let data = scratch.join("data");
+    let store = data.join("shard-0.store");
+    let first_block = |chunk: usize| &content.bytes()[chunk << 20..][..BLOCK];
+    let mut places: Vec<_> = (0..3).map(|chunk| (offset_of(&store, first_block(chunk)), chunk)).collect();
+    places.sort_unstable();
+    let (last, _) = places[2];
+    let file = OpenOptions::new().write(true).open(&store).expect("writable");
+    file.set_len(last + 5 * BLOCK as u64 + 7).expect("shortened");
+    let (status, said) = server.start_in_vain();
+    assert!(!status.success() && said.contains("its end is missing"), "{said}");
+
+    let recover = ["server", "recover", "--accept-data-loss", "--config"];
+    let map = || std::fs::read(data.join("cluster.map")).expect("a map");
+    let (before, log, away) = (map(), data.join("metadata.log"), data.join("away"));
+    std::fs::rename(&log, &away).expect("moved away");
+    let said = Run::catena("").args(recover).args([&config]).run().exits(3).messages();
+    assert!(said.contains("metadata.log is missing"), "{said}");
+    assert!(map() == before, "nothing is accepted for a file that isn't there");
+    std::fs::rename(&away, &log).expect("moved back");
+    Run::catena("").args(recover).args([&config]).run().ok();
+
+    node.start();
+    for (place, chunk) in places {
+        let range = format!("{}-{}", chunk << 20, ((chunk + 1) << 20) - 1);
+        let read = node.run(["cat", "--range", &range, "/v/f"]).run();
+        if place == last {
+            read.exits(7);
+        } else {
+            assert!(read.ok().stdout == content.bytes()[chunk << 20..][..1 << 20], "chunk {chunk}");
+        }
+    }
+    let said = node.run(["status"]).run().ok().text();
+    assert!(said.contains("\nloss        accepted once, with map "), "{said}");
+    let said = node.run(["status", "--json"]).run().ok().text();
+    assert!(said.contains("\"accepted_losses\":1,\"accepted_loss_map\":"), "{said}");
+    assert_eq!(node.sample("catena_cluster_accepted_losses_total"), Some(1));
+    assert!(node.stop().success());
 }

@@ -12,7 +12,7 @@ use xattr::FileExt as _;
 
 use crate::clock;
 use crate::failure::{Exit, Failure, Result};
-use crate::text::quote;
+use crate::text::{self, quote};
 
 /// Permission bits that mean something everywhere.
 const MODE_BITS: u32 = 0o7777;
@@ -68,33 +68,42 @@ pub(crate) fn xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     Ok(xattrs)
 }
 
-/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out. `path` is its
-/// name in what is said.
+/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out, and what can't be
+/// set keeps the rest from nothing: the first failure is returned when everything else is done. `path` is its name in what is said.
 pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr], path: &Path) -> Result<()> {
-    set_xattrs(file, xattrs).map_err(|error| {
-        if is_unsupported(&error) {
-            let shown = quote(path.as_os_str().as_bytes());
-            let reason = "its file system has no extended attributes, and what is fetched has some";
-            return Failure::new(Exit::Failed, shown, reason)
-                .next("name a place on another file system, or leave them behind: --no-xattrs");
-        }
-        Failure::path(path, &error)
-    })?;
-    set_mode_and_time(file, attributes).map_err(|error| Failure::path(path, &error))
+    let set = set_xattrs(file, xattrs).map_err(|(xattr, error)| refused_xattr(xattr, &error, path));
+    let rest = set_mode_and_time(file, attributes).map_err(|error| Failure::path(path, &error));
+    set.and(rest)
 }
 
-fn set_xattrs(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
+/// Sets all that can be set; the first that should have been and couldn't, and why.
+fn set_xattrs<'a>(file: &File, xattrs: &'a [Xattr]) -> std::result::Result<(), (&'a Xattr, io::Error)> {
+    let mut first = Ok(());
     for xattr in xattrs.iter().filter(|xattr| is_portable(&xattr.name)) {
         let name = std::ffi::OsStr::from_bytes(&xattr.name);
         if file.get_xattr(name).ok().flatten().as_deref() == Some(&xattr.value) {
             continue;
         }
         match file.set_xattr(name, &xattr.value) {
-            Err(error) if xattr.name.starts_with(b"user.") => return Err(error),
+            Err(error) if xattr.name.starts_with(b"user.") && first.is_ok() => first = Err((xattr, error)),
             _ => {}
         }
     }
-    Ok(())
+    first
+}
+
+/// What is said of an attribute that the file at `path` didn't get.
+fn refused_xattr(xattr: &Xattr, error: &io::Error, path: &Path) -> Failure {
+    let reason = if is_unsupported(error) {
+        "its file system has no extended attributes, and what is fetched has some".to_owned()
+    } else if is_too_large(error) {
+        let (name, bytes) = (quote(&xattr.name), text::count(xattr.value.len() as u64, "byte"));
+        format!("is there without the extended attribute {name} ({bytes}), which its file system can't hold")
+    } else {
+        return Failure::path(path, error);
+    };
+    Failure::new(Exit::Failed, quote(path.as_os_str().as_bytes()), reason)
+        .next("name a place on another file system, or leave them behind: --no-xattrs")
 }
 
 fn set_mode_and_time(file: &File, attributes: &Attributes) -> io::Result<()> {
@@ -130,6 +139,14 @@ fn is_unsupported(error: &io::Error) -> bool {
             .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// What a file system answers that has attributes, and no room for this one: ext4 keeps all of a file's in one block, and says that there is
+/// no space where they don't fit into it, however much of the disk is free.
+fn is_too_large(error: &io::Error) -> bool {
+    [rustix::io::Errno::NOSPC, rustix::io::Errno::TOOBIG, rustix::io::Errno::RANGE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,12 +176,47 @@ mod tests {
     fn a_file_system_without_attributes_is_named() {
         let file = File::open("/proc/self/maps").expect("every Linux has it");
         let xattrs = [Xattr { name: b"user.a".to_vec(), value: b"b".to_vec() }];
-        let refused = set_xattrs(&file, &xattrs).expect_err("no attributes there");
+        let (_, refused) = set_xattrs(&file, &xattrs).expect_err("no attributes there");
         assert!(is_unsupported(&refused), "{refused}");
         let metadata = file.metadata().expect("metadata");
         let failure = apply(&file, &attributes_of(&metadata), &xattrs, Path::new("f"))
             .expect_err("no attributes there");
         assert!(failure.next.is_some_and(|next| next.contains("--no-xattrs")));
+    }
+
+    /// ext4 refused a large attribute as "no space left on device", and that was all that was said: not what, nor that the disk isn't full.
+    #[test]
+    fn an_attribute_that_does_not_fit_is_named() {
+        let xattr = Xattr { name: b"user.large".to_vec(), value: vec![1; 5000] };
+        for errno in [28, 7, 34] {
+            let failure = refused_xattr(&xattr, &io::Error::from_raw_os_error(errno), Path::new("f"));
+            assert_eq!(failure.exit, Exit::Failed);
+            assert!(
+                failure.reason.contains("without the extended attribute user.large (5,000 bytes)"),
+                "{failure}"
+            );
+            assert!(failure.next.is_some_and(|next| next.contains("--no-xattrs")));
+        }
+        let other = refused_xattr(&xattr, &io::Error::from_raw_os_error(5), Path::new("f"));
+        assert_eq!(other.reason, "input/output error");
+    }
+
+    /// One attribute that can't be set left the others, mode and time unset.
+    #[test]
+    fn what_cannot_be_set_leaves_the_rest_alone() {
+        let file = tempfile::tempfile().expect("a file");
+        let attributes = attributes_of(&file.metadata().expect("metadata"));
+        // No file system takes a name as long as this one.
+        let endless = [b"user.".to_vec(), vec![b'a'; 300]].concat();
+        let xattrs = [
+            Xattr { name: endless, value: b"b".to_vec() },
+            Xattr { name: b"user.author".to_vec(), value: b"Ada".to_vec() },
+        ];
+        apply(&file, &attributes, &xattrs, Path::new("f")).expect_err("a name that is too long");
+        let back = sent(&file.metadata().expect("metadata"), self::xattrs(&file).expect("listed"));
+        assert_eq!((back.mode, back.modified), (0o4751, Some(attributes.modified)));
+        let is_supported = file.set_xattr("user.probe", b"").is_ok();
+        assert_eq!(back.xattrs.len(), usize::from(is_supported));
     }
 
     #[test]

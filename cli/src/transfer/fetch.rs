@@ -113,8 +113,10 @@ fn file(
     }
     let (draft, file) = Draft::file(target)?;
     let Some(bytes) = write(origin.place, download, &file, target, progress)? else { return Ok(None) };
-    meta::apply(&file, &entry.attributes, wishes.xattrs(entry), target)?;
+    // An attribute that the file system refuses is said, and costs nobody the content.
+    let applied = meta::apply(&file, &entry.attributes, wishes.xattrs(entry), target);
     draft.finish()?;
+    applied?;
     Ok(Some(Outcome::File(bytes)))
 }
 

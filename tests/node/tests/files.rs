@@ -3,7 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers, 64-bit machines")]
 
 use client::{ErrorKind, NewAttributes, ReadRange, RemoveKind, UploadChange, UploadOptions};
-use harness::Content;
+use harness::{Content, Scratch};
 use node_tests::{CHUNK_BYTES, World, fetch, store};
 
 #[test]
@@ -99,4 +99,28 @@ fn a_thousand_directories_deep() {
         .wait()
         .expect_err("not empty");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+}
+
+/// ext4 keeps a file's extended attributes in one block. A larger one was told as a full disk, and the file's content wasn't kept either.
+#[test]
+fn an_attribute_that_the_file_system_cannot_hold_costs_no_content() {
+    let world = World::new();
+    let scratch = Scratch::new();
+    store(&world.volume, b"f", b"content", UploadOptions::default()).expect("stored");
+    let value = "x".repeat(20_000);
+    world.node.run(["xattr", "set", "/v/f", "user.large", &value]).run().ok();
+    world.node.run(["xattr", "set", "/v/f", "user.small", "y"]).run().ok();
+    let probe = scratch.join("probe");
+    std::fs::write(&probe, b"").expect("written");
+    let place = scratch.join("f");
+    let fetched = world.node.run(["get", "/v/f", place.to_str().expect("text")]).run();
+    if rustix::fs::setxattr(&probe, "user.large", value.as_bytes(), rustix::fs::XattrFlags::empty()).is_ok() {
+        fetched.ok();
+    } else {
+        let said = fetched.exits(1).messages();
+        assert!(said.contains("user.large") && said.contains("--no-xattrs"), "{said}");
+        assert!(!said.contains("space"), "{said}");
+        world.node.run(["get", "--no-xattrs", "/v/f", place.to_str().expect("text")]).run().ok();
+    }
+    assert_eq!(std::fs::read(&place).expect("kept"), b"content");
 }

@@ -13,9 +13,6 @@ use crate::remote_failure::failure;
 use crate::text::quote;
 use crate::walk::Walk;
 
-/// How long the first connection is tried.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-
 /// Options that every command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Global {
@@ -60,13 +57,11 @@ impl Context {
         }
         let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
         let deadline = Duration::from_secs(u64::from(self.global.timeout));
-        // A server that isn't there is said soon; one that restarts is waited for.
         let config = Config::new(endpoints)
-            .with_deadline(deadline.min(CONNECT_WITHIN))
+            .with_deadline(deadline)
             .with_window_bytes(self.window_bytes)
             .with_name("catena");
-        let client =
-            Client::connect(config).map_err(|error| failure("the server", &error))?.with_deadline(deadline);
+        let client = Client::connect(config).map_err(|error| failure("the server", &error))?;
         self.client = Some(client.clone());
         Ok(client)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use client::{Error, ErrorKind};
+use client::{Error, ErrorKind, UnavailableReason};
 
 use crate::failure::{Exit, Failure};
 use crate::remote::RemotePath;
@@ -94,6 +94,9 @@ fn next(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::NotFound { .. } => "look with `catena ls` what is there",
         Error::VersionConflict { .. } => "look with `catena stat` at what is there, then decide again",
+        Error::Unavailable { reason: UnavailableReason::Connections, .. } => {
+            "run it again when other clients have ended, with a longer --timeout to wait for that; the operator can raise limits.connections"
+        }
         Error::Unavailable { .. } => {
             "check that the server runs (`catena dev` or `catena server`) and that the endpoint is right (--endpoint, $CATENA_ENDPOINT)"
         }

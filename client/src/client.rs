@@ -7,7 +7,7 @@ use wire::limits::LIST_ENTRIES_MAX;
 use wire::meta::{Answer, Operation, Query, VolumeInfo, VolumePolicy};
 
 use crate::handle::Handle;
-use crate::{ClusterStatus, Config, Error, Pending, Subject, Volume};
+use crate::{ClusterStatus, Config, Error, Pending, Subject, UnavailableReason, Volume};
 
 /// A client of one cluster. Clones share one executor thread, its connections and its session; the last one's drop ends it.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Client {
 
 impl Client {
     /// Starts the executor thread and fetches the cluster map from the first endpoint that answers. Blocks until then, or until the
-    /// configured deadline, at most 5 s.
+    /// configured deadline, at most 5 s; a server that has too many connections is there, and waited for until the deadline.
     ///
     /// Errors: [`Error::Configuration`], [`Error::Start`], [`Error::Unavailable`], [`Error::Timeout`].
     pub fn connect(config: Config) -> Result<Self, Error> {
@@ -28,8 +28,17 @@ impl Client {
     /// A client around a running thread.
     pub(crate) fn with_handle(handle: Handle) -> Result<Self, Error> {
         let client = Self { handle };
-        let first = client.handle.with_deadline(client.handle.deadline().min(CONNECT_PATIENCE));
-        crate::pending::block_on(first.map(&Subject::Cluster))?;
+        let deadline = client.handle.deadline();
+        let first = client.handle.with_deadline(deadline.min(CONNECT_PATIENCE));
+        let connected = crate::pending::block_on(first.map(&Subject::Cluster));
+        let is_full =
+            matches!(&connected, Err(Error::Unavailable { reason: UnavailableReason::Connections, .. }));
+        let rest = deadline.saturating_sub(CONNECT_PATIENCE);
+        if is_full && !rest.is_zero() {
+            crate::pending::block_on(client.handle.with_deadline(rest).map(&Subject::Cluster))?;
+        } else {
+            connected?;
+        }
         Ok(client)
     }
 

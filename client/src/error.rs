@@ -73,6 +73,9 @@ pub enum UnavailableReason {
     /// It answers that it doesn't serve now (it starts, drains or is fenced).
     #[error("it isn't serving now")]
     NotServing,
+    /// It answers that it has as many connections as it may have: `limits.connections` of its configuration. Tried again until the deadline.
+    #[error("it has as many connections as its limits.connections allows")]
+    Connections,
     /// The cluster map names nobody who is responsible.
     #[error("the cluster map names nobody responsible")]
     NoRoute,

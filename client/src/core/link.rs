@@ -164,18 +164,26 @@ impl Links {
         Some(link)
     }
 
-    /// Counts a failure to come to a conversation with `address`; the count is the caller's measure for the pause.
-    pub(super) fn count_failure(&mut self, address: &Arc<str>, reason: UnavailableReason) -> u32 {
-        let Some(entry) = self.addresses.get_mut(address) else { return 1 };
+    /// Counts a failure to come to a conversation with `address`: the count, which is the caller's measure for the pause, and what the failure
+    /// means. A server that has said that it has too many connections says it to an eighth as many more, and hangs up on the others.
+    pub(super) fn count_failure(
+        &mut self,
+        address: &Arc<str>,
+        reason: UnavailableReason,
+    ) -> (u32, UnavailableReason) {
+        let Some(entry) = self.addresses.get_mut(address) else { return (1, reason) };
+        let is_full = entry.failures > 0 && entry.reason == UnavailableReason::Connections;
         entry.failures = entry.failures.saturating_add(1);
-        entry.reason = reason;
-        entry.failures
+        if !(is_full && reason == UnavailableReason::Disconnected) {
+            entry.reason = reason;
+        }
+        (entry.failures, entry.reason)
     }
 
-    /// No new connection to `address` before `at`.
+    /// No new connection to `address` before `at`, nor before what was said of it earlier.
     pub(super) fn pause(&mut self, address: &Arc<str>, at: Nanos) {
         if let Some(entry) = self.addresses.get_mut(address) {
-            entry.retry_at = at;
+            entry.retry_at = entry.retry_at.max(at);
         }
     }
 
@@ -193,5 +201,29 @@ impl Links {
         self.addresses
             .get(address)
             .map_or(0, |entry| (u64::from(entry.load.queue_depth) + 1) * u64::from(entry.load.service_time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At its limit a server answers some of those who connect, and hangs up on the others: it is at its limit all the same.
+    #[test]
+    fn a_full_server_that_hangs_up_is_full() {
+        use UnavailableReason::{Connect, Connections, Disconnected};
+        let address: Arc<str> = Arc::from("server:1");
+        let mut links = Links::default();
+        let mut fail = |reason| {
+            let at = Nanos(u64::MAX);
+            let Access::New(link) = links.access(&address, at) else { panic!("no link is left open") };
+            links.remove(link);
+            links.count_failure(&address, reason)
+        };
+        assert_eq!(fail(Disconnected), (1, Disconnected));
+        assert_eq!(fail(Connections), (2, Connections));
+        assert_eq!(fail(Disconnected), (3, Connections));
+        assert_eq!(fail(Connect), (4, Connect));
+        assert_eq!(fail(Disconnected), (5, Disconnected));
     }
 }

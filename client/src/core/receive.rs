@@ -130,7 +130,8 @@ impl Core {
                 let reason = match prefix.status {
                     Status::WrongCluster => UnavailableReason::WrongCluster,
                     Status::UnsupportedVersion => UnavailableReason::Version,
-                    Status::Busy | Status::NotServing => UnavailableReason::NotServing,
+                    Status::Busy => UnavailableReason::Connections,
+                    Status::NotServing => UnavailableReason::NotServing,
                     _ => UnavailableReason::Protocol,
                 };
                 let pause = u64::from(refusal.retry_after_ms) * Nanos::MILLISECOND;
@@ -138,7 +139,6 @@ impl Core {
                 self.break_link(cx, number, reason);
                 if let Some(address) = address
                     && prefix.status == Status::Busy
-                    && pause > 0
                 {
                     self.links.pause(&address, cx.now.after(pause));
                 }

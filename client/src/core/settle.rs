@@ -156,11 +156,12 @@ impl Core {
         cx.effects.push(Effect::Close { link: number });
     }
 
-    fn drop_link(&mut self, cx: &mut Context<'_>, number: LinkNumber, reason: UnavailableReason) {
+    fn drop_link(&mut self, cx: &mut Context<'_>, number: LinkNumber, mut reason: UnavailableReason) {
         let Some(link) = self.links.remove(number) else { return };
         self.timers.clear(Timer::Link(number));
         if link.state != LinkState::Ready || reason == UnavailableReason::Protocol {
-            let failures = self.links.count_failure(&link.address, reason);
+            let failures;
+            (failures, reason) = self.links.count_failure(&link.address, reason);
             let pause = self.random.backoff(REOPEN_MIN, failures - 1, REOPEN_MAX);
             self.links.pause(&link.address, cx.now.after(pause));
         }

@@ -129,6 +129,27 @@ fn outcomes_at_the_deadline() {
     assert_eq!(world.finish(ticket), Err(Failure::Unknown));
 }
 
+/// A server at its limit of connections was given up as one that isn't serving.
+#[test]
+fn a_server_with_too_many_connections_is_tried_until_the_deadline() {
+    let mut world = World::new(16);
+    world.cluster.refuse(FrameKind::Hello, 8, Status::Busy, 20);
+    assert_eq!(status(&world.finish_call(mkdir("a"))), Status::Ok);
+
+    let mut world = World::new(17);
+    world.cluster.refuse(FrameKind::Hello, 10_000, Status::Busy, 20);
+    let begun = world.now;
+    let ticket = world.call_for(lookup("a"), 12 * Nanos::SECOND);
+    let result = world.finish(ticket);
+    assert!(
+        matches!(&result, Err(Failure::Unavailable { address, reason: UnavailableReason::Connections }) if **address == *META),
+        "{result:?}"
+    );
+    assert_eq!(world.now.since(begun), 12 * Nanos::SECOND);
+    let tries = world.cluster.frames_seen[&FrameKind::Hello];
+    assert!((5..=25).contains(&tries), "{tries} tries in 12 s, the pause growing to 2 s");
+}
+
 #[test]
 fn a_query_that_is_not_answered_times_out() {
     let mut world = World::new(6);

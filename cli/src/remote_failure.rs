@@ -71,6 +71,10 @@ fn reason(error: &Error) -> String {
         Error::Integrity { offset, length, chunk, damage, .. } => {
             format!("bytes {offset}-{} are {damage} (chunk {chunk})", offset + length.saturating_sub(1))
         }
+        Error::IdTaken { endpoint, chunk, .. } => format!(
+            "nothing was stored: {endpoint} holds other bytes under chunk {chunk}, an id that the metadata log hands out again; the log is older \
+             than the store, as one from an old backup"
+        ),
         Error::Replaced { .. } => "it was replaced while it was read, and the old version is gone".into(),
         Error::SessionExpired { .. } => {
             "the connection was lost for too long; nothing of it is visible".into()
@@ -107,6 +111,10 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::OutcomeUnknown { .. } => "look with `catena stat` whether it happened before you repeat it",
         Error::Integrity { .. } => {
             "restore the file from its source by `catena put --resend`; `catena verify` names everything that is damaged"
+        }
+        Error::IdTaken { .. } => {
+            "the operator stops the node and restores the log that belongs to the store, or else begins a new generation of ids: \
+             catena server recover --accept-data-loss"
         }
         Error::NoSpace { .. } => "remove something (deletes still work) or add space: catena df",
         Error::Replaced { .. } | Error::SessionExpired { .. } | Error::ChunksLost { .. } => {

@@ -214,6 +214,19 @@ pub enum Error {
         /// What is wrong.
         damage: Damage,
     },
+    /// A store holds other bytes under an id that was new to the metadata group (R4, R20): the group's log is older than the store, as one that was
+    /// restored from an old backup. Nothing of the upload is visible. An operator recovers.
+    #[error(
+        "{endpoint} holds other bytes under the id of a new chunk of {what} ({chunk}): the metadata log is older than the store"
+    )]
+    IdTaken {
+        /// What was to be written.
+        what: Subject,
+        /// The chunk.
+        chunk: ChunkId,
+        /// Whose store.
+        endpoint: String,
+    },
     /// The file changed while it was read and its old version is gone: the read lasted longer than old versions are kept (R25). Read again.
     #[error("{what} was replaced while it was read, and its old version is no longer kept")]
     Replaced {
@@ -313,7 +326,7 @@ pub enum ErrorKind {
     Conflict,
     /// Not now: unavailable, busy, or out of time.
     Unavailable,
-    /// Bytes are damaged or missing.
+    /// Bytes are damaged or missing, or aren't those that belong there.
     Integrity,
     /// It isn't known whether it happened.
     OutcomeUnknown,
@@ -335,7 +348,7 @@ impl Error {
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Busy { .. } | Self::Unavailable { .. } | Self::Timeout { .. } => ErrorKind::Unavailable,
             Self::OutcomeUnknown { .. } => ErrorKind::OutcomeUnknown,
-            Self::Integrity { .. } => ErrorKind::Integrity,
+            Self::Integrity { .. } | Self::IdTaken { .. } => ErrorKind::Integrity,
             Self::TooLarge { .. } | Self::BadRequest { .. } | Self::Configuration(_) => ErrorKind::Usage,
             Self::TooManyLinks { .. }
             | Self::NoSpace { .. }

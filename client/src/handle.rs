@@ -210,6 +210,9 @@ impl Handle {
             }
             Failure::Unknown => Error::OutcomeUnknown { what },
             Failure::SessionExpired => Error::SessionExpired { what },
+            Failure::IdTaken { chunk, address } => {
+                Error::IdTaken { what, chunk, endpoint: address.to_string() }
+            }
             Failure::TooLarge => Error::TooLarge { what },
             Failure::Missing { address } => {
                 Error::from_status(Status::NotFound, 0, Version::default(), what, &address)

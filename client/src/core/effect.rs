@@ -179,6 +179,13 @@ pub enum Failure {
         /// The last one asked.
         address: Arc<str>,
     },
+    /// The store holds other bytes under the chunk's id (R4). Nothing was stored.
+    IdTaken {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Who has it.
+        address: Arc<str>,
+    },
     /// More chunks than an upload may have.
     TooLarge,
 }

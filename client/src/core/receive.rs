@@ -264,6 +264,10 @@ impl Core {
                 put.damaged += 1;
                 self.retry(cx, id, 0);
             }
+            What::Put(put) if status == Status::AlreadyExists => {
+                let chunk = put.id;
+                self.fail(cx, id, Failure::IdTaken { chunk, address });
+            }
             What::MapPage => {
                 self.note_map_trouble(&Trouble::Unavailable(address, UnavailableReason::NotServing));
                 self.next_map_candidate();

@@ -106,6 +106,15 @@ impl ShardThread {
         for id in &self.effects.damaged {
             error!(shard = self.index.0, chunk = %id, "a chunk is damaged or unreadable in this store");
         }
+        for id in &self.effects.conflicting {
+            error!(
+                shard = self.index.0,
+                chunk = %id,
+                "a put is refused: the store holds other bytes under this chunk's id, which the metadata log handed out again. The log is older \
+                 than the store, as one from an old backup: restore the one that belongs to it, or run \
+                 `catena server recover --accept-data-loss`"
+            );
+        }
         if let Some(at) = self.effects.deadline {
             let at = self.deadline.map_or(at, |known| known.min(at));
             self.deadline = Some(at);

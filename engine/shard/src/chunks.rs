@@ -1,7 +1,7 @@
 //! Puts and gets, from a connection's frames to the store and back.
 
 use wire::message::{GetChunk, PutChunk, StoreCondition};
-use wire::{Memory, Nanos, Slot, Status};
+use wire::{ChunkId, Memory, Nanos, Slot, Status};
 
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::{GETS_MAX, is_plausible};
@@ -13,6 +13,8 @@ use crate::shares::{block_bytes, slot_bytes, spares};
 
 /// While chunks arrive, those that take too long are looked for this often.
 const ARRIVALS_INTERVAL: u64 = Nanos::SECOND;
+/// Conflicting chunks that are remembered as told.
+const CONFLICTS_TOLD_MAX: usize = 1024;
 
 impl Shard {
     /// The head of a chunk, with its first fragment behind it.
@@ -221,6 +223,9 @@ impl Shard {
         };
         memory.release(slot);
         self.end_put(index);
+        if status == Status::AlreadyExists {
+            self.tell_conflict(id, effects);
+        }
         if !heard {
             return;
         }
@@ -238,6 +243,16 @@ impl Shard {
             status => self.refuse(caller, status, effects),
         }
         self.owe_credit(link, length, effects);
+    }
+
+    /// R4: an alarm, once a chunk. Ids of one client's session rise, so that the lowest are the ones that are done with.
+    fn tell_conflict(&mut self, id: ChunkId, effects: &mut Effects) {
+        if self.conflicts_told.insert(id) {
+            effects.conflicting.push(id);
+        }
+        if self.conflicts_told.len() > CONFLICTS_TOLD_MAX {
+            self.conflicts_told.pop_first();
+        }
     }
 
     /// Blocks of a chunk are wanted. No epoch is asked for (R11).

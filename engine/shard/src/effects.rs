@@ -71,6 +71,8 @@ pub struct Effects {
     pub io: IoEffects,
     /// Chunks found damaged or unreadable, each told once.
     pub damaged: Vec<ChunkId>,
+    /// Chunks that were put with other bytes than the store holds under their ids, each told once (R4).
+    pub conflicting: Vec<ChunkId>,
     /// A tick is wanted at this time, at the latest.
     pub deadline: Option<Nanos>,
     /// The store serves from now on.
@@ -91,6 +93,7 @@ impl Effects {
         self.closes.clear();
         self.io.clear();
         self.damaged.clear();
+        self.conflicting.clear();
         self.deadline = None;
         self.opened = false;
         self.open_failed = false;

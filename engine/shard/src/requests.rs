@@ -170,6 +170,7 @@ fn store_state(metrics: &store::Metrics) -> wire::message::ShardState {
         cleaned_bytes_total: metrics.moved_bytes,
         scrubbed_bytes_total: metrics.scrubbed_bytes,
         checksum_mismatch_total: metrics.checksum_mismatches,
+        conflicting_put_total: metrics.puts_conflicting,
         batches_since_checkpoint: metrics.batches_since_checkpoint,
         checkpoint_total: metrics.disk.checkpoints,
         index_bytes: metrics.index_bytes,

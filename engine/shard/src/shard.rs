@@ -1,12 +1,13 @@
 //! The shard: its state, and the events that the driver hands it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use placement::ClusterMap;
 use store::Store;
 use wire::checksum::BlockHasher;
 use wire::message::{Request, StoreCondition};
-use wire::{ClusterId, FrameKind, Memory, Nanos, NodeId, Prefix, ShardIndex, Status, StoreId};
+use wire::{ChunkId, ClusterId, FrameKind, Memory, Nanos, NodeId, Prefix, ShardIndex, Status, StoreId};
 
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::Gets;
@@ -49,6 +50,8 @@ pub struct Shard {
     pub(crate) kicked: Vec<Link>,
     pub(crate) replier: Replier,
     pub(crate) counters: Counters,
+    /// Chunks of which it was told that other bytes came under their ids; the lowest ids are forgotten first.
+    pub(crate) conflicts_told: BTreeSet<ChunkId>,
     /// What the store has said of itself.
     pub(crate) condition: StoreCondition,
     /// No new chunk is taken any more.
@@ -91,6 +94,7 @@ impl Shard {
             kicked: Vec::new(),
             replier: Replier::default(),
             counters: Counters::default(),
+            conflicts_told: BTreeSet::new(),
             condition: StoreCondition::Starting,
             draining: false,
             ending: false,

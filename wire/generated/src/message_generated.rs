@@ -1969,6 +1969,7 @@ impl<'a> ShardStatusReply<'a> {
   pub const VT_INDEX_BYTES: ::flatbuffers::VOffsetT = 68;
   pub const VT_ARENA_USED_BYTES: ::flatbuffers::VOffsetT = 70;
   pub const VT_ARENA_BYTES: ::flatbuffers::VOffsetT = 72;
+  pub const VT_CONFLICTING_PUT_TOTAL: ::flatbuffers::VOffsetT = 74;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1980,6 +1981,7 @@ impl<'a> ShardStatusReply<'a> {
     args: &'args ShardStatusReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardStatusReply<'bldr>> {
     let mut builder = ShardStatusReplyBuilder::new(_fbb);
+    builder.add_conflicting_put_total(args.conflicting_put_total);
     builder.add_arena_bytes(args.arena_bytes);
     builder.add_arena_used_bytes(args.arena_used_bytes);
     builder.add_index_bytes(args.index_bytes);
@@ -2264,6 +2266,13 @@ impl<'a> ShardStatusReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatusReply::VT_ARENA_BYTES, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn conflicting_put_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
@@ -2307,6 +2316,7 @@ impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
      .visit_field::<u64>("index_bytes", Self::VT_INDEX_BYTES, false)?
      .visit_field::<u64>("arena_used_bytes", Self::VT_ARENA_USED_BYTES, false)?
      .visit_field::<u64>("arena_bytes", Self::VT_ARENA_BYTES, false)?
+     .visit_field::<u64>("conflicting_put_total", Self::VT_CONFLICTING_PUT_TOTAL, false)?
      .finish();
     Ok(())
   }
@@ -2347,6 +2357,7 @@ pub struct ShardStatusReplyArgs<'a> {
     pub index_bytes: u64,
     pub arena_used_bytes: u64,
     pub arena_bytes: u64,
+    pub conflicting_put_total: u64,
 }
 impl<'a> Default for ShardStatusReplyArgs<'a> {
   #[inline]
@@ -2387,6 +2398,7 @@ impl<'a> Default for ShardStatusReplyArgs<'a> {
       index_bytes: 0,
       arena_used_bytes: 0,
       arena_bytes: 0,
+      conflicting_put_total: 0,
     }
   }
 }
@@ -2537,6 +2549,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusReplyBuilder<'a, '
     self.fbb_.push_slot::<u64>(ShardStatusReply::VT_ARENA_BYTES, arena_bytes, 0);
   }
   #[inline]
+  pub fn add_conflicting_put_total(&mut self, conflicting_put_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, conflicting_put_total, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusReplyBuilder {
@@ -2590,6 +2606,7 @@ impl ::core::fmt::Debug for ShardStatusReply<'_> {
       ds.field("index_bytes", &self.index_bytes());
       ds.field("arena_used_bytes", &self.arena_used_bytes());
       ds.field("arena_bytes", &self.arena_bytes());
+      ds.field("conflicting_put_total", &self.conflicting_put_total());
       ds.finish()
   }
 }

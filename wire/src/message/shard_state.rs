@@ -146,4 +146,6 @@ counters! {
     arena_used_bytes;
     /// Bytes of the arena.
     arena_bytes;
+    /// Puts refused since the store holds other bytes under their id (R4): its metadata log is older than it is.
+    conflicting_put_total;
 }

@@ -210,6 +210,21 @@ fn a_refused_put_is_sent_again_unchanged() {
     assert_eq!(world.memory.used_bytes, 0);
 }
 
+/// A log older than its store hands out ids again: that one of them is taken was told like a file that exists.
+#[test]
+fn an_id_that_is_taken_is_told_apart() {
+    let mut world = World::new(5);
+    let upload = open_upload(&mut world);
+    world.cluster.refuse(FrameKind::PutChunk, 1, Status::AlreadyExists, 0);
+    let ticket = start_put(&mut world, upload, &sample(1000, 9));
+    let result = world.finish(ticket);
+    assert!(
+        matches!(&result, Err(Failure::IdTaken { address, .. }) if SHARDS.contains(&&**address)),
+        "{result:?}"
+    );
+    assert_eq!(world.memory.used_bytes, 0);
+}
+
 #[test]
 fn a_put_lives_through_a_crash_and_a_dead_shard_is_named() {
     let mut world = World::new(6);

@@ -38,6 +38,7 @@ pub(super) struct Bench {
     pub(super) now: Nanos,
     pub(super) sent: Vec<Sent>,
     pub(super) closes: Vec<(Link, CloseReason)>,
+    pub(super) conflicting: Vec<ChunkId>,
     encoder: Encoder,
 }
 
@@ -124,6 +125,7 @@ impl Bench {
             now: Nanos(1),
             sent: Vec::new(),
             closes: Vec::new(),
+            conflicting: Vec::new(),
             encoder: Encoder::new(),
         };
         bench.shard.on_start(bench.now, &mut bench.memory, &mut bench.effects);
@@ -155,6 +157,7 @@ impl Bench {
             self.sent.push(Sent { link: send.link, prefix, message, payload: send.payload, bytes });
         }
         self.closes.extend_from_slice(&self.effects.closes);
+        self.conflicting.extend_from_slice(&self.effects.conflicting);
         self.effects.clear();
     }
 

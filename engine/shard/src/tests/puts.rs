@@ -310,6 +310,13 @@ fn a_chunk_is_put_twice() {
     bench.run();
     assert_eq!(bench.answers(), [(9, Status::AlreadyExists)]);
     assert_eq!(bench.shard.store().find(id(1)).unwrap().root, chunk.root);
+    // An alarm, once; each is counted.
+    assert_eq!(bench.conflicting, [id(1)]);
+    bench.put(1, 10, &other, 1);
+    bench.run();
+    assert_eq!(bench.answers(), [(10, Status::AlreadyExists)]);
+    assert_eq!(bench.conflicting, [id(1)]);
+    assert_eq!(bench.shard.state(&bench.memory).conflicting_put_total, 2);
 }
 
 #[test]

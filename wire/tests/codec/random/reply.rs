@@ -91,6 +91,7 @@ impl Random {
             capacity_bytes: self.u64(),
             flush_total: self.u64(),
             arena_bytes: self.u64(),
+            conflicting_put_total: self.u64(),
             ..ShardState::default()
         }
     }

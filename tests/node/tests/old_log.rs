@@ -1,0 +1,77 @@
+//! A metadata log that is older than its store, as one from an old backup: it hands out ids again under which the store has other bytes. These
+//! are kept, a new file is refused as what it is, and `recover` ends it.
+
+use std::path::PathBuf;
+
+use harness::node::free_base_port;
+use harness::{Run, Scratch, Server};
+
+fn configure(scratch: &Scratch) -> (PathBuf, Server) {
+    let port = free_base_port();
+    let data = scratch.join("data");
+    std::fs::create_dir(&data).expect("made");
+    let config = scratch.join("catena.toml");
+    // A TOML basic string escapes as Rust's does, for every path that is text.
+    let place = format!("{:?}", data.to_string_lossy());
+    let text = format!(
+        "directory = {place}\nbase_port = {port}\nshards = 1\ndedicated_cores = false\n\
+         [[disks]]\npath = {place}\ncapacity = \"1GiB\"\n[store]\nprezero = \"64MiB\"\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let server = Server {
+        config: config.clone(),
+        admin: format!("127.0.0.1:{port}"),
+        endpoint: format!("127.0.0.1:{}", port + 1),
+        log: scratch.join("log"),
+    };
+    (config, server)
+}
+
+/// A `put` of a new name said that it exists already.
+#[test]
+fn an_id_that_is_taken_is_an_integrity_error_until_recovery() {
+    let scratch = Scratch::new();
+    let (config, server) = configure(&scratch);
+    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let mut node = server.start();
+    node.run(["volume", "create", "v"]).run().ok();
+    node.run(["put", "-", "/v/kept"]).input("from before the backup").run().ok();
+    assert!(node.stop().success());
+    let (log, backup) = (scratch.join("data").join("metadata.log"), scratch.join("backup"));
+    std::fs::copy(&log, &backup).expect("copied");
+
+    node.start();
+    for number in 0..8 {
+        let name = format!("/v/after-{number}");
+        node.run(["put", "-", &name]).input(format!("after the backup, {number}")).run().ok();
+    }
+    assert!(node.stop().success());
+    std::fs::copy(&backup, &log).expect("put back");
+
+    node.start();
+    let outcome = node.run(["put", "-", "/v/new"]).input("new").run().exits(7);
+    let said = outcome.messages();
+    for part in ["the log is older than the store", "catena server recover --accept-data-loss"] {
+        assert!(said.contains(part), "{part} is said: {said}");
+    }
+    assert!(!said.contains("exists already"), "{said}");
+    let json = node.run(["put", "--json", "-", "/v/new"]).input("new").run().exits(7).messages();
+    assert!(json.contains(r#""exit":7"#), "{json}");
+    node.run(["stat", "/v/new"]).run().exits(3);
+    // An alarm for each of the two chunks, and their number.
+    assert_eq!(node.metrics("catena_node_conflicting_put_total"), [2]);
+    assert_eq!(node.log().matches("a put is refused: the store holds other bytes").count(), 2);
+
+    assert!(node.stop().success());
+    let recover = ["server", "recover", "--accept-data-loss", "--config"];
+    Run::catena("").args(recover).args([&config]).run().ok();
+    node.start();
+    for number in 0..12 {
+        let (name, content) = (format!("/v/new-{number}"), format!("after the recovery, {number}"));
+        node.run(["put", "-", &name]).input(content.as_str()).run().ok();
+        assert_eq!(node.run(["cat", &name]).run().ok().text(), content);
+    }
+    assert_eq!(node.run(["cat", "/v/kept"]).run().ok().text(), "from before the backup");
+    node.run(["verify"]).run().ok();
+    assert_eq!(node.metrics("catena_node_conflicting_put_total"), [0]);
+}

@@ -47,6 +47,9 @@ impl RemotePath {
             return Err(refuse(format!(
                 "the path is {} bytes long, {PATH_BYTES_MAX} are allowed",
                 path.len()
+            ))
+            .next(format!(
+                "where something has such a path, move a directory on the way to a shorter place: catena mv DIRECTORY /{volume}/NAME"
             )));
         }
         Ok(Self { volume, path, trailing_slash: bytes.ends_with(b"/") || bytes.ends_with(b"/.") })
@@ -72,6 +75,20 @@ impl RemotePath {
         let name = self.name()?;
         let end = self.path.len().saturating_sub(name.len() + 1);
         Some(Self { volume: self.volume.clone(), path: self.path[..end].to_vec(), trailing_slash: false })
+    }
+
+    /// Whether the server takes this path in one piece; moves of directories can make longer ones.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.path.len() > PATH_BYTES_MAX
+    }
+
+    /// The innermost directory on the way whose path is no longer than a path may be.
+    pub(crate) fn nameable(&self) -> Self {
+        let mut place = self.clone();
+        while place.is_too_long() {
+            place = place.parent().expect("a volume's root is short enough");
+        }
+        place
     }
 
     /// `below` (a relative path, maybe empty) in this directory.
@@ -202,6 +219,16 @@ mod tests {
         assert_eq!(place.join(b"c").to_bytes(), b"/v/a/b/c");
         assert_eq!(parse("/v").expect("a name").join(b"c").to_bytes(), b"/v/c");
         assert_eq!(place.name(), Some(&b"b"[..]));
+    }
+
+    #[test]
+    fn what_is_too_deep_has_a_directory_on_the_way_that_is_not() {
+        let deep = parse("/v/a").expect("a name").join(&b"d/".repeat(3000)[..5999]);
+        assert!(deep.is_too_long());
+        let above = deep.nameable();
+        assert!(!above.is_too_long() && above.contains(&deep));
+        assert_eq!(above.path.len(), PATH_BYTES_MAX - 1);
+        assert_eq!(above.nameable(), above);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fmt::Display;
 
 use client::{Error, ErrorKind, UnavailableReason};
+use wire::limits::PATH_BYTES_MAX;
 
 use crate::failure::{Exit, Failure};
 use crate::remote::RemotePath;
-use crate::text::quote;
+use crate::text::{self, quote, size};
 
 /// The failure that `error` about `thing` is.
 pub(crate) fn failure(thing: impl Display, error: &Error) -> Failure {
@@ -27,6 +28,17 @@ pub(crate) fn failure_making(place: &RemotePath, error: &Error) -> Failure {
         }
         _ => failure(place, error),
     }
+}
+
+/// The failure that `place` can't be named to the server, since moves of directories made its path longer than a path may be.
+pub(crate) fn too_long(place: &RemotePath) -> Failure {
+    let bytes = text::count(place.path.len() as u64, "byte");
+    let reason = format!("its path has {bytes}, and {} are allowed", size::grouped(PATH_BYTES_MAX as u64));
+    Failure::new(Exit::Failed, place.to_string(), reason).next(format!(
+        "move a directory on the way to a shorter place, then go on with it there: catena mv {} /{}/NAME",
+        place.nameable(),
+        place.volume
+    ))
 }
 
 /// The exit code of a kind of error.

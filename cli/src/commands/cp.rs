@@ -12,7 +12,8 @@ use crate::commands::mv::{MKDIR, existing};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::remote::RemotePath;
-use crate::remote_failure::{failure, failure_making};
+use crate::remote_failure::{failure, failure_making, too_long};
+use crate::text;
 use crate::transfer::destination::{Placement, Target, split_target};
 use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
@@ -175,6 +176,15 @@ impl Copy<'_> {
         visit: Visit,
         levels: &mut Vec<Option<(Mark, InodeId)>>,
     ) -> Result<()> {
+        if visit.stage != Stage::Leave
+            && let Err(failure) = self.check_length(&visit)
+        {
+            if visit.stage == Stage::Enter {
+                levels.push(None);
+                walk.pass_over();
+            }
+            return feed.report(Err(failure));
+        }
         match visit.stage {
             Stage::Enter => match self.enter(&visit) {
                 Ok(inode) => {
@@ -193,6 +203,23 @@ impl Copy<'_> {
             },
             Stage::Leaf => feed.push(Job::Leaf(Box::new(visit))),
         }
+    }
+
+    /// Whether source and copy can be named: moves of directories make paths longer than a path may be.
+    fn check_length(&self, visit: &Visit) -> Result<()> {
+        let (source, place) = (self.source.join(&visit.below), self.target.join(&visit.below));
+        let is_named =
+            visit.attributes.kind == InodeKind::File && self.from.info().volume == self.to.info().volume;
+        if is_named && source.is_too_long() {
+            return Err(too_long(&source));
+        }
+        if place.is_too_long() {
+            let reason =
+                format!("its copy's path would have {}", text::count(place.path.len() as u64, "byte"));
+            return Err(Failure::new(Exit::Failed, source.to_string(), reason)
+                .next("name a target less deep: a path has at most 4,096 bytes"));
+        }
+        Ok(())
     }
 
     /// Makes the directory's copy, or merges into the one that is there.

@@ -18,8 +18,8 @@ use crate::local::meta;
 use crate::local::place::{Found, look, resolve};
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
-use crate::remote_failure::failure;
-use crate::text::quote;
+use crate::remote_failure::{self, failure};
+use crate::text::{self, quote, size};
 use crate::transfer::destination::{Existing, Placement, Target, split_target};
 use crate::transfer::fetch::{self, Origin};
 use crate::transfer::pool::{self, Feed, JOBS, Mark};
@@ -75,6 +75,9 @@ pub(crate) struct Get {
     #[arg(short, long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
 }
+
+/// Linux takes paths of 4,096 bytes with the NUL at their end.
+const LOCAL_PATH_BYTES_MAX: usize = 4095;
 
 /// Something to be done by a worker.
 enum Job {
@@ -235,6 +238,13 @@ impl Get {
         let target =
             if visit.is_root() { goal.to_owned() } else { goal.join(OsStr::from_bytes(&visit.below)) };
         let here = place.join(&visit.below);
+        if visit.stage != Stage::Leave && target.as_os_str().len() > LOCAL_PATH_BYTES_MAX {
+            if visit.stage == Stage::Enter {
+                levels.push(None);
+                walk.pass_over();
+            }
+            return feed.report(Err(too_deep(&here, &target)));
+        }
         match visit.stage {
             Stage::Enter => match make_directory(&target, visit.attributes.mode, visit.is_root()) {
                 Ok(()) => {
@@ -290,6 +300,22 @@ impl Job {
             }
         }
     }
+}
+
+/// What can't be made here, since the system takes no path as long as its would be: everything else is fetched all the same.
+fn too_deep(here: &RemotePath, target: &Path) -> Failure {
+    if here.is_too_long() {
+        return remote_failure::too_long(here);
+    }
+    let reason = format!(
+        "its local path would have {}, and the system takes {}",
+        text::count(target.as_os_str().len() as u64, "byte"),
+        size::grouped(LOCAL_PATH_BYTES_MAX as u64)
+    );
+    let above = here.parent().unwrap_or_else(|| here.clone());
+    Failure::new(Exit::Failed, here.to_string(), reason).next(format!(
+        "fetch a directory on the way by itself, to a shorter place: catena get -r {above} DIR"
+    ))
 }
 
 /// Makes a local directory, or accepts the one that is there. It can be written to until it gets its own mode at the end. `follow`: a

@@ -36,7 +36,7 @@ pub(crate) struct Dev {
     /// Cores to use [default: all but one, at most 4; later starts: as many as at the first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: Option<u16>,
-    /// Address and first port to listen on [default: 127.0.0.1, ports from the system]
+    /// Address and first port to listen on [default: 127.0.0.1, at each start new ports from the system]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// Allow another address than loopback, although nothing authenticates clients

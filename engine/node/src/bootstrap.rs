@@ -82,13 +82,13 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
         let start = ShardStart::format(config, &identity, ShardIndex(index));
         let file = start.open_file()?;
         made.files.push(config.store_path(index));
-        threads.shards.push(start_shard(config, index, None, (start, file))?);
+        threads.shards.push(start_shard(config, index, (start, file))?);
     }
     let path = metadata_path(config.metadata_directory());
     let start = MetaStart::format(config, &identity);
     let file = open_file(&path, start.is_format())?;
     made.files.push(path);
-    let metadata = start_metadata_thread(config, None, (start, file))?;
+    let metadata = start_metadata_thread(config, (start, file))?;
     let metadata = threads.metadata.insert(metadata);
     threads.shards.iter().try_for_each(wait_ready)?;
     wait_ready(metadata)?;

@@ -41,7 +41,7 @@ pub struct Config {
     pub directory: PathBuf,
     /// Address to listen on.
     pub listen: IpAddr,
-    /// First port: admin HTTP; + 1 metadata; + 10 + i shard i. 0: ports from the operating system.
+    /// First port: admin HTTP; + 1 metadata; + 10 + i shard i. 0: ports from the operating system, new ones at each start.
     pub base_port: u16,
     /// Allows `listen` to be other than a loopback address although nothing authenticates clients yet.
     pub insecure_listen: bool,

@@ -21,7 +21,7 @@ use crate::identity::{Identity, NodeDirectory, metadata_path, read_identity};
 use crate::meta_log::length_of;
 use crate::meta_thread::{MetaMail, MetaStart};
 use crate::node::{Node, Thread, Threads, inspector};
-use crate::progress::{Stage, Watch, progress};
+use crate::progress::{Progress, Stage, Watch, progress};
 use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
 
 /// Mails that a thread hasn't taken yet, at most.
@@ -62,12 +62,10 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     // Whatever fails from here on, the threads that run are stopped.
     let mut threads = Threads::default();
     for index in 0..config.shard_count() {
-        let store = identity.stores[usize::from(index)];
-        let address = known.store(store).map(|store| store.address.clone());
         let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
         let file = start.open_file()?;
         warn_if_larger(&config, index, &file);
-        threads.shards.push(start_shard(&config, index, address, (start, file))?);
+        threads.shards.push(start_shard(&config, index, (start, file))?);
     }
     let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
     let metadata = threads.metadata.insert(metadata);
@@ -249,18 +247,17 @@ fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> 
 pub(crate) fn start_shard(
     config: &Config,
     index: u16,
-    known_address: Option<String>,
     (start, file): (ShardStart, StoreFile),
 ) -> Result<Thread<ShardMail>, Error> {
     let what = format!("shard {index}");
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
-    let addresses = Addresses::new(config, config.shard_address(index), known_address);
+    let address = config.shard_address(index);
     let (cpu, spin) = config.core_of(Some(index));
     let arena_bytes = usize::try_from(config.limits.buffers.0).expect("64-bit");
     let thread = thread_config(config, format!("shard-{index}"), arena_bytes, cpu, spin);
     let handle = runtime::serve(thread, move |io| {
-        addresses.listen(io, &progress);
+        listen(io, address, &progress);
         start.begin(io, &file, inbox, progress)
     });
     finish_start(what, handle, mail, watch)
@@ -274,29 +271,22 @@ fn start_metadata(
 ) -> Result<Thread<MetaMail>, Error> {
     let start = MetaStart::open(config, identity, map, accept_data_loss);
     let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
-    let known = map
-        .as_map()
-        .groups
-        .first()
-        .and_then(|group| group.members.first())
-        .map(|member| member.address.clone());
-    start_metadata_thread(config, known, (start, file))
+    start_metadata_thread(config, (start, file))
 }
 
 /// Starts the metadata replica's thread and waits until it listens.
 pub(crate) fn start_metadata_thread(
     config: &Config,
-    known_address: Option<String>,
     (start, file): (MetaStart, StoreFile),
 ) -> Result<Thread<MetaMail>, Error> {
     let start = start.with_length(length_of(file.path(), file.len())?);
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
     let (progress, watch) = progress();
-    let addresses = Addresses::new(config, config.metadata_address(), known_address);
+    let address = config.metadata_address();
     let (cpu, spin) = config.core_of(None);
     let thread = thread_config(config, "metadata".into(), METADATA_ARENA_BYTES, cpu, spin);
     let handle = runtime::serve(thread, move |io| {
-        addresses.listen(io, &progress);
+        listen(io, address, &progress);
         start.begin(io, &file, inbox, progress)
     });
     finish_start("the metadata replica".into(), handle, mail, watch)
@@ -380,26 +370,14 @@ pub(crate) fn open_file(path: &Path, create: bool) -> Result<StoreFile, Error> {
     })
 }
 
-/// Where a thread listens: the configured address; with ports from the operating system the one it had before, if that is free.
-struct Addresses {
-    configured: SocketAddr,
-    before: Option<SocketAddr>,
-}
-
-impl Addresses {
-    fn new(config: &Config, configured: SocketAddr, known: Option<String>) -> Self {
-        let before = known.filter(|_| config.base_port == 0).and_then(|text| text.parse().ok());
-        Self { configured, before: before.filter(|before: &SocketAddr| before.ip() == configured.ip()) }
-    }
-
-    fn listen(&self, io: &mut Io, progress: &crate::progress::Progress) {
-        let again = self.before.and_then(|before| io.listen(before).ok());
-        match again.map_or_else(|| io.listen(self.configured), Ok) {
-            Ok(address) => progress.set(Stage::Listening(address)),
-            Err(error) => {
-                progress.fail(format!("cannot listen on {}: {}", self.configured, not_listening(&error)));
-                io.stop();
-            }
+/// Listens at a configured address. Port 0 is a new port at each start, and the map tells it: one that the system gave before may be anybody's by now, so
+/// that keeping it where it is still free is a promise that holds most of the time.
+fn listen(io: &mut Io, address: SocketAddr, progress: &Progress) {
+    match io.listen(address) {
+        Ok(address) => progress.set(Stage::Listening(address)),
+        Err(error) => {
+            progress.fail(format!("cannot listen on {address}: {}", not_listening(&error)));
+            io.stop();
         }
     }
 }

@@ -45,17 +45,49 @@ fn formats_once_and_starts_again() {
     assert_eq!(made.stores.len(), 2);
     assert!(matches!(node::init(&config), Err(Error::Exists { .. })));
     assert_eq!(node::formatted_shards(&config).expect("readable"), Some(2));
-    let mut endpoints = Vec::new();
     for _ in 0..2 {
         stopped(&config);
         let node = node::start(config.clone()).expect("started");
         assert!(node::is_running(&config));
         assert_eq!(node.cluster(), made.cluster);
         assert_eq!(node.failed(), None);
-        endpoints.push(node.endpoint());
         node.stop().expect("stopped");
     }
-    assert_eq!(endpoints[0], endpoints[1], "the ports are the same after a restart");
+}
+
+fn stored_map(directory: &Path) -> wire::map::Map {
+    let bytes = std::fs::read(directory.join("cluster.map")).expect("read");
+    wire::map::Map::decode(&bytes).expect("a map")
+}
+
+/// With ports from the operating system a node kept those of metadata and shards where they were still free, each for itself, and had a new one for its admin
+/// endpoint: what was the same after a restart was a matter of luck.
+#[test]
+fn ports_from_the_system_are_new_at_each_start_and_the_map_tells_them() {
+    const STARTS: usize = 4;
+    let directory = directory();
+    let config = config(directory.path());
+    node::init(&config).expect("formatted");
+    let mut ports = vec![std::collections::BTreeSet::new(); 4];
+    for _ in 0..STARTS {
+        stopped(&config);
+        let before = stored_map(directory.path());
+        let node = node::start(config.clone()).expect("started");
+        let map = stored_map(directory.path());
+        assert!(map.number > before.number, "a map with other addresses has another number");
+        assert_eq!(map.number, node.map());
+        assert_eq!(map.groups[0].members[0].address, node.endpoint());
+        let mut addresses: Vec<String> = map.stores.iter().map(|store| store.address.clone()).collect();
+        addresses.extend([node.endpoint(), node.admin_address().to_string()]);
+        assert_eq!(addresses.len(), ports.len());
+        for (ports, address) in ports.iter_mut().zip(addresses) {
+            drop(std::net::TcpStream::connect(&address).expect("somebody listens"));
+            ports.insert(address);
+        }
+        node.stop().expect("stopped");
+    }
+    // The system may give the same port twice; not four times, of so many thousands.
+    assert!(ports.iter().all(|ports| ports.len() > 1), "{ports:?}");
 }
 
 #[test]
@@ -196,10 +228,7 @@ fn an_accepted_loss_is_in_the_map() {
     let directory = directory();
     let config = config(directory.path());
     node::init(&config).expect("formatted");
-    let map = || {
-        let bytes = std::fs::read(directory.path().join("cluster.map")).expect("read");
-        wire::map::Map::decode(&bytes).expect("a map")
-    };
+    let map = || stored_map(directory.path());
     let before = map();
     assert_eq!(before.groups[0].generation, 0);
     node::recover(&config, true).expect("recovered");

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Content, Dev, Run, Scratch, skip};
+use harness::{Content, Dev, Node, Run, Scratch, skip};
 
 fn is_installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
@@ -114,21 +114,20 @@ fn an_ordinary_user_with_eight_mib_of_locked_memory_is_served() {
     assert!(warnings[0].contains("LimitMEMLOCK") && warnings[0].contains("8388608"), "and why: {said}");
     assert_eq!(owner(node.process().pid()), NOBODY_ID, "it is nobody's");
 
-    let endpoint = node.endpoint().to_owned();
-    let as_nobody = |arguments: &[&str]| {
+    let as_nobody = |node: &Node, arguments: &[&str]| {
         let run = Run::new(NOBODY[0]).args(&NOBODY[1..]).args([&binary]).args(arguments);
-        run.env("CATENA_ENDPOINT", &endpoint).env("HOME", &home)
+        run.env("CATENA_ENDPOINT", node.endpoint()).env("HOME", &home)
     };
-    as_nobody(&["volume", "create", "v"]).run().ok();
+    as_nobody(&node, &["volume", "create", "v"]).run().ok();
     // More than a client may lock.
     let content = Content::new(1, 24 << 20);
-    let outcome = as_nobody(&["put", "-", "/v/f"]).input(content.bytes()).run().ok();
+    let outcome = as_nobody(&node, &["put", "-", "/v/f"]).input(content.bytes()).run().ok();
     assert!(!outcome.messages().contains("WARN"), "a client's own fallback is nobody's business: {outcome}");
-    let outcome = as_nobody(&["cat", "/v/f"]).run().ok();
+    let outcome = as_nobody(&node, &["cat", "/v/f"]).run().ok();
     assert_eq!(content.difference(&outcome.stdout), None);
     node.kill();
     node.start();
-    let outcome = as_nobody(&["cat", "/v/f"]).run().ok();
+    let outcome = as_nobody(&node, &["cat", "/v/f"]).run().ok();
     assert_eq!(content.difference(&outcome.stdout), None);
     assert!(node.stop().success());
 }

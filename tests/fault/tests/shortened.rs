@@ -3,9 +3,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use harness::node::free_base_port;
 use harness::{Content, Run, Scratch, Server};
 
 const BLOCK: usize = 4096;
@@ -26,32 +25,10 @@ fn offset_of(store: &Path, block: &[u8]) -> u64 {
     }
 }
 
-fn configure(scratch: &Scratch) -> (PathBuf, Server) {
-    let port = free_base_port();
-    let data = scratch.join("data");
-    std::fs::create_dir(&data).expect("made");
-    let config = scratch.join("catena.toml");
-    // A TOML basic string escapes as Rust's does, for every path that is text.
-    let place = format!("{:?}", data.to_string_lossy());
-    let text = format!(
-        "directory = {place}\nbase_port = {port}\nshards = 1\ndedicated_cores = false\n\
-         [[disks]]\npath = {place}\ncapacity = \"1GiB\"\n[store]\nprezero = \"64MiB\"\n"
-    );
-    std::fs::write(&config, text).expect("written");
-    let server = Server {
-        config: config.clone(),
-        admin: format!("127.0.0.1:{port}"),
-        endpoint: format!("127.0.0.1:{}", port + 1),
-        log: scratch.join("log"),
-    };
-    (config, server)
-}
-
 #[test]
 fn what_is_left_of_a_shortened_store_is_served() {
     let scratch = Scratch::new();
-    let (config, server) = configure(&scratch);
-    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let server = Server::configure(&scratch.join("data"), 1, 1, "[store]\nprezero = \"64MiB\"\n").init();
     let mut node = server.clone().start();
     node.run(["volume", "create", "v"]).run().ok();
     // Every life begins in a segment of its own, and its end writes a checkpoint.
@@ -89,7 +66,7 @@ fn what_is_left_of_a_shortened_store_is_served() {
     assert_eq!(file.metadata().expect("metadata").len(), cut, "nothing was changed");
 
     let recover = ["server", "recover", "--accept-data-loss", "--config"];
-    let outcome = Run::catena("").args(recover).args([&config]).run().ok();
+    let outcome = Run::catena("").args(recover).args([&server.config]).run().ok();
     let said = outcome.text() + &outcome.messages();
     assert!(said.contains("may be lost") && said.contains("catena verify"), "{said}");
 

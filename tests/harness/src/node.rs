@@ -149,6 +149,37 @@ pub struct Server {
 }
 
 impl Server {
+    /// Writes the configuration of a node with all of its data in `directory`, which is made if need be: so many shards with so many GiB each, on ports that
+    /// are free now, and what `more` says in sections of TOML. It stands beside the directory, as the log does, and is replaced by a second call.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[must_use]
+    pub fn configure(directory: &Path, shards: u16, gib: u64, more: &str) -> Self {
+        std::fs::create_dir_all(directory).expect("a directory");
+        let (config, port) = (directory.with_extension("toml"), free_base_port());
+        // A TOML basic string escapes as Rust's does, for every path that is text.
+        let place = format!("{:?}", directory.to_string_lossy());
+        let capacity = u64::from(shards) * gib;
+        let text = format!(
+            "directory = {place}\nbase_port = {port}\nshards = {shards}\ndedicated_cores = false\n\
+             [[disks]]\npath = {place}\ncapacity = \"{capacity}GiB\"\n{more}"
+        );
+        std::fs::write(&config, text).expect("written");
+        let address = |offset: u16| format!("127.0.0.1:{}", port + offset);
+        Self { config, admin: address(0), endpoint: address(1), log: directory.with_extension("log") }
+    }
+
+    /// Formats it.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn init(self) -> Self {
+        Run::catena("").args(["server", "init", "--config"]).args([&self.config]).run().ok();
+        self
+    }
+
     /// Starts it and waits until `/readyz` says so.
     ///
     /// # Panics

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod peer;
+
 use client::{Client, Config, Error, ReadRange, Upload, UploadOptions, Volume, VolumePolicy};
 use harness::{Dev, Node, Scratch};
 use std::io::{Read, Write};
@@ -30,6 +32,15 @@ impl World {
     pub fn new() -> Self {
         let scratch = Scratch::new();
         let node = Dev::new(&scratch.join("node")).shards(2).start();
+        Self::on(node, scratch)
+    }
+
+    /// On a node that was started in `scratch`.
+    ///
+    /// # Panics
+    /// If it can't be used.
+    #[must_use]
+    pub fn on(node: Node, scratch: Scratch) -> Self {
         let client = Client::connect(Config::new([node.endpoint()])).expect("an executor thread");
         let policy = VolumePolicy { chunk_bytes: CHUNK_BYTES, retention_seconds: 0 };
         let volume = client.create_volume("v", policy).wait().expect("a volume");

@@ -7,29 +7,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use client::{ReadRange, UploadOptions};
-use harness::{Dev, Random, count, skip, wait_for};
+use harness::{Dev, Random, Scratch, Server, count, skip, wait_for};
+use node_tests::peer::{connect, encode, hello, receive};
 use node_tests::{World, fetch, store};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wire::message::{Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
-use wire::{PREFIX_BYTES, PROTOCOL_VERSION, Prefix, Status};
-
-fn hello() -> Vec<u8> {
-    let hello = Hello {
-        version_min: PROTOCOL_VERSION,
-        version_max: PROTOCOL_VERSION,
-        features: 0,
-        name: "hostile".into(),
-        cluster: None,
-    };
-    encode(&Request::Hello(hello), 1)
-}
-
-fn encode(request: &Request<'_>, correlation: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    let head = RequestHead { correlation, deadline_ms: 0 };
-    Encoder::new().request(&mut out, head, request, PayloadMeta::default());
-    out
-}
+use wire::message::{Hello, Reply, Request};
+use wire::{PROTOCOL_VERSION, Status};
 
 /// The ports of all the node's threads, from its map.
 fn ports(world: &World) -> Vec<String> {
@@ -39,22 +22,11 @@ fn ports(world: &World) -> Vec<String> {
     ports
 }
 
-fn connect(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connects");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    stream
-}
-
 /// The next frame's status; `None` when the peer closed.
 fn answer(stream: &mut TcpStream) -> Option<Status> {
-    let mut prefix = [0; PREFIX_BYTES];
-    stream.read_exact(&mut prefix).ok()?;
-    let prefix = Prefix::decode(&prefix).expect("a frame");
-    let mut rest = vec![0; (prefix.message_bytes + prefix.payload_bytes) as usize];
-    stream.read_exact(&mut rest).ok()?;
+    let (prefix, message) = receive(stream)?;
     if prefix.status == Status::Ok {
-        Reply::decode(prefix.kind, prefix.status, &rest[..prefix.message_bytes as usize]).expect("a message");
+        Reply::decode(prefix.kind, prefix.status, &message).expect("a message");
     }
     Some(prefix.status)
 }
@@ -226,7 +198,11 @@ fn ten_thousand_connections_are_served_and_more_refused() {
     if let Err(reason) = descriptors((wanted + CONNECTIONS_MAX + 500).max(16_384)) {
         return skip("open-files", &reason);
     }
-    let world = World::new();
+    let scratch = Scratch::new();
+    // Making them all may take a slow machine longer than the minute after which a silent one is closed.
+    let settings = "[store]\nprezero = \"64MiB\"\n[limits]\nidle_timeout = \"1h\"\n";
+    let node = Server::configure(&scratch.join("node"), 2, 1, settings).init().start();
+    let world = World::on(node, scratch);
     let ports = ports(&world);
     assert!(wanted <= ports.len() as u64 * (CONNECTIONS_MAX - 10), "three threads have no room for {wanted}");
     let map = world.client.status().wait().expect("status").map.number;
@@ -262,7 +238,7 @@ fn peer(stream: &TcpStream) -> String {
 /// A node whose limit of open files was the usual 1,024 accepted that many and left the others in the kernel's queue, without an answer.
 #[test]
 fn a_small_limit_of_open_files_is_a_small_limit_of_connections() {
-    let scratch = harness::Scratch::new();
+    let scratch = Scratch::new();
     let start = |name: &str, soft_and_hard: &str| {
         let limit = format!("--nofile={soft_and_hard}");
         Dev::new(&scratch.join(name)).under(["prlimit", &limit]).start()

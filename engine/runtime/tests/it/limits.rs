@@ -173,7 +173,9 @@ fn the_largest_half_head_makes_room() {
 
 #[test]
 fn payload_that_stops() {
-    let limits = LinkLimits { rate_bytes_min: 10 << 20, ..short() };
+    // The frame is the first one of its connection: it isn't to be late as a greeting.
+    let hello_timeout = LinkLimits::default().hello_timeout;
+    let limits = LinkLimits { rate_bytes_min: 10 << 20, hello_timeout, ..short() };
     let server = start(limits, None);
     let whole = frame(FrameKind::PutChunk, 1, &[], &pattern(1, 200_000));
     for cut in [64, 65, 5000, 150_000] {
@@ -225,7 +227,8 @@ fn a_slow_reader_harms_no_other() {
         closed = server.happened.try_iter().find(|happened| matches!(happened, Happened::Closed(_)));
     }
     assert_eq!(closed, Some(Happened::Closed(CloseReason::SlowReader)));
-    assert!(served > 100, "the other peer was served {served} times meanwhile");
+    // Thousands of times where there is nothing else to do; not even twice if it waited for the slow one.
+    assert!(served > 5, "the other peer was served {served} times meanwhile");
     sender.join().expect("ended well");
     let mut rest = Vec::new();
     let _ = slow.0.read_to_end(&mut rest);

@@ -52,7 +52,7 @@ fn what_is_left_of_a_shortened_store_is_served() {
 
     let file = OpenOptions::new().write(true).open(&store).expect("writable");
     file.set_len(cut).expect("shortened");
-    let (status, said) = server.start_in_vain();
+    let (status, said) = server.clone().start_in_vain();
     assert!(!status.success());
     let parts = [
         "shard-0.store",
@@ -98,8 +98,8 @@ fn what_is_left_of_a_shortened_store_is_served() {
 #[test]
 fn what_is_left_of_the_last_segment_is_served() {
     let scratch = Scratch::new();
-    let (config, server) = configure(&scratch);
-    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let server = Server::configure(&scratch.join("data"), 1, 1, "[store]\nprezero = \"64MiB\"\n").init();
+    let config = server.config.clone();
     let mut node = server.clone().start();
     node.run(["volume", "create", "v"]).run().ok();
     assert!(!node.run(["status"]).run().ok().text().contains("\nloss "), "nothing was accepted");
@@ -109,13 +109,14 @@ fn what_is_left_of_the_last_segment_is_served() {
 
     let data = scratch.join("data");
     let store = data.join("shard-0.store");
-    let first_block = |chunk: usize| &content.bytes()[chunk << 20..][..BLOCK];
+    let bytes = content.bytes();
+    let first_block = |chunk: usize| &bytes[chunk << 20..][..BLOCK];
     let mut places: Vec<_> = (0..3).map(|chunk| (offset_of(&store, first_block(chunk)), chunk)).collect();
     places.sort_unstable();
     let (last, _) = places[2];
     let file = OpenOptions::new().write(true).open(&store).expect("writable");
     file.set_len(last + 5 * BLOCK as u64 + 7).expect("shortened");
-    let (status, said) = server.start_in_vain();
+    let (status, said) = server.clone().start_in_vain();
     assert!(!status.success() && said.contains("its end is missing"), "{said}");
 
     let recover = ["server", "recover", "--accept-data-loss", "--config"];

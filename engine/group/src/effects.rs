@@ -90,6 +90,11 @@ pub enum Note {
         /// The store, by its index in the map.
         peer: u16,
     },
+    /// The wall clock was set by so many nanoseconds, forward or back.
+    ClockStepped {
+        /// By how many.
+        nanoseconds: i64,
+    },
     /// A write or flush failed: nothing is answered any more.
     Fenced,
     /// It has ended.

@@ -356,6 +356,9 @@ impl Member {
                 self.log.write_page(*index, (all.slice(bytes), *last), is_end, turn);
             }
             // The log frees its segments itself, by the same rule (R15).
+            Effect::ClockStepped { nanoseconds } => {
+                turn.effects.notes.push(Note::ClockStepped { nanoseconds: *nanoseconds });
+            }
             Effect::TrimLog { .. } => {}
         }
     }

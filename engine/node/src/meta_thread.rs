@@ -97,6 +97,14 @@ fn report(progress: &Progress, io: &mut Io, note: &Note) {
         Note::CheckpointDamaged => warn!("the newest metadata checkpoint is damaged; the one before is read"),
         Note::CheckpointFailed => warn!("a metadata checkpoint found no space"),
         Note::CheckpointDone(index) => debug!(index = index.0, "a metadata checkpoint is durable"),
+        Note::ClockStepped { nanoseconds } => {
+            let seconds = nanoseconds / 1_000_000_000;
+            warn!(
+                seconds,
+                "the wall clock was set while the node ran: after a step forward nothing is reclaimed for `reclaim_delay` and a minute; after one back, times of \
+                 changes run at half speed until it has caught up"
+            );
+        }
         Note::Deleting { .. } => {}
         Note::Ended => {
             info!("the metadata log is closed");

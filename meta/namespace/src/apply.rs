@@ -316,5 +316,5 @@ fn fresh(moment: Moment) -> Inode {
 
 /// The time of an entry made now, after one made at `last` (R16).
 pub fn next_time(last: Timestamp, now: Timestamp) -> Timestamp {
-    now.max(Timestamp(last.0 + 1))
+    now.max(Timestamp(last.0.saturating_add(1)))
 }

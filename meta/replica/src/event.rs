@@ -157,6 +157,11 @@ pub enum Effect {
         /// Where its bytes are in [`Effects::bytes`].
         bytes: Range<u32>,
     },
+    /// The wall clock was set by so many nanoseconds; nothing is dropped or reclaimed for a while after a step forward.
+    ClockStepped {
+        /// Forward, or back.
+        nanoseconds: i64,
+    },
     /// The log up to and including this entry isn't needed any more: two durable checkpoints are beyond it (R15).
     TrimLog {
         /// The entry.

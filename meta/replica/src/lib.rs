@@ -13,6 +13,7 @@ mod checkpoint;
 mod config;
 mod deletes;
 mod event;
+mod log_clock;
 mod mutate;
 mod orphans;
 mod pins;

@@ -63,7 +63,7 @@ impl Replica {
             entry.record = record(outcome, Vec::new());
             entry.encode(&mut effects.bytes);
         }
-        let logged = self.append(entry, start, effects); // R14: a failure too
+        let logged = self.append(now.nanos, entry, start, effects); // R14: a failure too
         assert!(logged == index, "the outcome names its own entry");
         self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use namespace::{Losses, next_time};
+use namespace::Losses;
 use wire::meta::{Answer, GroupState, Query, Refusal};
 use wire::planted::{Bug, planted};
 use wire::{CommitIndex, Nanos, Status, Timestamp};
@@ -14,6 +14,7 @@ use crate::checkpoint::Checkpointer;
 use crate::config::{IN_FLIGHT_BYTES_MAX, RETRY_AFTER_MS, ReplicaConfig, WAITING_BYTES_MAX, WAITING_MAX};
 use crate::deletes::Deletes;
 use crate::event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody};
+use crate::log_clock::LogClock;
 use crate::orphans::Orphans;
 use crate::pins::Pins;
 use crate::record::{Entry, Record};
@@ -38,6 +39,7 @@ pub struct Replica {
     pub(crate) deletes: Deletes,
     pub(crate) orphans: Orphans,
     pub(crate) upkeep: Upkeep,
+    pub(crate) clock: LogClock,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) losses: Losses,
     /// What the log has space for.
@@ -126,6 +128,7 @@ impl Replica {
         Self {
             heard: Heard::all(&state, now), // each new head grants a full TTL (R22)
             upkeep: Upkeep::new(now, now.after(young)),
+            clock: LogClock::new(now),
             orphans: Orphans::new(now.after(config.orphan_interval)),
             config,
             state,
@@ -150,6 +153,7 @@ impl Replica {
     /// ([`UPKEEP_ENTRIES_MAX`](crate::UPKEEP_ENTRIES_MAX) + 2), and as many deletions as may be on their way.
     pub fn handle(&mut self, now: Nanos, wall: Timestamp, event: Event<'_>, effects: &mut Effects) {
         let now = Now { nanos: now, wall };
+        self.watch_clock(now, effects);
         self.raise_generation(now, effects);
         match event {
             Event::Request(request) => self.on_request(now, request, effects),
@@ -233,11 +237,18 @@ impl Replica {
         let entry = Entry { time: self.next_time(now), record };
         let start = effects.bytes.len();
         entry.encode(&mut effects.bytes);
-        self.append(entry, start, effects)
+        self.append(now.nanos, entry, start, effects)
     }
 
     /// Logs an entry whose bytes are those of `effects` from `start` on.
-    pub(crate) fn append(&mut self, entry: Entry, start: usize, effects: &mut Effects) -> CommitIndex {
+    pub(crate) fn append(
+        &mut self,
+        now: Nanos,
+        entry: Entry,
+        start: usize,
+        effects: &mut Effects,
+    ) -> CommitIndex {
+        self.clock.note_entry(now);
         let index = CommitIndex(self.state.namespace.index().0 + 1);
         assert!(effects.bytes.len() - start <= self.config.entry_bytes_max, "the log takes no more");
         let bytes = u64::try_from(effects.bytes.len() - start).expect("64 bits");
@@ -253,7 +264,7 @@ impl Replica {
 
     /// The time of the next entry (R16).
     pub(crate) fn next_time(&self, now: Now) -> Timestamp {
-        next_time(self.state.namespace.moment().time, now.wall)
+        self.clock.time(self.state.namespace.moment().time, now)
     }
 
     /// Answers as soon as entry `index` is committed.

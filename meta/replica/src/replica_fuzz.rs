@@ -142,7 +142,7 @@ impl World {
                         self.checkpoint = Some((*index, std::mem::take(&mut self.pages)));
                     }
                 }
-                Effect::TrimLog { .. } | Effect::Arm(_) => {}
+                Effect::TrimLog { .. } | Effect::Arm(_) | Effect::ClockStepped { .. } => {}
             }
         }
         if !self.page_out && self.checkpoint.as_ref().is_some_and(|(index, _)| *index == self.page_index) {

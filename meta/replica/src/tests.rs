@@ -21,6 +21,9 @@ struct Bench {
     deletes: Vec<(ChunkId, u32, bool)>,
     inventories: Vec<(u16, Option<ChunkId>)>,
     trimmed: CommitIndex,
+    /// By how much the wall clock was set.
+    set_by: i64,
+    steps: Vec<i64>,
 }
 
 fn config() -> ReplicaConfig {
@@ -49,12 +52,14 @@ impl Bench {
             deletes: Vec::new(),
             inventories: Vec::new(),
             trimmed: CommitIndex(0),
+            set_by: 0,
+            steps: Vec::new(),
         }
     }
 
     fn handle(&mut self, event: Event<'_>) {
         let mut effects = Effects::default();
-        let wall = Timestamp(1_000_000 + self.now.0.cast_signed());
+        let wall = Timestamp((1_000_000 + self.now.0.cast_signed()).saturating_add(self.set_by));
         self.replica.handle(self.now, wall, event, &mut effects);
         for effect in &effects.list {
             match effect {
@@ -72,6 +77,7 @@ impl Bench {
                 Effect::RequestInventory { source, after } => self.inventories.push((*source, *after)),
                 Effect::WriteCheckpointPage { bytes, .. } => self.pages.push(effects.slice(bytes).to_vec()),
                 Effect::TrimLog { upto } => self.trimmed = *upto,
+                Effect::ClockStepped { nanoseconds } => self.steps.push(*nanoseconds),
                 Effect::Arm(_) => {}
             }
         }
@@ -495,6 +501,39 @@ fn a_chunk_is_reclaimed_after_the_delay() {
     pass_time(&mut bench, replaced.0 + 20 * Nanos::SECOND);
     assert_eq!(bench.deletes.len(), 2);
     assert_eq!(bench.replica.metrics().deleting_chunks, 0);
+}
+
+/// A clock that was ten years ahead for a moment put every reclaim off for ten years.
+#[test]
+fn a_clock_set_forward_and_back_puts_reclaim_off_by_little() {
+    let mut bench = Bench::new();
+    bench.set_by = 10 * 365 * 24 * 3600 * 1_000_000_000;
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.set_by = 0;
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    let replaced = bench.now;
+    pass_time(&mut bench, replaced.0 + 6 * Nanos::SECOND);
+    assert_eq!(bench.deletes, [(ChunkId { session, ordinal: 1 }, 1, false)]);
+    assert!(matches!(bench.steps[..], [back] if back < 0), "{:?}", bench.steps);
+}
+
+/// R25: a clock set forward makes everything look old enough; what is there by then waits its time all the same.
+#[test]
+fn a_clock_set_forward_reclaims_nothing_early() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    let replaced = bench.now;
+    bench.set_by = 3600 * 1_000_000_000;
+    let hold = config().reclaim_delay + config().pin_ttl;
+    pass_time(&mut bench, replaced.0 + hold);
+    assert!(bench.deletes.is_empty(), "{:?}", bench.deletes);
+    pass_time(&mut bench, replaced.0 + hold + 4 * Nanos::SECOND);
+    assert_eq!(bench.deletes.len(), 1);
 }
 
 /// R24: the deletion doesn't leave before the reclaim's entry is durable, and a restart sends it again.

@@ -4,7 +4,7 @@ use namespace::{Change, UpkeepRules, plan_upkeep};
 use wire::{Nanos, VolumeId};
 
 use crate::config::UPKEEP_ENTRIES_MAX;
-use crate::event::{Effects, LogSpace};
+use crate::event::{Effect, Effects, LogSpace};
 use crate::record::Record;
 use crate::replica::{Now, Replica};
 
@@ -30,6 +30,16 @@ impl Upkeep {
 }
 
 impl Replica {
+    /// A wall clock that was set forward makes everything look as much older: until what there is now would have been due without that, nothing is dropped (R25).
+    pub(crate) fn watch_clock(&mut self, now: Now, effects: &mut Effects) {
+        let Some(nanoseconds) = self.clock.step(now) else { return };
+        if nanoseconds > 0 {
+            let due = now.nanos.after(self.config.reclaim_delay + self.config.pin_ttl);
+            self.upkeep.young_until = self.upkeep.young_until.max(due);
+        }
+        effects.list.push(Effect::ClockStepped { nanoseconds });
+    }
+
     pub(crate) fn on_tick(&mut self, now: Now, effects: &mut Effects) {
         if now.nanos < self.upkeep.next {
             return;

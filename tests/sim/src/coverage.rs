@@ -280,9 +280,12 @@ pub(crate) const NODE_FAULTS: Table = Table {
                 "flipped bit",
                 "broken sector",
                 "lost writes",
+                "clock set",
             ],
             &[],
         ),
+        // As the metadata replica noticed: a step while the process is down is none.
+        row("clock", &["set forward", "set back"], &[]),
         DISK,
         // Rates are low, and a node whose store reads its own lost write is soon started again.
         row("medium", &["sectors broken", "allocations refused"], &["writes lost", "writes misdirected"]),

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     BreakSector,
     /// A store's disk loses and misdirects writes.
     LostWrites,
+    /// The node's wall clock is set.
+    SetClock,
 }
 
 /// Every kind, with how often it comes where it is switched on.
@@ -77,6 +79,7 @@ impl Fault {
             Self::Flip => "flipped bit",
             Self::BreakSector => "broken sector",
             Self::LostWrites => "lost writes",
+            Self::SetClock => "clock set",
         }
     }
 
@@ -101,12 +104,16 @@ impl Faults {
         let mut random = Random::stream(seed, "faults");
         let damages = random.per_mille(300);
         let is_calm = random.per_mille(50);
-        let kinds = KINDS
+        let mut kinds: Vec<(Fault, u64)> = KINDS
             .iter()
             .filter(|(fault, _)| !is_calm && (damages || !fault.is_damage()) && random.per_mille(500))
             .copied()
             .collect();
         let interval = random.between(40, 800) * Nanos::MILLISECOND;
+        // Drawn apart: seeds without it are what they were before it was thought of.
+        if !is_calm && Random::stream(seed, "clock").per_mille(150) {
+            kinds.push((Fault::SetClock, 2));
+        }
         Self { random, kinds, interval }
     }
 
@@ -145,6 +152,13 @@ impl Faults {
             _ => self.random.between(10, 1_500),
         };
         milliseconds * Nanos::MILLISECOND
+    }
+
+    /// Nanoseconds by which a clock is set: a correction, a wrong hour, a wrong year.
+    pub(crate) fn clock_step(&mut self) -> i64 {
+        let seconds = *self.random.pick(&[3, 3_600, 10 * 365 * 24 * 3_600]);
+        let sign = if self.random.per_mille(500) { 1 } else { -1 };
+        sign * seconds * 1_000_000_000
     }
 
     /// Bad weather.

@@ -162,6 +162,9 @@ fn note_of(note: group::Note, out: &mut Out) {
         group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
         group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),
         group::Note::CheckpointFailed => out.counts.push(("log", "checkpoint failed")),
+        group::Note::ClockStepped { nanoseconds } => {
+            out.counts.push(("clock", if nanoseconds > 0 { "set forward" } else { "set back" }));
+        }
         group::Note::Deleting { orphans: true } => out.counts.push(("gc", "orphans deleted")),
         group::Note::Deleting { orphans: false } => out.counts.push(("gc", "reclaimed")),
         group::Note::StoreSilent { .. } => out.counts.push(("gc", "calls dropped")),

@@ -286,6 +286,11 @@ impl Node {
         }
     }
 
+    /// Somebody sets the wall clock.
+    pub(crate) fn set_clock(&mut self, step: i64) {
+        self.wall_offset = self.wall_offset.saturating_add(step).clamp(0, i64::MAX / 2);
+    }
+
     fn clock(&self, now: Nanos) -> Clock {
         let wall = i64::try_from(now.0).expect("virtual time is short") + self.wall_offset;
         Clock { now, wall: Timestamp(wall) }

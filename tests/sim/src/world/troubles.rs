@@ -54,6 +54,7 @@ impl World {
                 let paused = &mut self.nodes[0].paused_until;
                 *paused = now.after(lasting).max(*paused);
             }
+            Fault::SetClock => self.nodes[0].set_clock(self.faults.clock_step()),
             Fault::Weather => {
                 self.network.weather = self.faults.weather();
                 self.schedule.after(lasting, Happening::FaultEnds(fault));

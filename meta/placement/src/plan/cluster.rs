@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use wire::limits::{CHAIN_MEMBERS_MAX, MAP_STORES_MAX, RING_BITS_MAX};
 use wire::{NodeId, SliceIndex};
 
 use super::mix::mix;
@@ -190,7 +191,10 @@ fn check_counts(layout: &Layout) -> Result<(), PlanError> {
     if !(1..=3).contains(&layout.chain_length) {
         return Err(PlanError::ChainLength(layout.chain_length));
     }
-    let is_ring = layout.ring_bits <= wire::limits::RING_BITS_MAX;
+    if layout.members.len() > MAP_STORES_MAX {
+        return Err(PlanError::MemberCount(layout.members.len()));
+    }
+    let is_ring = layout.ring_bits <= RING_BITS_MAX;
     let expected = if is_ring { 1_usize << layout.ring_bits } else { 0 };
     let found = layout.chains.len();
     if found == expected { Ok(()) } else { Err(PlanError::ChainCount { found, expected }) }
@@ -199,7 +203,8 @@ fn check_counts(layout: &Layout) -> Result<(), PlanError> {
 fn check_chains(layout: &Layout) -> Result<(), PlanError> {
     for (chain, slice) in layout.chains.iter().zip(0_u16..=u16::MAX) {
         for (position, &store) in chain.iter().enumerate() {
-            if usize::from(store.0) >= layout.members.len() || chain[..position].contains(&store) {
+            let is_member = usize::from(store.0) < layout.members.len() && position < CHAIN_MEMBERS_MAX;
+            if !is_member || chain[..position].contains(&store) {
                 return Err(PlanError::ChainMember { slice: SliceIndex(slice), store });
             }
         }

@@ -19,6 +19,9 @@ pub enum PlanError {
     /// `chain_length` is 1 to 3 (R41).
     #[error("chain length {0} is outside 1 to 3")]
     ChainLength(u8),
+    /// More stores than a map has, which chains name by 16 bits.
+    #[error("{0} stores are more than a map has")]
+    MemberCount(usize),
     /// More nodes than [`super::NODES_MAX`].
     #[error("{0} nodes are more than can be planned for")]
     NodeCount(usize),
@@ -33,7 +36,7 @@ pub enum PlanError {
     /// Stores of one node name different racks.
     #[error("node {0} is in two racks")]
     TwoRacks(NodeId),
-    /// A chain names a store twice, or one that isn't a member.
+    /// A chain names a store twice or one that isn't a member, or it is longer than any in a map: the first such store.
     #[error("slice {slice} has no valid chain: store number {}", .store.0)]
     ChainMember {
         /// The slice.

@@ -225,6 +225,13 @@ fn layouts_without_a_plan_are_errors() {
         |slice, store| Err(PlanError::ChainMember { slice: SliceIndex(slice), store: StoreIndex(store) });
     assert_eq!(check(|layout| layout.chains[3] = vec![StoreIndex(6)]), member(3, 6));
     assert_eq!(check(|layout| layout.chains[1] = vec![StoreIndex(2); 2]), member(1, 2));
+    let long = |layout: &mut Layout| {
+        add_node(layout, 4, None, 9, 1);
+        layout.chains[2] = (0..9).map(StoreIndex).collect();
+    };
+    assert_eq!(check(long), member(2, 8));
+    let members = |layout: &mut Layout| (10..=300).for_each(|node| add_node(layout, node, None, 256, 1));
+    assert_eq!(check(members), Err(PlanError::MemberCount(74_502)));
     assert_eq!(
         check(|layout| add_node(layout, 9, None, 257, 1)),
         Err(PlanError::StoreCount { node: NodeId(9), count: 257 })

@@ -13,7 +13,9 @@
 //!   others the rest (`plan/quota.rs`).
 //! - **Declustered.** A node's slices have their other replicas spread over all other nodes, so that all of them help to rebuild it.
 //!   With uniform weights no two nodes share more than about twice the mean (`plan/pairs.rs`). It guides what moves, and moves nothing by itself.
-//! - **Little moves**: within 10 % of [`Plan::moves_bound`], which no plan with these shares can go below (`plan/bound.rs`).
+//! - **Few moves**: within 10 % of [`Plan::moves_bound`], which no plan with these shares can go below (`plan/bound.rs`), and mostly equal to
+//!   it. More where one domain must have most slices, so that few slices can take what it lacks (the worst of 26,000 random plans
+//!   with a bound of at least 100: 28 % above), and where chains become shorter, where the bound is 0 and up to an eighth of the slices move.
 //! - **Heads** are proportional to a node's replicas, none off by a whole head; their changes move no bytes (`plan/heads.rs`).
 //!
 //! # How
@@ -35,7 +37,9 @@
 //! # Limits and costs
 //!
 //! Rings of up to 2¹⁶ slices, chains of 1 to 3, [`NODES_MAX`] nodes, [`STORES_PER_NODE_MAX`] stores on each. With `R` replicas and `U` units
-//! the time is `O(R·U)`, the memory `O(R + U²)`; a path costs `O(R)` at worst, and few slices need one.
+//! the time is `O(R·U)`, the memory `O(R + U²)`; a path costs `O(R)` at worst, and few slices need one. 2¹⁶ slices in chains of 3 on 200
+//! nodes with 16 stores each took 1.4 s to place, 0.1 s to drain a node of, 1.2 s to spread over twice as many nodes (release build, one
+//! core of a busy machine); with 256 stores each 2.1 s to place.
 
 mod assign;
 mod balance;
@@ -189,7 +193,8 @@ pub fn plan(layout: &Layout) -> Result<Plan, PlanError> {
     let mut assignment = Assignment::new(&cluster, &quotas, kept.places, kept.left);
     let stuck = assignment.fill();
     assignment.transfer(stuck);
-    let stores = settle::settle(assignment);
+    let below = shares.round_below_units(&cluster, quotas.clone(), &assignment.held.stores);
+    let stores = settle::settle(assignment, &below);
     let moves_bound = bound::moves_bound(&cluster, &layout.chains, &shares);
     Ok(finish(&cluster, layout, &shares, stores, moves_bound, true))
 }
@@ -228,7 +233,7 @@ pub fn plan_loss(layout: &Layout, lost: Lost) -> Result<Plan, PlanError> {
     let mut assignment = Assignment::new(&cluster, &quotas, kept.places, kept.left);
     let stuck = assignment.fill();
     assignment.complete_freely(stuck);
-    let stores = settle::settle(assignment);
+    let stores = settle::settle(assignment, &quotas);
     Ok(finish(&cluster, &rest, &whole_shares(&cluster), stores, count(missing), false))
 }
 

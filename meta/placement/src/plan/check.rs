@@ -42,11 +42,6 @@ fn float(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap())
 }
 
-fn fraction(part: u64, whole: u64) -> f64 {
-    let millionths = u32::try_from(part * 1_000_000 / whole.max(1)).unwrap();
-    f64::from(millionths) / 1e6
-}
-
 /// Replicas lie where they may: apart, on what has weight, as many as there can be.
 pub(super) fn validity(layout: &Layout, plan: &Plan) -> Findings {
     let mut findings = Findings::new();
@@ -220,8 +215,8 @@ pub(super) fn declustering(layout: &Layout, plan: &Plan, factor: f64, extra: f64
 /// Moves are few: within 10 % of the bound, and the bound is one.
 ///
 /// Four moves more are let pass, since single slices can be in the way of each other, which no bound by counts sees. So is more in two
-/// cases where it sees least: where one domain must have most slices, so that few slices can take what it lacks (40 %), and where
-/// chains become shorter, so that the bound is 0 and shares of single stores are evened out by moves (an eighth of the slices).
+/// cases where it sees least: where one domain must have most slices, so that few slices can take what it lacks (40 % and a dozen), and
+/// where chains become shorter, so that the bound is 0 and shares of single stores are evened out by moves (an eighth of the slices).
 pub(super) fn moves(layout: &Layout, plan: &Plan) -> Findings {
     let mut held = vec![0.0; layout.members.len()];
     for store in layout.chains.iter().flatten() {
@@ -242,32 +237,42 @@ pub(super) fn moves(layout: &Layout, plan: &Plan) -> Findings {
     }
     let is_tight = domains.into_values().any(|part| part > 0.7);
     let is_shorter = layout.chains.iter().any(|chain| chain.len() > usize::from(layout.chain_length));
-    let extra = if is_shorter { 4.0 + slices / 8.0 } else { 4.0 };
+    let extra = if is_tight { 12.0 } else { 4.0 } + if is_shorter { slices / 8.0 } else { 0.0 };
     if count > bound * if is_tight { 1.4 } else { 1.1 } + extra {
         findings.push(format!("{count} moves where {bound} are needed"));
     }
     findings
 }
 
-/// What arrives is spread in proportion to weight: nobody gets more than twice its part, and two. Where domains are the
-/// limit, they say who gets what instead.
+/// What arrives is spread in proportion to weight: nobody gets more than twice its part, and two. Its part is that of all nodes, or of
+/// those that each slice's other replicas leave to it, whichever is larger.
 pub(super) fn spread(layout: &Layout, plan: &Plan) -> Findings {
-    if plan.balance.separation != Separation::Domain || plan.balance.capped > 0 {
+    if plan.balance.separation != Separation::Domain {
         return Findings::new();
     }
-    let mut arrived: BTreeMap<u32, f64> = BTreeMap::new();
-    for change in &plan.moves {
-        *arrived.entry(node(layout, change.arrives)).or_default() += 1.0;
+    let mut nodes: BTreeMap<u32, (Domain, f64)> = BTreeMap::new();
+    for (share, weight) in plan.balance.nodes.iter().map(|share| (share.node.0, share.weight)) {
+        let store = stores(layout).into_iter().find(|&store| node(layout, store) == share).unwrap();
+        nodes.insert(share, (domain(layout, store), f64::from(u32::try_from(weight).unwrap())));
     }
-    let weights: BTreeMap<u32, u64> =
-        plan.balance.nodes.iter().map(|share| (share.node.0, share.weight)).collect();
-    let total: u64 = weights.values().sum();
-    let crowded = arrived.into_iter().filter_map(|(node, count)| {
-        let part = fraction(weights[&node], total) * float(plan.moves.len());
-        (count > 2.0 * part + 2.0)
-            .then(|| format!("{count} of {} to node {node}: {part:.2}", plan.moves.len()))
-    });
-    crowded.collect()
+    let mut parts: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+    for change in &plan.moves {
+        let slice = usize::from(change.slice.0);
+        parts.entry(node(layout, change.arrives)).or_default().0 += 1.0;
+        let stay = plan.chains[slice].iter().filter(|store| layout.chains[slice].contains(store));
+        let taken: Vec<Domain> = stay.map(|&store| domain(layout, store)).collect();
+        let open = || nodes.iter().filter(|(_, (domain, _))| !taken.contains(domain));
+        let weights: f64 = open().map(|(_, (_, weight))| weight).sum();
+        for (&node, (_, weight)) in open() {
+            parts.entry(node).or_default().1 += weight / weights;
+        }
+    }
+    let total: f64 = nodes.values().map(|(_, weight)| weight).sum();
+    for (node, (_, part)) in &mut parts {
+        *part = part.max(nodes[node].1 / total * float(plan.moves.len()));
+    }
+    let crowded = parts.into_iter().filter(|(_, (count, part))| *count > 2.0 * part + 2.0);
+    crowded.map(|(node, (count, part))| format!("{count} to node {node}, whose part is {part:.2}")).collect()
 }
 
 /// A repair moves only what was missing, and changes no head that is there.

@@ -260,4 +260,4 @@ fn random_lives_keep_every_rule() {
 /// Sets the number of seeds.
 const COUNT_VARIABLE: &str = "CATENA_PLACEMENT_SEEDS";
 /// Without it: some five seconds.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;

@@ -53,7 +53,9 @@ pub(super) struct Shares {
 }
 
 /// Counts for each part of the cluster; sums hold from level to level.
+#[derive(Clone)]
 pub(super) struct Quotas {
+    pub(super) domains: Vec<u32>,
     pub(super) nodes: Vec<u32>,
     pub(super) stores: Vec<u32>,
     pub(super) units: Vec<u32>,
@@ -65,6 +67,7 @@ impl Quotas {
         for (index, &held) in held.iter().enumerate() {
             self.stores[index] += held;
             self.nodes[cluster.stores[index].node] += held;
+            self.domains[cluster.domain_of(index)] += held;
             if let Some(unit) = cluster.stores[index].unit {
                 self.units[unit] += held;
             }
@@ -125,20 +128,44 @@ impl Shares {
         let mut domains = vec![0; self.domains.len()];
         let all: Vec<usize> = (0..domains.len()).collect();
         round_children(count(total), &all, &self.domains, &priorities.domains, &mut domains);
-        let mut nodes = vec![0; self.nodes.len()];
-        for (domain, &quota) in cluster.domains.iter().zip(&domains) {
-            round_children(quota, &domain.nodes, &self.nodes, &priorities.nodes, &mut nodes);
-        }
-        let mut stores = vec![0; self.stores.len()];
-        for (node, &quota) in cluster.nodes.iter().zip(&nodes) {
-            round_children(quota, &node.stores, &self.stores, &priorities.stores, &mut stores);
-        }
+        let nodes = self.round_nodes(cluster, &domains, &priorities);
+        let stores = self.round_stores(cluster, &nodes, &priorities);
         let units = cluster.units.iter().map(|unit| match (cluster.separation, unit.store) {
             (Separation::Store, Some(store)) => stores[store],
             (Separation::Node, _) => nodes[unit.nodes[0]],
             _ => domains[unit.domain],
         });
-        Quotas { units: units.collect(), nodes, stores }
+        Quotas { units: units.collect(), domains, nodes, stores }
+    }
+
+    /// Rounds them anew below the units, which have what they should, in favour of who holds now: a replica that had to leave a store
+    /// which has only its due is so made up for by one that stays in another.
+    pub(super) fn round_below_units(&self, cluster: &Cluster, quotas: Quotas, held: &[u32]) -> Quotas {
+        let priorities = Priorities::new(cluster, self, &Favour::Holders(held));
+        let mut below = quotas;
+        if cluster.separation == Separation::Domain {
+            below.nodes = self.round_nodes(cluster, &below.domains, &priorities);
+        }
+        if cluster.separation != Separation::Store {
+            below.stores = self.round_stores(cluster, &below.nodes, &priorities);
+        }
+        below
+    }
+
+    fn round_nodes(&self, cluster: &Cluster, domains: &[u32], priorities: &Priorities) -> Vec<u32> {
+        let mut nodes = vec![0; self.nodes.len()];
+        for (domain, &quota) in cluster.domains.iter().zip(domains) {
+            round_children(quota, &domain.nodes, &self.nodes, &priorities.nodes, &mut nodes);
+        }
+        nodes
+    }
+
+    fn round_stores(&self, cluster: &Cluster, nodes: &[u32], priorities: &Priorities) -> Vec<u32> {
+        let mut stores = vec![0; self.stores.len()];
+        for (node, &quota) in cluster.nodes.iter().zip(nodes) {
+            round_children(quota, &node.stores, &self.stores, &priorities.stores, &mut stores);
+        }
+        stores
     }
 }
 
@@ -234,8 +261,8 @@ impl Priorities {
             nodes[cluster.stores[index].node] += u64::from(held);
             domains[cluster.domain_of(index)] += u64::from(held);
         }
-        // At most 2^18 replicas and weights of at most 2^48 in all: 45 bits of scale lose nothing that matters.
-        let emptiness = |held: u64, weight: u64| u64::MAX - (held << 45) / weight.max(1);
+        // At most 2^19 replicas, on a ring of 2^16 slices with 8 members each: 44 bits are left for the fraction.
+        let emptiness = |held: u64, weight: u64| u64::MAX - (held << 44) / weight.max(1);
         Self {
             stores: held
                 .iter()

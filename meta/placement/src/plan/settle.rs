@@ -29,9 +29,9 @@ struct Settling<'a> {
     pairs: Pairs,
 }
 
-/// The stores of each slice, those it keeps first.
-pub(super) fn settle(assignment: Assignment<'_>) -> Vec<Vec<usize>> {
-    let Assignment { cluster, quotas, places, held, .. } = assignment;
+/// The stores of each slice. `quotas` are the assignment's own, but for how they are rounded below units.
+pub(super) fn settle(assignment: Assignment<'_>, quotas: &Quotas) -> Vec<Vec<usize>> {
+    let Assignment { cluster, places, held, .. } = assignment;
     let replica = |place: Place| Replica {
         place,
         node: place.kept.map(|store| cluster.stores[store].node),

@@ -27,6 +27,17 @@ enum Sweep {
     Any,
 }
 
+/// Which transfers a path may be made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Allow {
+    /// Such that move nothing.
+    Free,
+    /// Any, but what leaves a unit with too much leaves a store and node with too much.
+    Exact,
+    /// Any.
+    Any,
+}
+
 /// One transfer: `slice` leaves `from` for `to`.
 #[derive(Clone, Copy)]
 struct Step {
@@ -53,7 +64,8 @@ impl Assignment<'_> {
         self.complete(stuck);
         for unit in 0..self.counts.len() {
             while self.excess(unit) > 0 {
-                let steps = self.path(&[unit], true).or_else(|| self.path(&[unit], false));
+                let path = |allow| self.path(&[unit], allow);
+                let steps = [Allow::Free, Allow::Exact, Allow::Any].into_iter().find_map(path);
                 self.walk(&steps.expect("full units have paths to those that lack"));
             }
         }
@@ -78,10 +90,10 @@ impl Assignment<'_> {
                     (0..self.counts.len()).filter(|&unit| !self.contains(slice, unit)).collect();
                 open.sort_by_key(|&unit| {
                     let weight = self.cluster.units[unit].weight;
-                    ((u64::from(self.counts[unit]) << 45) / weight, mix(slice, unit))
+                    ((u64::from(self.counts[unit]) << 44) / weight, mix(slice, unit))
                 });
                 let unit = self.choose(slice, |_, _| false).unwrap_or_else(|| {
-                    let steps = self.path(&open, true).unwrap_or_default();
+                    let steps = self.path(&open, Allow::Free).unwrap_or_default();
                     self.walk(&steps);
                     steps.first().map_or(open[0], |step| step.from)
                 });
@@ -97,9 +109,9 @@ impl Assignment<'_> {
         sources.sort_by_key(|&unit| (self.store_left(slice, unit).is_none(), mix(slice, unit)));
         let returns = sources.iter().take_while(|&&unit| self.store_left(slice, unit).is_some()).count();
         let steps = self
-            .path(&sources, true)
-            .or_else(|| self.path(&sources[..returns], false))
-            .or_else(|| self.path(&sources, false))
+            .path(&sources, Allow::Free)
+            .or_else(|| self.path(&sources[..returns], Allow::Any))
+            .or_else(|| self.path(&sources, Allow::Any))
             .expect("a slice that lacks a replica has a path to a unit that lacks one");
         self.walk(&steps);
         steps[0].from
@@ -142,9 +154,7 @@ impl Assignment<'_> {
 
     fn may_go(&self, slice: usize, place: Place, sweep: Sweep) -> bool {
         let (Some(unit), Some(store)) = (place.unit, place.kept) else { return sweep == Sweep::Any };
-        let node = self.cluster.stores[store].node;
-        let is_exact = self.held.stores[store] > self.quotas.stores[store]
-            && self.held.nodes[node] > self.quotas.nodes[node];
+        let is_exact = self.is_exact(store);
         match sweep {
             Sweep::Return => !self.left[slice].is_empty(),
             Sweep::Apart => is_exact && self.wide_conflicts(slice, unit) > 0,
@@ -155,6 +165,12 @@ impl Assignment<'_> {
             }
             Sweep::Any => true,
         }
+    }
+
+    /// Whether a store and its node have too much.
+    fn is_exact(&self, store: usize) -> bool {
+        let node = self.cluster.stores[store].node;
+        self.held.stores[store] > self.quotas.stores[store] && self.held.nodes[node] > self.quotas.nodes[node]
     }
 
     fn choose_transfer(&self, slice: usize, from: usize, sweep: Sweep) -> Option<usize> {
@@ -179,8 +195,8 @@ impl Assignment<'_> {
         })
     }
 
-    /// The shortest path of transfers from one of `sources` to a unit that lacks a replica; `is_free`: of such that move nothing.
-    fn path(&self, sources: &[usize], is_free: bool) -> Option<Vec<Step>> {
+    /// The shortest path of transfers from one of `sources` to a unit that lacks a replica.
+    fn path(&self, sources: &[usize], allow: Allow) -> Option<Vec<Step>> {
         let mut came_by: Vec<Option<Step>> = vec![None; self.counts.len()];
         let mut unseen: Vec<usize> = (0..self.counts.len()).filter(|unit| !sources.contains(unit)).collect();
         let mut queue: VecDeque<usize> = sources.iter().copied().collect();
@@ -195,7 +211,7 @@ impl Assignment<'_> {
                 }
                 let mut end = None;
                 unseen.retain(|&to| {
-                    let is_open = !self.contains(slice, to) && (!is_free || self.is_free(slice, from, to));
+                    let is_open = !self.contains(slice, to) && self.is_allowed(slice, from, to, allow);
                     if is_open {
                         came_by[to] = Some(Step { slice, from, to });
                         queue.push_back(to);
@@ -213,11 +229,14 @@ impl Assignment<'_> {
         None
     }
 
-    /// Whether `slice` moves no more if it has `to` instead of `from`.
-    fn is_free(&self, slice: usize, from: usize, to: usize) -> bool {
-        let leaves_kept =
-            self.places[slice].iter().any(|place| place.unit == Some(from) && place.kept.is_some());
-        !leaves_kept || self.store_left(slice, to).is_some()
+    fn is_allowed(&self, slice: usize, from: usize, to: usize, allow: Allow) -> bool {
+        let kept =
+            || self.places[slice].iter().find(|place| place.unit == Some(from)).and_then(|place| place.kept);
+        match allow {
+            Allow::Free => kept().is_none() || self.store_left(slice, to).is_some(),
+            Allow::Exact => self.excess(from) == 0 || kept().is_some_and(|store| self.is_exact(store)),
+            Allow::Any => true,
+        }
     }
 
     fn walk(&mut self, steps: &[Step]) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wire::{ClusterId, NodeId, StoreId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::config::Config;
@@ -18,6 +19,17 @@ pub(crate) const DIRECTORY_FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.toml";
 const MAP_FILE: &str = "cluster.map";
 const METADATA_FILE: &str = "metadata.log";
+
+/// What stands before the map in its file: magic, then xxh3-64 of the map. Its format and number are its own.
+const MAP_HEADER_BYTES: usize = 16;
+const MAP_MAGIC: [u8; 8] = *b"CATENAMP";
+
+fn map_header(map: &[u8]) -> [u8; MAP_HEADER_BYTES] {
+    let mut header = [0; MAP_HEADER_BYTES];
+    header[..8].copy_from_slice(&MAP_MAGIC);
+    header[8..].copy_from_slice(&xxh3_64(map).to_le_bytes());
+    header
+}
 
 /// Who a node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,15 +113,28 @@ impl NodeDirectory {
     /// The last cluster map's bytes, as they were stored.
     pub(crate) fn read_map(&self) -> Result<Vec<u8>, Error> {
         let path = self.map_path();
-        fs::read(&path).map_err(|source| match source.kind() {
+        let file = fs::read(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::Missing { path: path.clone() },
             _ => Error::file("read", &path, source),
-        })
+        })?;
+        let damaged = |reason: &str| Error::Damaged { path: path.clone(), reason: reason.into() };
+        let (header, bytes) = file
+            .split_first_chunk::<MAP_HEADER_BYTES>()
+            .ok_or_else(|| damaged("it is too short for a cluster map"))?;
+        if header[..8] != MAP_MAGIC {
+            return Err(damaged("it isn't a cluster map"));
+        }
+        if *header != map_header(bytes) {
+            return Err(damaged(
+                "its checksum is wrong: put a copy of it back that was made after the cluster's last change",
+            ));
+        }
+        Ok(bytes.to_vec())
     }
 
     /// Stores the cluster map durably.
     pub(crate) fn write_map(&self, bytes: &[u8]) -> Result<(), Error> {
-        write_atomically(&self.map_path(), bytes)
+        write_atomically(&self.map_path(), &[&map_header(bytes), bytes].concat())
     }
 
     /// Where the cluster map is.
@@ -197,6 +222,27 @@ mod tests {
         directory.write_identity(&identity()).expect("written");
         assert!(directory.is_initialized().expect("readable"));
         assert_eq!(directory.read_identity().expect("read"), identity());
+    }
+
+    /// A flipped bit in the map sent chunks to other stores, and lost chunks were reported that were there.
+    #[test]
+    fn a_map_with_any_bit_flipped_is_refused() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = NodeDirectory::new(temporary.path());
+        assert!(matches!(directory.read_map(), Err(Error::Missing { .. })));
+        directory.write_map(b"a map").expect("written");
+        assert_eq!(directory.read_map().expect("read"), b"a map");
+        let whole = fs::read(directory.map_path()).expect("read");
+        for bit in 0..8 * whole.len() {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(directory.map_path(), damaged).expect("written");
+            assert!(matches!(directory.read_map(), Err(Error::Damaged { .. })), "bit {bit}");
+        }
+        for length in 0..whole.len() {
+            fs::write(directory.map_path(), &whole[..length]).expect("written");
+            assert!(matches!(directory.read_map(), Err(Error::Damaged { .. })), "{length} bytes");
+        }
     }
 
     #[test]

@@ -74,15 +74,17 @@ pub(crate) fn failure(error: &node::Error) -> Failure {
         | node::Error::Missing { .. }
         | node::Error::IdentityMissing { .. } => Exit::NotFound,
         node::Error::Changed { .. } => Exit::Usage,
-        node::Error::Damaged { .. } => Exit::Integrity,
+        node::Error::Damaged { .. } | node::Error::Refused { is_damage: true, .. } => Exit::Integrity,
         _ if is_locked(error) => Exit::Conflict,
         _ => Exit::Failed,
     };
     let text = plain(&error.to_string());
+    let thing = error.path().map(|path| path.display().to_string()).unwrap_or_default();
+    let reason = text.strip_prefix(&thing).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
     // A node's message says what to do behind the first semicolon.
-    let failure = match text.split_once("; ") {
-        Some((reason, step)) => Failure::new(exit, "", reason).next(step),
-        None => Failure::new(exit, "", text),
+    let failure = match reason.split_once("; ") {
+        Some((reason, step)) => Failure::new(exit, thing, reason).next(step),
+        None => Failure::new(exit, thing, reason),
     };
     match error {
         _ if failure.next.is_some() => failure,
@@ -178,11 +180,44 @@ mod tests {
     fn a_nodes_next_step_is_told_apart() {
         let missing = failure(&node::Error::NotInitialized { directory: "d".into() });
         assert_eq!(missing.exit, Exit::NotFound);
-        assert_eq!(missing.reason, "d isn't a Catena node's directory");
+        assert_eq!(
+            (missing.thing.as_str(), missing.reason.as_str()),
+            ("d", "isn't a Catena node's directory")
+        );
         assert!(missing.next.is_some_and(|next| next.starts_with("format it with `catena server init")));
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         let denied = failure(&node::Error::File { action: "read", path: "d".into(), source });
         assert_eq!((denied.exit, denied.next.is_some()), (Exit::Denied, true));
+    }
+
+    /// A node that refused to start since its log was damaged ended with code 1, as for a full disk, and its service manager started it for ever.
+    #[test]
+    fn damage_has_the_code_of_damage() {
+        for (is_damage, exit) in [(true, Exit::Integrity), (false, Exit::Failed)] {
+            let reason = "its end is missing; mend the disk".to_owned();
+            let failure = failure(&node::Error::Refused { path: "d/metadata.log".into(), is_damage, reason });
+            assert_eq!((failure.exit, failure.thing.as_str()), (exit, "d/metadata.log"));
+            assert_eq!(failure.reason, "its end is missing");
+            assert_eq!(failure.next.as_deref(), Some("mend the disk"));
+        }
+    }
+
+    /// A program had to look for the path inside the reason.
+    #[test]
+    fn what_it_is_about_is_named_apart() {
+        let locked =
+            OpenFileError::Locked { path: "d/a.store".into(), waited: std::time::Duration::from_secs(1) };
+        let source = io::Error::from(io::ErrorKind::NotADirectory);
+        for (error, thing) in [
+            (node::Error::Exists { path: "d/a.store".into() }, "d/a.store"),
+            (node::Error::OpenFile(Box::new(locked)), "d/a.store"),
+            (node::Error::File { action: "read", path: "d/b".into(), source }, "d/b"),
+            (node::Error::Stopped { what: "shard 0".into() }, ""),
+        ] {
+            let failure = failure(&error);
+            assert_eq!(failure.thing, thing);
+            assert!(!failure.reason.contains("d/") && !failure.reason.starts_with(':'), "{failure}");
+        }
     }
 
     #[test]

@@ -168,6 +168,29 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether bytes that were there are damaged, missing or unreadable: opening it again finds the same until somebody acts.
+    pub fn is_damage(self) -> bool {
+        match self {
+            Self::SuperblocksDamaged
+            | Self::Truncated { .. }
+            | Self::CheckpointsTruncated { .. }
+            | Self::CheckpointsUnreadable { .. }
+            | Self::CheckpointsDamaged
+            | Self::Damaged(_)
+            | Self::Unreadable { .. } => true,
+            Self::NotFormatted
+            | Self::NotEmpty
+            | Self::Foreign
+            | Self::Newer { .. }
+            | Self::WrongKind { .. }
+            | Self::WrongIdentity { .. }
+            | Self::Unwritable
+            | Self::NoRoom { .. }
+            | Self::TooSmall
+            | Self::NoMemory => false,
+        }
+    }
+
     /// Whether a device of this kind that is refused so is opened once the operator accepts the loss.
     pub fn may_be_accepted(self, kind: Kind) -> bool {
         match self {

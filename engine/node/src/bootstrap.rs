@@ -207,6 +207,6 @@ fn make_directory(path: &Path) -> Result<Option<PathBuf>, Error> {
     if path.is_dir() {
         return Ok(None);
     }
-    fs::create_dir_all(path).map_err(|source| Error::file("make the directory", path, source))?;
+    fs::create_dir_all(path).map_err(|source| Error::file("make", path, source))?;
     Ok(Some(path.into()))
 }

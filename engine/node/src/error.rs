@@ -14,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A file can't be read or written.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("{path}: cannot {action} it: {source}")]
     File {
         /// What was tried.
         action: &'static str,
@@ -24,28 +24,30 @@ pub enum Error {
         source: io::Error,
     },
     /// The directory is no node's.
-    #[error("{directory} isn't a Catena node's directory; format it with `catena server init --config FILE`")]
+    #[error(
+        "{directory}: isn't a Catena node's directory; format it with `catena server init --config FILE`"
+    )]
     NotInitialized {
         /// The directory.
         directory: PathBuf,
     },
     /// Formatting would overwrite something.
     #[error(
-        "{path} exists already; nothing was changed. `init` formats only what is new: remove it yourself if its data may go"
+        "{path}: exists already; nothing was changed. `init` formats only what is new: remove it yourself if its data may go"
     )]
     Exists {
         /// What is in the way.
         path: PathBuf,
     },
     /// Another process formats a node in the directory.
-    #[error("another process is formatting {directory}; nothing was changed")]
+    #[error("{directory}: another process is formatting it; nothing was changed")]
     Formatting {
         /// The directory.
         directory: PathBuf,
     },
     /// Something that a formatted node has isn't there (R34).
     #[error(
-        "{path} is missing although this node was formatted; is its disk mounted? Catena never formats by itself"
+        "{path}: is missing although this node was formatted; is its disk mounted? Catena never formats by itself"
     )]
     Missing {
         /// What is missing.
@@ -53,7 +55,7 @@ pub enum Error {
     },
     /// The file that says who the node is isn't there, but others of its files are (R34).
     #[error(
-        "{path} is missing although {found} is there: it was lost, or formatting was cut off; restore it from a backup, or, if nothing was \
+        "{path}: is missing although {found} is there: it was lost, or formatting was cut off; restore it from a backup, or, if nothing was \
          ever stored here, remove what formatting left and format again"
     )]
     IdentityMissing {
@@ -63,7 +65,7 @@ pub enum Error {
         found: PathBuf,
     },
     /// A file's contents can't be right.
-    #[error("{path} is damaged: {reason}; restore it from a backup")]
+    #[error("{path}: is damaged: {reason}; restore it from a backup")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -72,7 +74,7 @@ pub enum Error {
     },
     /// A file was written by a newer version.
     #[error(
-        "{path} has format {found}, and this version knows {known} at most; start the newer version again"
+        "{path}: has format {found}, and this version knows {known} at most; start the newer version again"
     )]
     NewerFormat {
         /// The file.
@@ -115,7 +117,17 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A store or log can't be opened or formatted.
+    /// A store or log isn't opened.
+    #[error("{path}: {reason}")]
+    Refused {
+        /// Its file.
+        path: PathBuf,
+        /// Whether bytes that it had are damaged, missing or unreadable. A start that is repeated finds the same.
+        is_damage: bool,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// A thread can't begin its work.
     #[error("{what} can't be started: {reason}")]
     Failed {
         /// Which.
@@ -144,6 +156,28 @@ pub(crate) fn not_listening(error: &io::Error) -> String {
 }
 
 impl Error {
+    /// What it is about, if that is a file or directory: the message begins with it.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. }
+            | Self::NotInitialized { directory: path }
+            | Self::Exists { path }
+            | Self::Formatting { directory: path }
+            | Self::Missing { path }
+            | Self::IdentityMissing { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::NewerFormat { path, .. }
+            | Self::Refused { path, .. } => Some(path),
+            Self::OpenFile(error) => Some(error.path()),
+            Self::Config(_)
+            | Self::Changed { .. }
+            | Self::Start { .. }
+            | Self::Listen { .. }
+            | Self::Failed { .. }
+            | Self::Stopped { .. } => None,
+        }
+    }
+
     pub(crate) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::File { action, path: path.into(), source }
     }

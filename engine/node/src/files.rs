@@ -41,18 +41,15 @@ pub(crate) fn lock_own(config: &Config, identity: &Identity) -> Result<Vec<Store
             node: identity.node,
             unit: index,
         };
-        check_owner(&path, Kind::Chunks, expected)?.map_err(|error| Error::Failed {
-            what: format!("shard {index}"),
-            reason: shard_thread::open_failure(&path, error),
-        })?;
+        check_owner(&path, Kind::Chunks, expected)?
+            .map_err(|error| shard_thread::open_failure(&path, error).into_error("the shard"))?;
     }
     let path = metadata_path(config.metadata_directory());
     locked.push(open_file(&path, false)?);
     let expected =
         Expected { cluster: Some(identity.cluster), store: None, node: identity.node, unit: GroupId(0).0 };
-    check_owner(&path, Kind::Records, expected)?.map_err(|error| Error::Failed {
-        what: "the metadata replica".to_owned(),
-        reason: meta_log::open_failure(&OpenFailure::Log(error)),
+    check_owner(&path, Kind::Records, expected)?.map_err(|error| {
+        meta_log::open_failure(&path, &OpenFailure::Log(error)).into_error("the metadata replica")
     })?;
     Ok(locked)
 }

@@ -10,6 +10,7 @@ use wire::StoreId;
 
 use crate::error::Error;
 use crate::meta_thread::MetaStart;
+use crate::progress::Refusal;
 
 /// Free log segments kept zeroed ahead of use: four.
 const PREZERO_BYTES: u64 = 4 * LOG_SEGMENT_BYTES as u64;
@@ -44,7 +45,7 @@ pub(crate) fn length_of(path: &Path, length: io::Result<u64>) -> Result<u64, Err
 }
 
 /// Why the replica doesn't serve, and what to do.
-pub(crate) fn open_failure(failure: &OpenFailure) -> String {
+pub(crate) fn open_failure(path: &Path, failure: &OpenFailure) -> Refusal {
     let next = match failure {
         OpenFailure::Log(error) if error.may_be_accepted(Kind::Records) => {
             "; names and versions would be lost, so the node doesn't start: restore the file from a backup, or accept the loss with \
@@ -70,7 +71,13 @@ pub(crate) fn open_failure(failure: &OpenFailure) -> String {
             "; the log and its checkpoint don't belong together, or another version wrote them: restore the file from a backup"
         }
     };
-    format!("metadata log: {failure}{next}")
+    let is_damage = match failure {
+        OpenFailure::Log(error) => error.is_damage(),
+        // The log is whole; the file that it doesn't fit to is another.
+        OpenFailure::Restore(replica::RestoreError::Generation(..)) => false,
+        OpenFailure::Restore(_) => true,
+    };
+    Refusal { path: Some(path.into()), is_damage, reason: format!("{failure}{next}") }
 }
 
 /// Two checkpoints of a full group, and the log between them.
@@ -89,7 +96,7 @@ mod tests {
         let path = Path::new("metadata.log");
         assert_eq!(length_of(path, Ok(7)).ok(), Some(7));
         let error = length_of(path, Err(io::Error::other("stale handle"))).expect_err("no length");
-        assert_eq!(error.to_string(), "cannot tell the length of metadata.log: stale handle");
+        assert_eq!(error.to_string(), "metadata.log: cannot tell the length of it: stale handle");
     }
 
     #[test]
@@ -117,8 +124,8 @@ mod tests {
             (OpenFailure::Log(OpenError::Newer { found: 9 }), "format version 9 is newer"),
             (OpenFailure::Restore(replica::RestoreError::Mixed), "restore the file from a backup"),
         ] {
-            let text = open_failure(&failure);
-            assert!(text.starts_with("metadata log: ") && text.contains(expected), "{text}");
+            let text = open_failure(Path::new("metadata.log"), &failure).reason;
+            assert!(text.contains(expected), "{text}");
             let is_recoverable =
                 matches!(failure, OpenFailure::Log(error) if error.may_be_accepted(Kind::Records));
             assert_eq!(text.contains("server recover"), is_recoverable, "{text}");

@@ -1,6 +1,7 @@
 //! The metadata replica's thread: the shipped [`Member`] between the thread's uring and its connections. It decides nothing.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use group::{Clock, CloseReason, Effects, Link, Member, Note};
@@ -32,6 +33,8 @@ pub(crate) enum MetaMail {
 pub(crate) struct MetaThread {
     member: Member,
     effects: Effects,
+    /// The log's file, for messages.
+    path: PathBuf,
     disk: Disk,
     mail: Receiver<MetaMail>,
     progress: Progress,
@@ -39,9 +42,24 @@ pub(crate) struct MetaThread {
 
 impl MetaThread {
     /// Around a member that hasn't started.
-    fn new(io: &mut Io, member: Member, disk: Disk, mail: Receiver<MetaMail>, progress: Progress) -> Self {
+    fn new(
+        io: &mut Io,
+        member: Member,
+        file: &StoreFile,
+        mail: Receiver<MetaMail>,
+        progress: Progress,
+    ) -> Self {
         io.attach(&mail);
-        let mut thread = Self { member, effects: Effects::default(), disk, mail, progress };
+        let disk = Disk::new(io, file, LOG_HEADROOM_BYTES);
+        let path = file.path().to_owned();
+        let mut thread = Self {
+            member,
+            effects: Effects::default(),
+            path,
+            disk,
+            mail,
+            progress,
+        };
         thread.member.on_start(clock(io), io.memory(), &mut thread.effects);
         thread.carry_out(io);
         thread
@@ -68,20 +86,20 @@ impl MetaThread {
             io.arm(at);
         }
         for note in &self.effects.notes {
-            report(&self.progress, io, note);
+            report(&self.progress, &self.path, io, note);
         }
         self.effects.clear();
     }
 }
 
-fn report(progress: &Progress, io: &mut Io, note: &Note) {
+fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
     match note {
         Note::Opened { committed, was_clean } => {
             info!(committed = committed.0, was_clean, "the metadata replica is restored");
             progress.set(Stage::Ready);
         }
         Note::OpenFailed(failure) => {
-            progress.fail(open_failure(failure));
+            progress.set(Stage::Failed(open_failure(path, failure)));
             io.stop();
         }
         Note::Fenced => {
@@ -279,7 +297,6 @@ impl MetaStart {
             links_max: self.links_max,
         };
         let member = Member::new(member, self.settings, open_log(&self));
-        let disk = Disk::new(io, file, LOG_HEADROOM_BYTES);
-        MetaThread::new(io, member, disk, mail, progress)
+        MetaThread::new(io, member, file, mail, progress)
     }
 }

@@ -1,9 +1,12 @@
 //! How far a thread is, for whoever waits for it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::error::Error;
 
 /// What a starting thread reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +16,29 @@ pub(crate) enum Stage {
     /// Recovery is done.
     Ready,
     /// It can't go on, and why.
-    Failed(String),
+    Failed(Refusal),
+}
+
+/// Why a thread can't go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The file that it is about, if it is about one.
+    pub(crate) path: Option<PathBuf>,
+    /// Whether bytes of that file are damaged, missing or unreadable.
+    pub(crate) is_damage: bool,
+    /// Why, and what to do.
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    /// The same of a start, by a thread.
+    pub(crate) fn into_error(self, what: &str) -> Error {
+        let Self { path, is_damage, reason } = self;
+        match path {
+            Some(path) => Error::Refused { path, is_damage, reason },
+            None => Error::Failed { what: what.to_owned(), reason },
+        }
+    }
 }
 
 /// A thread's end: says how far it is.
@@ -47,7 +72,7 @@ impl Progress {
 
     /// Reports a failure.
     pub(crate) fn fail(&self, reason: String) {
-        self.set(Stage::Failed(reason));
+        self.set(Stage::Failed(Refusal { path: None, is_damage: false, reason }));
     }
 }
 
@@ -60,7 +85,7 @@ impl Watch {
     /// Whether a failure was reported.
     pub(crate) fn failure(&self) -> Option<String> {
         self.receiver.try_iter().find_map(|stage| match stage {
-            Stage::Failed(reason) => Some(reason),
+            Stage::Failed(refusal) => Some(refusal.reason),
             Stage::Listening(_) | Stage::Ready => None,
         })
     }

@@ -17,7 +17,7 @@ use crate::disk::{Disk, STORE_HEADROOM_BYTES};
 use crate::error::Error;
 use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
-use crate::progress::{Progress, Stage};
+use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
 
 /// A map and its bytes, shared by all threads.
@@ -140,7 +140,10 @@ impl ShardThread {
         }
         if self.effects.open_failed {
             let error = self.shard.store().open_error();
-            self.progress.fail(error.map_or_else(String::new, |error| open_failure(&self.path, error)));
+            match error {
+                Some(error) => self.progress.set(Stage::Failed(open_failure(&self.path, error))),
+                None => self.progress.fail("its store doesn't open".into()),
+            }
             io.stop();
         }
         if self.effects.fenced {
@@ -247,7 +250,7 @@ impl Losses {
 }
 
 /// Why the store isn't served, and what to do.
-pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> String {
+pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> Refusal {
     let next = match error {
         _ if error.may_be_accepted(Kind::Chunks) => {
             "; nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
@@ -261,7 +264,7 @@ pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> String {
         }
         _ => "",
     };
-    format!("{}: {error}{next}", path.display())
+    Refusal { path: Some(path.into()), is_damage: error.is_damage(), reason: format!("{error}{next}") }
 }
 
 impl runtime::Service for ShardThread {
@@ -417,7 +420,11 @@ impl ShardStart {
         progress: Progress,
     ) -> ShardThread {
         self.store.device_bytes = file.len().unwrap_or_else(|error| {
-            progress.fail(format!("cannot ask for the length of {}: {error}", self.path.display()));
+            progress.set(Stage::Failed(Refusal {
+                path: Some(self.path.clone()),
+                is_damage: false,
+                reason: format!("cannot tell the length of it: {error}"),
+            }));
             0
         });
         let identity = self.journal_identity();
@@ -452,7 +459,13 @@ mod tests {
             (OpenError::SuperblocksDamaged, false),
             (OpenError::NotFormatted, false),
         ] {
-            let text = open_failure(path, error);
+            let refusal = open_failure(path, error);
+            let (text, is_damage) = (&refusal.reason, refusal.is_damage);
+            assert_eq!(
+                (is_damage, refusal.path.as_deref()),
+                (error != OpenError::NotFormatted, Some(path)),
+                "{text}"
+            );
             assert_eq!(text.contains("recover --accept-data-loss"), is_recoverable, "{text}");
             assert!(text.contains("; "), "a next step: {text}");
         }

@@ -322,12 +322,12 @@ fn finish_start<M>(
     let handle = handle.map_err(|source| Error::Start { what: what.clone(), source: Box::new(source) })?;
     match watch.next(RECOVERY_NOTICE) {
         Some(Stage::Listening(address)) => Ok(Thread { what, handle, mail, watch, address }),
-        Some(Stage::Failed(reason)) => {
+        Some(Stage::Failed(refusal)) => {
             // It ends by itself, and its file is closed then.
             if handle.join().is_err() {
                 warn!(thread = %what, "a thread that couldn't start didn't end in order");
             }
-            Err(Error::Failed { what, reason })
+            Err(refusal.into_error(&what))
         }
         Some(Stage::Ready) | None => {
             handle.stop();
@@ -341,7 +341,7 @@ pub(crate) fn wait_ready<M>(thread: &Thread<M>) -> Result<(), Error> {
     loop {
         match thread.watch.next(RECOVERY_NOTICE) {
             Some(Stage::Ready) => return Ok(()),
-            Some(Stage::Failed(reason)) => return Err(Error::Failed { what: thread.what.clone(), reason }),
+            Some(Stage::Failed(refusal)) => return Err(refusal.into_error(&thread.what)),
             Some(Stage::Listening(_)) => {}
             None if thread.handle.is_finished() => return Err(Error::Stopped { what: thread.what.clone() }),
             None => info!(thread = %thread.what, "still recovering"),

@@ -23,7 +23,7 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum OpenFileError {
     /// It can't be opened or made.
-    #[error("can't open {}: {source}", path.display())]
+    #[error("{}: cannot be opened: {source}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum OpenFileError {
         source: io::Error,
     },
     /// Its file system has no direct I/O.
-    #[error("{} is on {file_system}, which has no direct I/O (O_DIRECT): use ext4 or xfs", path.display())]
+    #[error("{}: is on {file_system}, which has no direct I/O (O_DIRECT): use ext4 or xfs", path.display())]
     NoDirectIo {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum OpenFileError {
         file_system: String,
     },
     /// Its file system is memory, whether or not it takes direct I/O (tmpfs does since Linux 6.6).
-    #[error("{} is on {file_system}, which is memory: nothing in it survives a power cut; use ext4 or xfs on a disk", path.display())]
+    #[error("{}: is on {file_system}, which is memory: nothing in it survives a power cut; use ext4 or xfs on a disk", path.display())]
     InMemory {
         /// The file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum OpenFileError {
         file_system: String,
     },
     /// Its direct I/O wants an alignment above a block's.
-    #[error("direct I/O on {} wants {bytes}-byte alignment, more than the 4096 of Catena's formats", path.display())]
+    #[error("{}: direct I/O wants {bytes}-byte alignment, more than the 4096 of Catena's formats", path.display())]
     Alignment {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum OpenFileError {
         bytes: u32,
     },
     /// Another process has it.
-    #[error("{} is in use by another process (waited {} s for its lock)", path.display(), waited.as_secs())]
+    #[error("{}: is in use by another process (waited {} s for its lock)", path.display(), waited.as_secs())]
     Locked {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum OpenFileError {
         waited: Duration,
     },
     /// Something else failed.
-    #[error("{step} {} failed: {source}", path.display())]
+    #[error("{}: {step} it failed: {source}", path.display())]
     Io {
         /// What was attempted.
         step: &'static str,
@@ -72,6 +72,20 @@ pub enum OpenFileError {
         /// The kernel's reason.
         source: io::Error,
     },
+}
+
+impl OpenFileError {
+    /// The file; messages begin with it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Open { path, .. }
+            | Self::NoDirectIo { path, .. }
+            | Self::InMemory { path, .. }
+            | Self::Alignment { path, .. }
+            | Self::Locked { path, .. }
+            | Self::Io { path, .. } => path,
+        }
+    }
 }
 
 /// A file opened for direct I/O and locked.
@@ -277,7 +291,7 @@ mod tests {
         let error = OpenFileError::NoDirectIo { path: "/d/store".into(), file_system: "tmpfs".into() };
         assert_eq!(
             error.to_string(),
-            "/d/store is on tmpfs, which has no direct I/O (O_DIRECT): use ext4 or xfs"
+            "/d/store: is on tmpfs, which has no direct I/O (O_DIRECT): use ext4 or xfs"
         );
     }
 }

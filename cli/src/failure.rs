@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::invocation;
 use crate::json::Object;
-use crate::text::quote;
+use crate::text::{quote, shell};
 
 /// How the process ends. The codes are part of the command's interface and never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,15 @@ impl Failure {
     #[must_use]
     pub(crate) fn next(mut self, step: impl Into<String>) -> Self {
         self.next = Some(step.into());
+        self
+    }
+
+    /// The same failure, whose next step names the configuration that the command was given where it stands for any.
+    #[must_use]
+    pub(crate) fn with_config(mut self, file: &std::path::Path) -> Self {
+        use std::os::unix::ffi::OsStrExt as _;
+        let named = format!("--config {}", shell(file.as_os_str().as_bytes()));
+        self.next = self.next.map(|step| step.replace("--config FILE", &named));
         self
     }
 
@@ -260,6 +269,19 @@ mod tests {
         let bare = Failure::new(Exit::NotFound, "", "stopped");
         assert_eq!(bare.to_string(), "stopped\n  next: check the name");
         assert!(bare.to_json().line().contains(r#""next":"check the name""#));
+    }
+
+    /// The command that mends a damaged log was printed without the option that it needs.
+    #[test]
+    fn a_next_step_names_the_configuration() {
+        let step = "accept the loss with `catena server recover --accept-data-loss --config FILE`";
+        let failure = Failure::new(Exit::Integrity, "log", "damaged").next(step);
+        for (file, named) in
+            [("a.toml", "--config a.toml`"), ("my node/a.toml", "--config 'my node/a.toml'`")]
+        {
+            let next = failure.clone().with_config(std::path::Path::new(file)).next;
+            assert!(next.as_ref().is_some_and(|next| next.ends_with(named)), "{next:?}");
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn next(error: &Error) -> Option<&'static str> {
         }
         Error::IdTaken { .. } => {
             "the operator stops the node and restores the log that belongs to the store, or else begins a new generation of ids: \
-             catena server recover --accept-data-loss"
+             catena server recover --accept-data-loss --config FILE"
         }
         Error::NoSpace { .. } => "remove something (deletes still work) or add space: catena df",
         Error::Replaced { .. } | Error::SessionExpired { .. } | Error::ChunksLost { .. } => {

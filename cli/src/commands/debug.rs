@@ -187,7 +187,7 @@ fn refused(path: &Path, kind: Kind, error: Option<OpenError>) -> Failure {
     let next = match error {
         Some(error) if error.may_be_accepted(kind) => {
             "nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
-             `catena server recover --accept-data-loss`"
+             `catena server recover --accept-data-loss --config FILE`"
         }
         Some(OpenError::Unreadable { .. } | OpenError::CheckpointsUnreadable { .. }) => {
             "mend the disk, or restore the file from a backup: nothing of it can be recovered otherwise"

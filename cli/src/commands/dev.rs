@@ -65,7 +65,7 @@ impl Dev {
         if is_free(&config.directory)? {
             local_node::format(&config)?;
         }
-        let node = local_node::start(config)?;
+        let node = local_node::start(config).map_err(without_shards)?;
         local_node::write_line(&endpoint_file, &node.endpoint())?;
         announce(context, &node, &directory)?;
         let outcome = serve(&node, &termination);
@@ -114,6 +114,14 @@ impl Dev {
         config.insecure_listen = self.insecure_listen;
         Ok(config)
     }
+}
+
+/// There is no configuration whose number of shards could be mended, only the option.
+fn without_shards(failure: Failure) -> Failure {
+    if failure.exit == Exit::Usage && failure.reason.starts_with("`shards`") {
+        return failure.next("leave --shards out: it keeps what it was formatted with");
+    }
+    failure
 }
 
 fn is_free(node_directory: &Path) -> Result<bool> {
@@ -197,6 +205,16 @@ mod tests {
             format!("use it    export CATENA_ENDPOINT=$(cat '{}/my demo/x/endpoint')", here.display());
         assert_eq!(lines.lines().nth(1), Some(expected.as_str()));
         assert!(lines.lines().all(|line| !line.starts_with("data      my")), "{lines}");
+    }
+
+    /// A node without a configuration file was told to mend its configuration.
+    #[test]
+    fn another_number_of_shards_is_mended_by_none() {
+        let (configured, formatted) = ("1".to_owned(), "2".to_owned());
+        let changed = node::Error::Changed { key: "shards", configured, formatted };
+        let failure = without_shards(local_node::failure(&changed));
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.next.is_some_and(|next| next.starts_with("leave --shards out")));
     }
 
     #[test]

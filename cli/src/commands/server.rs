@@ -1,5 +1,6 @@
 //! `catena server`, `catena server init`, `catena server recover`.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use node::Config;
@@ -11,7 +12,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Termination;
 use crate::json::Object;
 use crate::local_node;
-use crate::text;
+use crate::text::{self, shell};
 
 /// Run a node as an operator does: configured by a file, formatted by `server init`
 #[derive(Debug, clap::Args)]
@@ -92,7 +93,7 @@ fn load(context: &Context, file: &Path) -> Result<Config> {
 /// Serves until a signal, then drains.
 fn run(context: &mut Context, file: &Path) -> Result<()> {
     let termination = Termination::subscribe()?;
-    let node = local_node::start(load(context, file)?)?;
+    let node = local_node::start(load(context, file)?).map_err(|failure| failure.with_config(file))?;
     let endpoint = node.endpoint();
     context.output.result(
         || {
@@ -137,7 +138,8 @@ impl Init {
     fn run(self, context: &mut Context) -> Result<()> {
         let config = load(context, &self.config)?;
         check_places(&config)?;
-        let made = node::init(&config).map_err(|error| local_node::failure(&error))?;
+        let made =
+            node::init(&config).map_err(|error| local_node::failure(&error).with_config(&self.config))?;
         context.output.note(
             || {
                 let stores: Vec<String> =
@@ -153,7 +155,10 @@ impl Init {
                 lines.extend(
                     made.stores.iter().map(|(store, path)| format!("  store {store} in {}", path.display())),
                 );
-                lines.push(format!("start it: catena server --config {}", self.config.display()));
+                lines.push(format!(
+                    "start it: catena server --config {}",
+                    shell(self.config.as_os_str().as_bytes())
+                ));
                 lines.join("\n")
             },
         )
@@ -166,7 +171,8 @@ impl Recover {
             return Err(Failure::new(Exit::Usage, "recover", "needs --accept-data-loss"));
         }
         let config = load(context, &self.config)?;
-        let report = node::recover(&config, true).map_err(|error| local_node::failure(&error))?;
+        let report = node::recover(&config, true)
+            .map_err(|error| local_node::failure(&error).with_config(&self.config))?;
         context.output.note(
             || Object::new().with("cluster", report.cluster.to_string()).with("recovered", true),
             || {

@@ -49,7 +49,7 @@ pub(crate) fn open_failure(path: &Path, failure: &OpenFailure) -> Refusal {
     let next = match failure {
         OpenFailure::Log(error) if error.may_be_accepted(Kind::Records) => {
             "; names and versions would be lost, so the node doesn't start: restore the file from a backup, or accept the loss with \
-             `catena server recover --accept-data-loss`"
+             `catena server recover --accept-data-loss --config FILE`"
         }
         // What the log says is only of use with the state that it goes on from.
         OpenFailure::Log(OpenError::CheckpointsDamaged | OpenError::CheckpointsTruncated { .. }) => {

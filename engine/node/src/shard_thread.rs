@@ -112,7 +112,7 @@ impl ShardThread {
                 chunk = %id,
                 "a put is refused: the store holds other bytes under this chunk's id, which the metadata log handed out again. The log is older \
                  than the store, as one from an old backup: restore the one that belongs to it, or run \
-                 `catena server recover --accept-data-loss`"
+                 `catena server recover --accept-data-loss --config FILE`"
             );
         }
         if let Some(at) = self.effects.deadline {
@@ -254,7 +254,7 @@ pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> Refusal 
     let next = match error {
         _ if error.may_be_accepted(Kind::Chunks) => {
             "; nothing was changed: mend the disk, or restore the file from a backup; to go on without what is missing: \
-             `catena server recover --accept-data-loss`"
+             `catena server recover --accept-data-loss --config FILE`"
         }
         OpenError::SuperblocksDamaged | OpenError::Unreadable { .. } => {
             "; without a superblock nothing of it can be recovered: mend the disk, or restore the file from a backup"

@@ -58,7 +58,8 @@ fn what_is_left_of_a_shortened_store_is_served() {
         "shard-0.store",
         &format!("ends at byte {cut}"),
         "its end is missing",
-        "server recover --accept-data-loss",
+        // It can be typed as it stands.
+        &format!("`catena server recover --accept-data-loss --config {}`", server.config.display()),
     ];
     for part in parts {
         assert!(said.contains(part), "{part} is said: {said}");

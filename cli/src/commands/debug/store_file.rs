@@ -225,7 +225,7 @@ fn verdict(path: &Path, findings: &[Findings]) -> Result<()> {
         (_, places) => (
             if places > 0 { format!("{refusal}; in others {damage}") } else { refusal },
             "nothing was changed: mend the disk, or restore the file from a backup; to go on without what is \
-             missing: `catena server recover --accept-data-loss`, then `catena verify`",
+             missing: `catena server recover --accept-data-loss --config FILE`, then `catena verify`",
         ),
     };
     Err(Failure::new(Exit::Integrity, path.display().to_string(), reason).next(next))

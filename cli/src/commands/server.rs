@@ -177,11 +177,12 @@ impl Recover {
             || Object::new().with("cluster", report.cluster.to_string()).with("recovered", true),
             || {
                 format!(
-                    "recovered cluster {}; what could not be read is given up, as the log above says\n\
+                    "recovered cluster {}; what could not be read is given up; the log above says what, as far as it is known\n\
                      start it: catena server --config {}\n\
-                     then `catena verify` names every file that lost something",
+                     then `catena verify` names every file that lost content; files whose metadata was lost are gone or in an older \
+                     state, and nothing names them",
                     report.cluster,
-                    self.config.display()
+                    shell(self.config.as_os_str().as_bytes())
                 )
             },
         )

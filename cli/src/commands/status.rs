@@ -106,7 +106,7 @@ impl AcceptedLosses {
     fn line(self) -> String {
         let times = if self.count == 1 { "once".to_owned() } else { format!("{} times", self.count) };
         format!(
-            "loss        accepted {times}, with map {} at the latest: `catena verify` names the files that lost something",
+            "loss        accepted {times}, with map {} at the latest: `catena verify` names the files that lost content",
             self.map
         )
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use journal::log::LogLoss;
 use journal::{IoEffects, OpenError};
 use replica::RestoreError;
 use thiserror::Error;
@@ -71,6 +72,13 @@ pub enum Note {
         committed: CommitIndex,
         /// Whether the last life ended in order.
         was_clean: bool,
+    },
+    /// It serves although durable entries behind the last one are gone, as the operator accepted.
+    Lost {
+        /// The first entry that may be among them.
+        from: CommitIndex,
+        /// What is known of them.
+        loss: LogLoss,
     },
     /// It never will.
     OpenFailed(OpenFailure),

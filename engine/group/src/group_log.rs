@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use journal::OpenError;
-use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogRoom};
+use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
 use replica::LogSpace;
 use wire::{CommitIndex, Memory, Nanos, Slot};
 
@@ -22,7 +22,7 @@ pub(crate) enum LogNote {
     /// Recovery: an entry behind the checkpoint.
     Entry(CommitIndex, Vec<u8>),
     /// Recovery is done.
-    Opened { last: CommitIndex, was_clean: bool },
+    Opened { last: CommitIndex, was_clean: bool, loss: Option<LogLoss> },
     /// The log can't be used.
     OpenFailed(OpenError),
     /// Everything up to this entry is durable.
@@ -313,7 +313,8 @@ impl GroupLog {
             }
             LogEffect::Opened { last_index } => {
                 let was_clean = self.log.opened().is_some_and(|opened| opened.was_clean);
-                self.notes.push_back(LogNote::Opened { last: CommitIndex(last_index), was_clean });
+                let (last, loss) = (CommitIndex(last_index), self.log.loss());
+                self.notes.push_back(LogNote::Opened { last, was_clean, loss });
             }
             LogEffect::OpenFailed => {
                 let error = self.log.open_error().expect("a log that can't be opened says why");

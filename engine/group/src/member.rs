@@ -389,7 +389,11 @@ impl Member {
                 }
             }
             LogNote::Entry(index, bytes) => self.restore(|restore| restore.entry(index, &bytes), turn),
-            LogNote::Opened { last, was_clean } => self.on_opened(last, was_clean, turn),
+            LogNote::Opened { last, was_clean, loss } => {
+                self.on_opened(last, was_clean, turn);
+                let from = wire::CommitIndex(last.0 + 1);
+                turn.effects.notes.extend(loss.map(|loss| Note::Lost { from, loss }));
+            }
             LogNote::OpenFailed(error) => self.fail(OpenFailure::Log(error), turn),
             LogNote::Durable(index) => self.handle(Event::Durable { index }, turn),
             LogNote::PageTaken => self.handle(Event::CheckpointPageTaken, turn),

@@ -228,6 +228,8 @@ pub struct Opened {
     pub recovered_cut: bool,
     /// Whether the last life ended in order.
     pub was_clean: bool,
+    /// Whether the file has lost its end.
+    pub lost_its_end: bool,
     /// The file had lost its end, and ended here: what lay behind it in this segment is gone, and reads as zeros.
     pub ended_at: Option<Place>,
 }

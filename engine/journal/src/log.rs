@@ -25,8 +25,8 @@ use wire::{Memory, Nanos, Slot};
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
 use crate::device::{
-    Burden, Counters, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError, Opened, PageContent,
-    Room,
+    Burden, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError, Opened,
+    PageContent, Room,
 };
 use crate::io::{IoEffects, IoOutcome, IoToken};
 use crate::superblock::{JOINTS_MAX, Kind, Resume};
@@ -163,6 +163,13 @@ pub enum LogEffect {
 
 const _: () = assert!(size_of::<LogEffect>() <= 64);
 
+/// What a log gave up, since the operator accepted its loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogLoss {
+    /// The first and the last batch of which is known that it was there.
+    pub batches: Option<(u64, u64)>,
+}
+
 /// Records of one batch, at recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Records {
@@ -278,6 +285,8 @@ pub struct Log {
     checkpoint_failed: Option<(u64, u32)>,
     opened: Option<Opened>,
     open_error: Option<OpenError>,
+    /// Batches that were durable and are given up.
+    damaged: Option<DamagedBatches>,
     armed: Option<Nanos>,
     last_durable: Nanos,
 }
@@ -310,6 +319,7 @@ impl Log {
             checkpoint_failed: None,
             opened: None,
             open_error: None,
+            damaged: None,
             armed: None,
             last_durable: Nanos(0),
         }
@@ -410,7 +420,7 @@ impl Log {
             }
             Note::Salvaged { .. } => unreachable!("a log of records has no holes"),
             // Only with data loss accepted: the log ends here, and `opened` says that it was cut.
-            Note::Damaged(_) => {}
+            Note::Damaged(batches) => self.damaged = Some(batches),
             Note::Opened(opened) => {
                 self.restore_index();
                 self.opened = Some(opened);
@@ -703,6 +713,14 @@ impl Log {
     /// Why it can't be opened.
     pub fn open_error(&self) -> Option<OpenError> {
         self.open_error
+    }
+
+    /// What this life has given up, once it is open: durable records behind the last one that it was opened with. Their number isn't known, since what
+    /// counts them is what can't be read.
+    pub fn loss(&self) -> Option<LogLoss> {
+        let opened = self.opened?;
+        let batches = self.damaged.map(|batches| (batches.first, batches.last));
+        (batches.is_some() || opened.lost_its_end).then_some(LogLoss { batches })
     }
 
     /// The last record appended.

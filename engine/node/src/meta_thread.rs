@@ -98,6 +98,7 @@ fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
             info!(committed = committed.0, was_clean, "the metadata replica is restored");
             progress.set(Stage::Ready);
         }
+        Note::Lost { from, loss } => tell_loss(path, from.0, loss.batches),
         Note::OpenFailed(failure) => {
             progress.set(Stage::Failed(open_failure(path, failure)));
             io.stop();
@@ -129,6 +130,22 @@ fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
             io.stop();
         }
     }
+}
+
+/// R29: what was given up is told as far as anything still names it. Names are among it, so nothing else can.
+fn tell_loss(path: &Path, from_entry: u64, batches: Option<(u64, u64)>) {
+    let path = path.display();
+    let batches = batches.map_or_else(
+        || "not known: the file's end is gone".to_owned(),
+        |(first, last)| format!("{first} to {last} and whatever follows"),
+    );
+    warn!(
+        %path,
+        %batches,
+        from_entry,
+        "a part of the metadata log is given up, from this entry on: files and changes that only it knew are gone or in an older state, and \
+         `catena verify` can't name them"
+    );
 }
 
 impl runtime::Service for MetaThread {

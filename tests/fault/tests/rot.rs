@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use harness::{Content, Dev, Scratch};
+use harness::{Content, Dev, Run, Scratch, Server};
 
 const BLOCK: usize = 4096;
 
@@ -97,8 +97,8 @@ fn a_damaged_chunk_is_named_and_never_returned() {
 #[test]
 fn a_damaged_metadata_log_is_refused_by_name() {
     let scratch = Scratch::new();
-    let dev = Dev::new(&scratch.join("node"));
-    let mut node = dev.clone().start();
+    let server = Server::configure(&scratch.join("data"), 1, 1, "[store]\nprezero = \"64MiB\"\n").init();
+    let mut node = server.clone().start();
     node.run(["volume", "create", "v"]).run().ok();
     // The second one is acknowledged behind the first: what is damaged then isn't the log's last word.
     node.run(["mkdir", "/v/a-name-that-the-log-holds"]).run().ok();
@@ -111,8 +111,23 @@ fn a_damaged_metadata_log_is_refused_by_name() {
     let at = bytes.windows(name.len()).position(|window| window == name).expect("the entry is in the log");
     flip(&log, at as u64);
 
-    let (status, said) = dev.start_in_vain();
-    assert!(!status.success());
-    assert!(said.contains("metadata") && said.contains("damaged"), "what is damaged is said: {said}");
-    assert!(said.contains("--accept-data-loss"), "and the way out: {said}");
+    let (status, said) = server.clone().start_in_vain();
+    assert_eq!(status.code(), Some(7), "a service manager doesn't try it again: {said}");
+    assert!(
+        said.contains("metadata.log: durable batch") && said.contains("damaged"),
+        "what is damaged is said: {said}"
+    );
+    let way_out = format!("`catena server recover --accept-data-loss --config {}`", server.config.display());
+    assert!(said.contains(&way_out), "and the way out: {said}");
+
+    // It was said that the log names what is given up, and that `verify` names the files: neither was so.
+    let recover = ["server", "recover", "--accept-data-loss", "--config"];
+    let outcome = Run::catena("").args(recover).args([&server.config]).run().ok();
+    let said = outcome.text() + &outcome.messages();
+    for part in ["a part of the metadata log is given up", "batches=", "from_entry=", "nothing names them"] {
+        assert!(said.contains(part), "{part} is said: {said}");
+    }
+    node.start();
+    node.run(["stat", "/v/a-name-that-the-log-holds"]).run().exits(3);
+    node.run(["verify"]).run().ok();
 }

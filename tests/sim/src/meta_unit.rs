@@ -158,6 +158,7 @@ fn note_of(note: group::Note, out: &mut Out) {
             }
             out.notes.push(Note::Opened);
         }
+        group::Note::Lost { .. } => {}
         group::Note::OpenFailed(failure) => out.notes.push(Note::OpenFailed(failure.to_string())),
         group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
         group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),

@@ -458,17 +458,19 @@ impl Device {
 
     pub(super) fn on_incarnation_durable<M: Memory>(&mut self, memory: &mut M) {
         let opening = self.opening.take();
-        let (recovered_cut, was_clean, ended_at) = opening.map_or((false, false, None), |mut opening| {
-            opening.window.close(memory);
-            let recovered_cut = opening.walk.recovered_cut || opening.lost_its_end;
-            (recovered_cut, opening.walk.is_clean, opening.ended_at)
-        });
+        let (recovered_cut, lost_its_end, was_clean, ended_at) =
+            opening.map_or((false, false, false, None), |mut opening| {
+                opening.window.close(memory);
+                let recovered_cut = opening.walk.recovered_cut || opening.lost_its_end;
+                (recovered_cut, opening.lost_its_end, opening.walk.is_clean, opening.ended_at)
+            });
         self.stage = Stage::Serving;
         self.notes.push_back(Note::Opened(Opened {
             identity: self.superblock().identity,
             incarnation: self.superblock().incarnation,
             sequence: self.pipeline.durable.sequence,
             recovered_cut,
+            lost_its_end,
             was_clean,
             ended_at,
         }));

@@ -419,6 +419,9 @@ fn damage_refuses_to_open_unless_loss_is_accepted() {
         bench.reopen();
         bench.run();
         assert!(bench.is_open && bench.log.opened().unwrap().recovered_cut);
+        // It was said that a loss was accepted, and not of what.
+        let (first, last) = bench.log.loss().and_then(|loss| loss.batches).expect("they are named");
+        assert!(0 < first && first <= last, "{first} to {last}");
         assert!(bench.state.len() < records.len() && bench.state[..] == records[..bench.state.len()]);
         bench.config.accept_data_loss = false;
         for life in 1..4 {

@@ -43,7 +43,8 @@ impl Deletes {
                 self.sent_chunks -= u64::from(count);
             }
         }
-        if count > 0 && end < u64::MAX {
+        // As far as a commit may go: the id behind the last one is a number.
+        if count > 0 && first.ordinal.checked_add(u64::from(count)).is_some() {
             self.acked.push((first, count));
         }
     }

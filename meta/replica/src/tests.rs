@@ -722,6 +722,23 @@ fn the_orphan_pass_frees_orphans_only() {
     assert_eq!(bench.deletes, [(id(session, 5), 2, true)]);
 }
 
+/// A commit may name the last ordinal but one, and its delete was never done: it was sent again for ever.
+#[test]
+fn the_last_chunk_of_a_session_is_deleted_once() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    assert_eq!(bench.mutate(session, 2, commit_one(session, "f", u64::MAX - 1)).status, Status::Ok);
+    assert_eq!(bench.mutate(session, 3, commit_one(session, "f", 1)).status, Status::Ok);
+    let replaced = bench.now.0;
+    pass_time(&mut bench, replaced + 4 * Nanos::SECOND);
+    let first = ChunkId { session, ordinal: u64::MAX - 1 };
+    assert_eq!(bench.deletes, [(first, 1, false)]);
+    bench.handle(Event::ShardDeleted { first, count: 1 });
+    pass_time(&mut bench, replaced + 6 * Nanos::SECOND);
+    assert_eq!(bench.replica.metrics().deleting_chunks, 0);
+}
+
 /// R17: at 90 % of the budget only what frees memory is executed, and the refusal is a result like any other (R14).
 #[test]
 fn a_full_memory_still_removes() {

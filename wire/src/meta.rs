@@ -563,6 +563,12 @@ pub struct GroupState {
     pub log_bytes: u64,
     /// Chunks reclaimed whose deletion isn't acknowledged yet.
     pub deleting_chunks: u64,
+    /// Chunks in the stores whose session this log never opened: it is older than they are.
+    pub unopened_chunks: u64,
+    /// Whether the log has no space for what adds something.
+    pub log_full: bool,
+    /// Whether the memory budget has none (R17).
+    pub memory_full: bool,
 }
 
 /// An answer to a query, when its status is `Ok`.

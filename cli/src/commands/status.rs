@@ -52,8 +52,31 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
             }
         }
     }
-    if let Err(error) = &status.group {
-        troubles.push(format!("metadata: {}", failure("", error).reason));
+    match &status.group {
+        Err(error) => troubles.push(format!("metadata: {}", failure("", error).reason)),
+        Ok(group) => troubles.extend(metadata_troubles(group)),
+    }
+    troubles
+}
+
+/// What is wrong with the metadata of a group that answers.
+fn metadata_troubles(group: &client::GroupState) -> Vec<String> {
+    let next = "removing still works, what adds something is refused";
+    let mut troubles = Vec::new();
+    if group.log_full {
+        troubles.push(format!(
+            "metadata: its log is full, since its file system has no room or its limit is reached; {next}"
+        ));
+    }
+    if group.memory_full {
+        let (used, budget) = (size::human(group.memory_bytes), size::human(group.memory_budget_bytes));
+        troubles.push(format!("metadata: full at {used} of {budget} (`metadata.memory_budget`); {next}"));
+    }
+    if group.unopened_chunks > 0 {
+        let chunks = text::count(group.unopened_chunks, "chunk");
+        troubles.push(format!(
+            "metadata: the stores hold {chunks} of sessions that its log never opened: it is older than they are"
+        ));
     }
     troubles
 }
@@ -202,6 +225,9 @@ fn object(status: &ClusterStatus, troubles: &[String]) -> Object {
             "memory_budget_bytes": group.memory_budget_bytes,
             "log_bytes": group.log_bytes,
             "deleting_chunks": group.deleting_chunks,
+            "unopened_chunks": group.unopened_chunks,
+            "log_full": group.log_full,
+            "memory_full": group.memory_full,
         })
     });
     Object::new()
@@ -223,6 +249,21 @@ fn object(status: &ClusterStatus, troubles: &[String]) -> Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every put was refused for want of space while the cluster was called healthy.
+    #[test]
+    fn metadata_without_room_is_a_trouble() {
+        let healthy = client::GroupState::default();
+        assert_eq!(metadata_troubles(&healthy), Vec::<String>::new());
+        for (group, expected) in [
+            (client::GroupState { log_full: true, ..healthy }, "its log is full"),
+            (client::GroupState { memory_full: true, ..healthy }, "`metadata.memory_budget`"),
+            (client::GroupState { unopened_chunks: 1, ..healthy }, "1 chunk of sessions"),
+        ] {
+            let troubles = metadata_troubles(&group);
+            assert!(troubles.len() == 1 && troubles[0].contains(expected), "{troubles:?}");
+        }
+    }
 
     /// A store of 2 GiB that was full was said to have a full disk: what it keeps free for deletes counted as room that it didn't get.
     #[test]

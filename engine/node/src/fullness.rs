@@ -1,5 +1,5 @@
-//! When the log says that a store is full, and that it takes puts again. Each is said once, however many puts are refused; a store that swings
-//! between the two says it at most once a minute.
+//! When the log says that a store or the metadata is full, and that it takes everything again. Each is said once, however many requests are refused; what
+//! swings between the two says it at most once a minute.
 
 use wire::Nanos;
 

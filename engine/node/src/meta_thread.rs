@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use group::{Clock, CloseReason, Effects, Link, Member, Note};
-use replica::ReplicaConfig;
+use replica::{Lack, ReplicaConfig};
 use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, StoreFile};
 use tracing::{debug, error, info, warn};
 use wire::meta::GroupState;
@@ -13,6 +13,7 @@ use wire::{GroupId, Nanos, Prefix};
 
 use crate::config::Config;
 use crate::disk::{Disk, LOG_HEADROOM_BYTES};
+use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::meta_log::{open_failure, open_log};
 use crate::progress::{Progress, Stage};
@@ -38,6 +39,9 @@ pub(crate) struct MetaThread {
     disk: Disk,
     mail: Receiver<MetaMail>,
     progress: Progress,
+    fullness: Fullness,
+    /// That the log is older than the stores.
+    is_age_told: bool,
 }
 
 impl MetaThread {
@@ -59,6 +63,8 @@ impl MetaThread {
             disk,
             mail,
             progress,
+            fullness: Fullness::default(),
+            is_age_told: false,
         };
         thread.member.on_start(clock(io), io.memory(), &mut thread.effects);
         thread.carry_out(io);
@@ -88,6 +94,7 @@ impl MetaThread {
         for note in &self.effects.notes {
             report(&self.progress, &self.path, io, note);
         }
+        self.tell_state(io.now());
         self.effects.clear();
     }
 }
@@ -146,6 +153,37 @@ fn tell_loss(path: &Path, from_entry: u64, batches: Option<(u64, u64)>) {
         "a part of the metadata log is given up, from this entry on: files and changes that only it knew are gone or in an older state, and \
          `catena verify` can't name them"
     );
+}
+
+impl MetaThread {
+    /// Says once that nothing is taken for want of room, and why, and that it is taken again; and once that the log is older than the stores.
+    fn tell_state(&mut self, now: Nanos) {
+        let Some(replica) = self.member.replica() else { return };
+        let path = self.path.display();
+        if let Some(news) = self.fullness.news(now, replica.lacks().is_some()) {
+            let why = match replica.lacks() {
+                Some(Lack::Log) => "the log can't grow: its file system is full, or its limit is reached",
+                Some(Lack::Memory) => "`metadata.memory_budget` is used up",
+                None => "",
+            };
+            match news {
+                News::Full => {
+                    warn!(%path, why, "the metadata is full: what adds something is refused, removing still works");
+                }
+                News::Takes => info!(%path, "the metadata takes everything again"),
+            }
+        }
+        let chunks = replica.unopened_chunks();
+        if chunks > 0 && !std::mem::replace(&mut self.is_age_told, true) {
+            warn!(
+                %path,
+                chunks,
+                "the stores hold chunks of sessions that this log never opened: the log is older than the stores, as one from an old backup. \
+                 Nothing that it doesn't know is freed: stop the node and restore the log that belongs to them, or run \
+                 `catena server recover --accept-data-loss --config FILE`"
+            );
+        }
+    }
 }
 
 impl runtime::Service for MetaThread {

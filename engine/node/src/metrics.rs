@@ -94,6 +94,19 @@ fn group_lines(text: &mut String, group: &GroupState) {
             "Reclaimed chunks whose deletion isn't acknowledged yet.",
             group.deleting_chunks,
         ),
+        (
+            "unopened_chunks",
+            "gauge",
+            "Chunks in the stores of sessions that the log never opened: it is older than they are.",
+            group.unopened_chunks,
+        ),
+        (
+            "log_full",
+            "gauge",
+            "1 while the log has no space for what adds something.",
+            u64::from(group.log_full),
+        ),
+        ("memory_full", "gauge", "1 while the memory budget has none.", u64::from(group.memory_full)),
     ] {
         let metric = format!("catena_metadata_{name}");
         header(text, &metric, kind, help);

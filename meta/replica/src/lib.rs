@@ -38,6 +38,6 @@ pub use config::{
 pub use event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody};
 pub use namespace::Losses;
 pub use record::{ENTRY_VERSION, Entry, Record};
-pub use replica::{Metrics, Replica};
+pub use replica::{Lack, Metrics, Replica};
 pub use restore::{Restore, RestoreError};
 pub use state::{State, StateError};

@@ -2,6 +2,10 @@
 //!
 //! An id is an orphan when this group minted it, its session is closed, and no table knows it. The verdict is final when the entries that it rests on
 //! are committed: a closed session commits nothing, and dead is for ever (R22, R23). Ids of sessions that aren't born yet are kept (R2).
+//!
+//! Stores that hold chunks of sessions which this log never opened are newer than it: an old backup of the log was put back. What it takes for orphans may
+//! then belong to files that the right log knows, so nothing of the present generation is deleted in this life. Those chunks may be the last ones of an
+//! inventory, and the log hands out their sessions' ids again: the first pass of a life begins at once and deletes nothing.
 
 use std::collections::VecDeque;
 
@@ -14,6 +18,8 @@ use crate::replica::{Replica, count};
 
 /// An inventory that doesn't come within this time is asked for again.
 const INVENTORY_TIMEOUT: u64 = 60 * Nanos::SECOND;
+/// The same of the first pass, whose first page is asked for when the driver may not know the stores yet.
+const FIRST_INVENTORY_TIMEOUT: u64 = 2 * Nanos::SECOND;
 
 /// Where the pass stands.
 #[derive(Clone, Debug)]
@@ -21,6 +27,12 @@ pub(crate) struct Orphans {
     stage: Stage,
     /// Verdicts that wait for the commit of what they rest on.
     verdicts: VecDeque<Verdict>,
+    /// The first pass was made.
+    has_looked: bool,
+    /// Chunks of sessions that were never opened: in the last pass, and so far in this one.
+    unopened: (u64, u64),
+    /// There were some in this life.
+    is_log_older: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,16 +52,33 @@ struct Verdict {
 
 impl Orphans {
     pub(crate) fn new(first: Nanos) -> Self {
-        Self { stage: Stage::Idle(first), verdicts: VecDeque::new() }
+        Self {
+            stage: Stage::Idle(first),
+            verdicts: VecDeque::new(),
+            has_looked: false,
+            unopened: (0, 0),
+            is_log_older: false,
+        }
+    }
+
+    pub(crate) fn unopened(&self) -> u64 {
+        self.unopened.0.max(self.unopened.1)
+    }
+
+    fn end_pass(&mut self, next: Nanos) {
+        self.stage = Stage::Idle(next);
+        self.has_looked = true;
+        self.unopened = (self.unopened.1, 0);
     }
 }
 
 impl Replica {
     /// Begins a pass when it is time, or asks again for a page that didn't come.
     pub(crate) fn advance_orphans(&mut self, now: Nanos, effects: &mut Effects) {
+        let patience = if self.orphans.has_looked { INVENTORY_TIMEOUT } else { FIRST_INVENTORY_TIMEOUT };
         let ask = match self.orphans.stage {
             Stage::Idle(until) if now >= until && self.config.inventory_sources > 0 => Some((0, None)),
-            Stage::Asked { source, after, at } if now.since(at) >= INVENTORY_TIMEOUT => Some((source, after)),
+            Stage::Asked { source, after, at } if now.since(at) >= patience => Some((source, after)),
             _ => None,
         };
         if let Some((source, after)) = ask {
@@ -76,6 +105,12 @@ impl Replica {
         }
         let index = self.state.namespace.index();
         for &id in ids {
+            if id.session.group() == self.config.group && self.state.is_unopened(id.session) {
+                self.orphans.unopened.1 += 1;
+                self.orphans.is_log_older = true;
+            }
+        }
+        for &id in ids {
             if self.is_orphan(id) && !planted(Bug::OrphansStay) {
                 self.metrics.orphans += 1;
                 push(&mut self.orphans.verdicts, Verdict { index, first: id, count: 1 });
@@ -88,12 +123,15 @@ impl Replica {
             _ if source + 1 < self.config.inventory_sources => {
                 self.ask_inventory(now, source + 1, None, effects);
             }
-            _ => self.orphans.stage = Stage::Idle(now.after(self.config.orphan_interval)),
+            _ => self.orphans.end_pass(now.after(self.config.orphan_interval)),
         }
     }
 
     fn is_orphan(&self, id: ChunkId) -> bool {
-        id.session.group() == self.config.group // R27
+        let Orphans { has_looked, is_log_older, .. } = self.orphans;
+        has_looked
+            && (!is_log_older || id.session.generation() < self.state.generation)
+            && id.session.group() == self.config.group // R27
             && self.state.is_closed(id.session) // R21, R22
             && self.state.namespace.chunk_state(id) == ChunkState::Unknown // R25: not doomed, R24: not deleting
     }

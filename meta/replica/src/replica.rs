@@ -72,6 +72,15 @@ pub(crate) struct Now {
     pub(crate) wall: Timestamp,
 }
 
+/// What a replica has no room in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// The log.
+    Log,
+    /// The memory budget.
+    Memory,
+}
+
 /// What a replica has done since it started, and where it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
@@ -129,7 +138,7 @@ impl Replica {
             heard: Heard::all(&state, now), // each new head grants a full TTL (R22)
             upkeep: Upkeep::new(now, now.after(young)),
             clock: LogClock::new(now),
-            orphans: Orphans::new(now.after(config.orphan_interval)),
+            orphans: Orphans::new(now),
             config,
             state,
             committed: executed,
@@ -337,7 +346,24 @@ impl Replica {
             memory_budget_bytes: self.config.memory_budget,
             log_bytes: self.checkpointer.log_bytes,
             deleting_chunks: self.state.namespace.deleting_chunks(),
+            unopened_chunks: self.unopened_chunks(),
+            log_full: self.log_space > LogSpace::Ample,
+            memory_full: self.memory_full(),
         }
+    }
+
+    /// Why nothing is executed that adds something, if so (R17).
+    pub fn lacks(&self) -> Option<Lack> {
+        match (self.log_space, self.memory_full()) {
+            (LogSpace::Ample, false) => None,
+            (LogSpace::Ample, true) => Some(Lack::Memory),
+            (_, _) => Some(Lack::Log),
+        }
+    }
+
+    /// Chunks that the stores hold of sessions which this log never opened, as far as is known.
+    pub fn unopened_chunks(&self) -> u64 {
+        self.orphans.unopened()
     }
 
     /// What the replica has done, and where it stands.

@@ -121,9 +121,13 @@ impl State {
 
     /// Whether the session was opened once, and is closed for good (R21).
     pub fn is_closed(&self, session: SessionId) -> bool {
-        let born = session.generation() < self.generation
-            || session.generation() == self.generation && session.counter() < self.next_counter;
-        born && !self.is_open(session)
+        !self.is_unopened(session) && !self.is_open(session)
+    }
+
+    /// Whether the session was never opened: only a log that is older than its stores meets chunks of one.
+    pub(crate) fn is_unopened(&self, session: SessionId) -> bool {
+        session.generation() > self.generation
+            || session.generation() == self.generation && session.counter() >= self.next_counter
     }
 
     /// Bytes of memory in use, within a few per cent (R17).

@@ -11,6 +11,8 @@ use crate::{
     RestoreError,
 };
 
+mod orphans;
+
 /// A replica with a log that is durable when the test says so.
 struct Bench {
     replica: Replica,
@@ -698,28 +700,6 @@ fn every_volume_has_its_turn() {
         }
     }
     assert_eq!(turned.len(), usize::try_from(volumes).unwrap());
-}
-
-/// R2, R22, R24: only ids of closed sessions of this group that no table knows.
-#[test]
-fn the_orphan_pass_frees_orphans_only() {
-    let mut bench = Bench::new();
-    let session = bench.session();
-    bench.mutate(session, 1, create_volume("a"));
-    bench.mutate(session, 2, commit_one(session, "f", 1));
-    let other = bench.session();
-    bench.now = Nanos(6 * Nanos::SECOND);
-    bench.handle(Event::Tick);
-    assert_eq!(bench.inventories, [(0, None)]);
-    bench.ask(9, RequestBody::CloseSession { session });
-    let unborn = SessionId(other.0 + 1);
-    let foreign = SessionId::new(wire::GroupId(9), 0, 0).unwrap();
-    let id = |session, ordinal| ChunkId { session, ordinal };
-    let ids = [id(session, 1), id(session, 5), id(session, 6), id(other, 1), id(unborn, 1), id(foreign, 1)];
-    bench.handle(Event::ShardInventory { source: 0, ids: &ids, end: true });
-    assert!(bench.deletes.is_empty(), "the close isn't durable");
-    bench.flush();
-    assert_eq!(bench.deletes, [(id(session, 5), 2, true)]);
 }
 
 /// A commit may name the last ordinal but one, and its delete was never done: it was sent again for ever.

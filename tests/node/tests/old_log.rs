@@ -49,6 +49,11 @@ fn an_id_that_is_taken_is_an_integrity_error_until_recovery() {
     std::fs::copy(&backup, &log).expect("put back");
 
     node.start();
+    let older = "the stores hold chunks of sessions that this log never opened";
+    harness::wait_for("a look at the stores", std::time::Duration::from_mins(1), || {
+        node.log().contains(older).then_some(())
+    });
+    assert_ne!(node.metrics("catena_metadata_unopened_chunks"), [0]);
     let outcome = node.run(["put", "-", "/v/new"]).input("new").run().exits(7);
     let said = outcome.messages();
     for part in ["the log is older than the store", "catena server recover --accept-data-loss"] {
@@ -73,5 +78,7 @@ fn an_id_that_is_taken_is_an_integrity_error_until_recovery() {
     }
     assert_eq!(node.run(["cat", "/v/kept"]).run().ok().text(), "from before the backup");
     node.run(["verify"]).run().ok();
+    assert_eq!(node.metrics("catena_metadata_unopened_chunks"), [0]);
+    assert_eq!(node.log().matches(older).count(), 1, "once");
     assert_eq!(node.metrics("catena_node_conflicting_put_total"), [0]);
 }

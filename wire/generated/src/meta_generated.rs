@@ -6667,6 +6667,9 @@ impl<'a> GroupStatusAnswer<'a> {
   pub const VT_MEMORY_BUDGET_BYTES: ::flatbuffers::VOffsetT = 14;
   pub const VT_LOG_BYTES: ::flatbuffers::VOffsetT = 16;
   pub const VT_DELETING_CHUNKS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_UNOPENED_CHUNKS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_LOG_FULL: ::flatbuffers::VOffsetT = 22;
+  pub const VT_MEMORY_FULL: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6678,6 +6681,7 @@ impl<'a> GroupStatusAnswer<'a> {
     args: &'args GroupStatusAnswerArgs
   ) -> ::flatbuffers::WIPOffset<GroupStatusAnswer<'bldr>> {
     let mut builder = GroupStatusAnswerBuilder::new(_fbb);
+    builder.add_unopened_chunks(args.unopened_chunks);
     builder.add_deleting_chunks(args.deleting_chunks);
     builder.add_log_bytes(args.log_bytes);
     builder.add_memory_budget_bytes(args.memory_budget_bytes);
@@ -6686,6 +6690,8 @@ impl<'a> GroupStatusAnswer<'a> {
     builder.add_sessions(args.sessions);
     builder.add_checkpoint(args.checkpoint);
     builder.add_committed(args.committed);
+    builder.add_memory_full(args.memory_full);
+    builder.add_log_full(args.log_full);
     builder.finish()
   }
 
@@ -6746,6 +6752,27 @@ impl<'a> GroupStatusAnswer<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(GroupStatusAnswer::VT_DELETING_CHUNKS, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn unopened_chunks(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GroupStatusAnswer::VT_UNOPENED_CHUNKS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn log_full(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GroupStatusAnswer::VT_LOG_FULL, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn memory_full(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GroupStatusAnswer::VT_MEMORY_FULL, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupStatusAnswer<'_> {
@@ -6762,6 +6789,9 @@ impl ::flatbuffers::Verifiable for GroupStatusAnswer<'_> {
      .visit_field::<u64>("memory_budget_bytes", Self::VT_MEMORY_BUDGET_BYTES, false)?
      .visit_field::<u64>("log_bytes", Self::VT_LOG_BYTES, false)?
      .visit_field::<u64>("deleting_chunks", Self::VT_DELETING_CHUNKS, false)?
+     .visit_field::<u64>("unopened_chunks", Self::VT_UNOPENED_CHUNKS, false)?
+     .visit_field::<bool>("log_full", Self::VT_LOG_FULL, false)?
+     .visit_field::<bool>("memory_full", Self::VT_MEMORY_FULL, false)?
      .finish();
     Ok(())
   }
@@ -6775,6 +6805,9 @@ pub struct GroupStatusAnswerArgs {
     pub memory_budget_bytes: u64,
     pub log_bytes: u64,
     pub deleting_chunks: u64,
+    pub unopened_chunks: u64,
+    pub log_full: bool,
+    pub memory_full: bool,
 }
 impl<'a> Default for GroupStatusAnswerArgs {
   #[inline]
@@ -6788,6 +6821,9 @@ impl<'a> Default for GroupStatusAnswerArgs {
       memory_budget_bytes: 0,
       log_bytes: 0,
       deleting_chunks: 0,
+      unopened_chunks: 0,
+      log_full: false,
+      memory_full: false,
     }
   }
 }
@@ -6830,6 +6866,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupStatusAnswerBuilder<'a, 
     self.fbb_.push_slot::<u64>(GroupStatusAnswer::VT_DELETING_CHUNKS, deleting_chunks, 0);
   }
   #[inline]
+  pub fn add_unopened_chunks(&mut self, unopened_chunks: u64) {
+    self.fbb_.push_slot::<u64>(GroupStatusAnswer::VT_UNOPENED_CHUNKS, unopened_chunks, 0);
+  }
+  #[inline]
+  pub fn add_log_full(&mut self, log_full: bool) {
+    self.fbb_.push_slot::<bool>(GroupStatusAnswer::VT_LOG_FULL, log_full, false);
+  }
+  #[inline]
+  pub fn add_memory_full(&mut self, memory_full: bool) {
+    self.fbb_.push_slot::<bool>(GroupStatusAnswer::VT_MEMORY_FULL, memory_full, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupStatusAnswerBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GroupStatusAnswerBuilder {
@@ -6855,6 +6903,9 @@ impl ::core::fmt::Debug for GroupStatusAnswer<'_> {
       ds.field("memory_budget_bytes", &self.memory_budget_bytes());
       ds.field("log_bytes", &self.log_bytes());
       ds.field("deleting_chunks", &self.deleting_chunks());
+      ds.field("unopened_chunks", &self.unopened_chunks());
+      ds.field("log_full", &self.log_full());
+      ds.field("memory_full", &self.memory_full());
       ds.finish()
   }
 }

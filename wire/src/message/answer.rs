@@ -166,6 +166,9 @@ fn encode_group_state(builder: &mut Builder, state: &GroupState) -> Body {
         memory_budget_bytes: state.memory_budget_bytes,
         log_bytes: state.log_bytes,
         deleting_chunks: state.deleting_chunks,
+        unopened_chunks: state.unopened_chunks,
+        log_full: state.log_full,
+        memory_full: state.memory_full,
     };
     let body = schema::GroupStatusAnswer::create(builder, &args);
     (schema::Answer::GroupStatusAnswer, body.as_union_value())
@@ -295,5 +298,8 @@ fn decode_group_state(body: schema::GroupStatusAnswer<'_>) -> GroupState {
         memory_budget_bytes: body.memory_budget_bytes(),
         log_bytes: body.log_bytes(),
         deleting_chunks: body.deleting_chunks(),
+        unopened_chunks: body.unopened_chunks(),
+        log_full: body.log_full(),
+        memory_full: body.memory_full(),
     }
 }

@@ -409,6 +409,9 @@ fn group_state() -> GroupState {
         memory_budget_bytes: 1 << 32,
         log_bytes: 1 << 20,
         deleting_chunks: 5,
+        unopened_chunks: 6,
+        log_full: true,
+        memory_full: true,
     }
 }
 

@@ -161,6 +161,8 @@ impl Random {
             _ => Answer::GroupStatus(GroupState {
                 committed: CommitIndex(self.u64()),
                 deleting_chunks: self.u64(),
+                log_full: self.flag(),
+                memory_full: self.flag(),
                 ..GroupState::default()
             }),
         }

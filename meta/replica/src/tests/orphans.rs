@@ -1,0 +1,79 @@
+//! The orphan pass by hand.
+
+use super::*;
+
+fn id(session: SessionId, ordinal: u64) -> ChunkId {
+    ChunkId { session, ordinal }
+}
+
+/// One pass, in which the only store says that it has these.
+fn pass(bench: &mut Bench, ids: &[ChunkId]) {
+    bench.now = bench.now.after(6 * Nanos::SECOND);
+    bench.handle(Event::Tick);
+    assert_eq!(std::mem::take(&mut bench.inventories), [(0, None)]);
+    bench.handle(Event::ShardInventory { source: 0, ids, end: true });
+}
+
+/// R2, R22, R24: only ids of closed sessions of this group that no table knows; nothing in a life's first pass.
+#[test]
+fn the_orphan_pass_frees_orphans_only() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    let other = bench.session();
+    let foreign = SessionId::new(wire::GroupId(9), 0, 0).unwrap();
+    let ids = [id(session, 1), id(session, 5), id(session, 6), id(other, 1), id(foreign, 1)];
+    pass(&mut bench, &ids);
+    bench.ask(9, RequestBody::CloseSession { session });
+    pass(&mut bench, &ids);
+    assert!(bench.deletes.is_empty(), "the close isn't durable");
+    bench.flush();
+    assert_eq!(bench.deletes, [(id(session, 5), 2, true)]);
+    assert_eq!(bench.replica.unopened_chunks(), 0);
+}
+
+/// An old backup of the log was put back. As its sessions went on, chunks of files that only the right log knew became orphans and were deleted.
+#[test]
+fn a_log_that_is_older_than_its_stores_frees_no_orphans() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.ask(9, RequestBody::CloseSession { session });
+    bench.flush();
+    bench.replies.clear();
+    let later = SessionId(session.0 + 1);
+    let ids = [id(session, 1), id(later, 1), id(later, 2)];
+    pass(&mut bench, &ids);
+    assert_eq!(bench.replica.group_state().unopened_chunks, 2);
+    // The log hands out that session's id, too.
+    assert_eq!(bench.session(), later);
+    bench.replies.clear();
+    bench.ask(9, RequestBody::CloseSession { session: later });
+    bench.flush();
+    for _ in 0..2 {
+        pass(&mut bench, &ids);
+        assert!(bench.deletes.is_empty(), "{:?}", bench.deletes);
+    }
+
+    // Once the operator has accepted the loss they are orphans as any others.
+    bench.replica.config.generation += 1;
+    pass(&mut bench, &ids);
+    bench.flush();
+    assert_eq!(bench.deletes, [(id(session, 1), 1, true), (id(later, 1), 2, true)]);
+    assert_eq!(bench.replica.unopened_chunks(), 0);
+}
+
+/// Every put was refused for want of space, and nothing said so.
+#[test]
+fn what_has_no_room_is_told() {
+    let mut bench = Bench::new();
+    bench.session();
+    assert_eq!(bench.replica.lacks(), None);
+    bench.handle(Event::LogSpace(LogSpace::Short));
+    assert_eq!(bench.replica.lacks(), Some(crate::Lack::Log));
+    bench.handle(Event::LogSpace(LogSpace::Ample));
+    bench.replica.config.memory_budget = bench.replica.state().memory_bytes();
+    assert_eq!(bench.replica.lacks(), Some(crate::Lack::Memory));
+    let state = bench.replica.group_state();
+    assert_eq!((state.log_full, state.memory_full), (false, true));
+}

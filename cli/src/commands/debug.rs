@@ -4,6 +4,7 @@ mod overlay;
 mod store_file;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent};
@@ -15,7 +16,7 @@ use wire::Nanos;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
-use crate::text::{count, size};
+use crate::text::{count, shell, size};
 use overlay::{Buffers, Overlay};
 
 /// Examine the files of a stopped node, read-only
@@ -180,6 +181,20 @@ fn numbers(checkpoints: &[u64]) -> String {
     }
 }
 
+/// That the file is one of those that the command examines.
+fn check_kind(path: &Path, found: Kind, wanted: Kind) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let command = match found {
+        Kind::Chunks => "store",
+        Kind::Records => "log",
+    };
+    let shown = shell(path.as_os_str().as_bytes());
+    Err(Failure::usage(path.display().to_string(), format!("is a {found}, not a {wanted}"))
+        .next(format!("catena debug {command} {shown}")))
+}
+
 /// Recovery that refuses.
 fn refused(path: &Path, kind: Kind, error: Option<OpenError>) -> Failure {
     let reason =
@@ -222,6 +237,7 @@ impl LogCommand {
         let mut overlay = Overlay::open(path)?;
         let copies = Copies::read(&overlay);
         let (expected, block) = copies.expected(path)?;
+        check_kind(path, block.kind, Kind::Records)?;
         copies.print(context, path, &block)?;
         let config = LogConfig {
             capacity_bytes: overlay.length().saturating_add(8 * u64::from(block.geometry.segment_bytes())),
@@ -335,5 +351,21 @@ impl LogFindings {
                 .into_bytes()
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log that was examined as a store was called damaged, to be restored from a backup.
+    #[test]
+    fn a_file_of_the_other_kind_is_sent_to_its_command() {
+        let path = Path::new("my node/metadata.log");
+        assert!(check_kind(path, Kind::Records, Kind::Records).is_ok());
+        let failure = check_kind(path, Kind::Records, Kind::Chunks).expect_err("a log");
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.reason, "is a metadata log, not a chunk store");
+        assert_eq!(failure.next.as_deref(), Some("catena debug log 'my node/metadata.log'"));
     }
 }

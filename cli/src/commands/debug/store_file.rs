@@ -9,7 +9,7 @@ use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::{ChunkId, Memory as _, Nanos};
 
 use super::overlay::{Buffers, Overlay};
-use super::{Copies, StoreCommand, files, refused};
+use super::{Copies, StoreCommand, check_kind, files, refused};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
@@ -247,6 +247,7 @@ impl StoreCommand {
         let overlay = Overlay::open(path)?;
         let copies = Copies::read(&overlay);
         let (expected, block) = copies.expected(path)?;
+        check_kind(path, block.kind, Kind::Chunks)?;
         copies.print(context, path, &block)?;
         let mut opened = Examination::open(path, overlay, expected, block.geometry.segment_bytes())?;
         let findings = opened.examine(!self.no_read, |opened, chunk, whole| {

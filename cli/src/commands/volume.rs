@@ -139,7 +139,7 @@ impl Info {
                      removed versions  {retention}\n\
                      holds             {}, {}, {}\n\
                      size              {}\n\
-                     stored            {} in {}",
+                     stored            {}",
                     info.name,
                     info.volume,
                     time::utc(info.created, false),
@@ -148,8 +148,7 @@ impl Info {
                     text::count(usage.directories.saturating_sub(1), "directory"),
                     text::count(usage.symlinks, "link"),
                     size::human(usage.logical_bytes),
-                    size::human(usage.stored_bytes),
-                    text::count(usage.chunks, "chunk"),
+                    stored(&usage),
                 )
                 .into_bytes()
             },
@@ -226,6 +225,15 @@ fn object(info: &VolumeInfo) -> Object {
         .with("created", time::utc(info.created, true))
 }
 
+/// What a volume's chunks hold. Those of which nothing is live any more count as chunks until they are freed.
+fn stored(usage: &VolumeUsage) -> String {
+    let (live, chunks) = (size::human(usage.stored_bytes), text::count(usage.chunks, "chunk"));
+    match usage.reclaimable_bytes {
+        0 => format!("{live} in {chunks}"),
+        bytes => format!("{live}, and {} to be reclaimed, in {chunks}", size::human(bytes)),
+    }
+}
+
 /// A volume's counts as fields.
 pub(crate) fn usage_fields(object: Object, usage: &VolumeUsage) -> Object {
     let reclaimable_from = (usage.reclaimable_from.0 != 0).then(|| time::utc(usage.reclaimable_from, true));
@@ -285,5 +293,14 @@ mod tests {
         for text in ["", "d", "1w", "-1s", "99999999999999999999d"] {
             assert!(parse_seconds(text).is_err(), "{text}");
         }
+    }
+
+    /// A volume whose files were just removed had "0 B in 25 chunks".
+    #[test]
+    fn chunks_are_counted_with_their_bytes() {
+        let live = VolumeUsage { stored_bytes: 5, chunks: 1, ..VolumeUsage::default() };
+        assert_eq!(stored(&live), "5 B in 1 chunk");
+        let dead = VolumeUsage { reclaimable_bytes: 7, chunks: 2, ..VolumeUsage::default() };
+        assert_eq!(stored(&dead), "0 B, and 7 B to be reclaimed, in 2 chunks");
     }
 }

@@ -5,13 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Temporary;
 
-/// Files of killed processes that are passed over to find a free name.
-const LEFTOVERS_MAX: u32 = 1000;
+/// How often another name is drawn where one is taken: with 64 random bits once is more than will ever be seen.
+const DRAWS_MAX: u32 = 8;
 
 /// What is at a local path; links aren't followed.
 #[derive(Debug)]
@@ -72,14 +71,14 @@ impl Draft {
         Self::begin(target, |path| std::os::unix::fs::symlink(points_at, path)).map(|(draft, ())| draft)
     }
 
+    /// The name is drawn, so that what is stored can't hold it: a tree with drafts that a killed process left has names of that form, and a
+    /// worker that put one in place would put it over another's draft, were they numbered.
     fn begin<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(Self, T)> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut left = LEFTOVERS_MAX;
+        let mut left = DRAWS_MAX;
         loop {
-            let name = format!(".catena-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let name = format!(".catena-{:016x}", u64::from_le_bytes(runtime::clock::random_bytes()));
             match Temporary::make(target.with_file_name(name), &make) {
                 Ok((temporary, made)) => return Ok((Self { temporary, target: target.to_owned() }, made)),
-                // One of this name was left by a killed process of the same number, as in a container.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => left -= 1,
                 Err(error) => return Err(cannot_create(target, &error)),
             }
@@ -149,6 +148,25 @@ mod tests {
         draft.finish().expect("finished");
         assert!(target.exists());
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 51);
+    }
+
+    /// Drafts were numbered: one of a stored tree's leftovers was put in place over the live draft of the same name, and files were swapped and lost.
+    #[test]
+    fn names_of_former_drafts_are_names_like_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = |index: u64| directory.path().join(format!(".catena-{}-{index}", std::process::id()));
+        let drafts: Vec<_> = (0..100)
+            .map(|index| {
+                let (draft, mut file) = Draft::file(&target(index)).expect("begun");
+                file.write_all(index.to_string().as_bytes()).expect("written");
+                draft
+            })
+            .collect();
+        drafts.into_iter().for_each(|draft| draft.finish().expect("finished"));
+        for index in 0..100 {
+            assert_eq!(fs::read_to_string(target(index)).expect("in place"), index.to_string());
+        }
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 100);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use wire::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, VOLUME_NAME_BYTES_MAX};
 
 use crate::failure::{Failure, Result};
-use crate::text::quote;
+use crate::text::{quote, shell};
 
 /// A place on the server: a volume and a path in it, without empty components.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +89,11 @@ impl RemotePath {
             place = place.parent().expect("a volume's root is short enough");
         }
         place
+    }
+
+    /// As it is typed in a shell.
+    pub(crate) fn typed(&self) -> String {
+        shell(&self.to_bytes())
     }
 
     /// `below` (a relative path, maybe empty) in this directory.

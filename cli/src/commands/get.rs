@@ -15,13 +15,13 @@ use crate::commands::change::{precondition, version};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
-use crate::local::place::{Found, look, resolve};
+use crate::local::place::{Found, cannot_create, descriptor, look, resolve};
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
 use crate::remote_failure::{self, failure};
 use crate::text::{self, quote, size};
 use crate::transfer::destination::{Existing, Placement, Target, split_target};
-use crate::transfer::fetch::{self, Origin};
+use crate::transfer::fetch::{self, Destination, Origin};
 use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
 use crate::transfer::report::{Outcome, Report};
@@ -82,7 +82,7 @@ const LOCAL_PATH_BYTES_MAX: usize = 4095;
 /// Something to be done by a worker.
 enum Job {
     /// A file or link.
-    Leaf { parent: InodeId, name: Vec<u8>, place: RemotePath, follow: bool, target: PathBuf },
+    Leaf { parent: InodeId, name: Vec<u8>, place: RemotePath, follow: bool, target: PathBuf, is_named: bool },
     /// A directory's attributes, after everything in it is done.
     Directory { attributes: Box<Attributes>, place: RemotePath, target: PathBuf },
 }
@@ -97,7 +97,8 @@ impl Get {
         if self.if_version.is_some() && sources.len() > 1 {
             return Err(Failure::usage("--if-version", "is about one file, and there are several sources"));
         }
-        if target == "-" {
+        // By whatever name: what is said of a transfer would come between the bytes.
+        if target == "-" || descriptor(Path::new(target)).is_some_and(|descriptor| descriptor.is_own(1)) {
             if self.recursive {
                 return Err(Failure::usage("-", "a tree can't go to standard output")
                     .next("fetch it into a directory"));
@@ -124,6 +125,11 @@ impl Get {
     ) -> Result<Report> {
         let mut report = Report::default();
         let mut plan = Vec::new();
+        if sources.len() > 1 {
+            // One target, and one failure.
+            let shown = quote(target.as_bytes());
+            goal(target, &shown)?.place(sources.len(), false)?;
+        }
         for place in sources {
             match self.plan(context, place, sources.len(), target) {
                 Ok(step) => plan.push(step),
@@ -161,28 +167,17 @@ impl Get {
                 .next("fetch it with everything in it: -r"));
         }
         let path = Path::new(target);
-        let existing = match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => Existing::Directory,
-            Ok(_) => Existing::Other,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Existing::Nothing
-            }
-            Err(error) => return Err(Failure::path(path, &error)),
-        };
         let shown = quote(target.as_bytes());
-        let goal = Target {
-            shown: &shown,
-            existing,
-            trailing_slash: target.as_bytes().ends_with(b"/"),
-            mkdir: "mkdir -p",
-        };
+        let goal = goal(target, &shown)?;
         let goal = match goal.place(count, is_directory)? {
-            Placement::Itself if existing == Existing::Nothing => path.to_owned(),
-            Placement::Itself => resolve(path),
+            Placement::Itself => path.to_owned(),
             Placement::Inside => {
                 path.join(OsStr::from_bytes(place.name().unwrap_or(place.volume.as_bytes())))
             }
         };
+        // A link takes a link's place, and not that of what it leads to.
+        let is_link = entry.attributes.kind == InodeKind::Symlink;
+        let goal = if is_link { goal } else { resolve(&goal) };
         Ok((place.clone(), entry, goal))
     }
 
@@ -271,7 +266,7 @@ impl Get {
                     (visit.parent, visit.name().to_vec())
                 };
                 let follow = visit.is_root() && (self.follow || place.trailing_slash);
-                feed.push(Job::Leaf { parent, name, place: here, follow, target })
+                feed.push(Job::Leaf { parent, name, place: here, follow, target, is_named: visit.is_root() })
             }
         }
     }
@@ -286,10 +281,10 @@ impl Job {
         progress: &Progress,
     ) -> Result<Outcome> {
         match self {
-            Self::Leaf { parent, name, place, follow, target } => {
+            Self::Leaf { parent, name, place, follow, target, is_named } => {
                 let volume = volume.at(parent);
                 let origin = Origin { volume: &volume, path: &name, place: &place, follow, range };
-                fetch::fetch(origin, &target, wishes, progress)
+                fetch::fetch(origin, Destination { path: &target, is_named }, wishes, progress)
             }
             Self::Directory { attributes, place, target } => {
                 let entry = volume.at(attributes.inode).stat_with_xattrs(b"", false).wait();
@@ -300,6 +295,19 @@ impl Job {
             }
         }
     }
+}
+
+/// The local target, as it was named.
+fn goal<'a>(target: &OsStr, shown: &'a str) -> Result<Target<'a>> {
+    let existing = match fs::metadata(target) {
+        Ok(metadata) if metadata.is_dir() => Existing::Directory,
+        Ok(_) => Existing::Other,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Existing::Nothing
+        }
+        Err(error) => return Err(Failure::path(Path::new(target), &error)),
+    };
+    Ok(Target { shown, existing, trailing_slash: target.as_bytes().ends_with(b"/"), mkdir: "mkdir -p" })
 }
 
 /// What can't be made here, since the system takes no path as long as its would be: everything else is fetched all the same.
@@ -314,7 +322,8 @@ fn too_deep(here: &RemotePath, target: &Path) -> Failure {
     );
     let above = here.parent().unwrap_or_else(|| here.clone());
     Failure::new(Exit::Failed, here.to_string(), reason).next(format!(
-        "fetch a directory on the way by itself, to a shorter place: catena get -r {above} DIR"
+        "fetch a directory on the way by itself, to a shorter place: catena get -r {} DIR",
+        above.typed()
     ))
 }
 
@@ -332,7 +341,7 @@ fn make_directory(path: &Path, mode: u32, follow: bool) -> Result<()> {
                 "exists and is no directory, and the source is one",
             )),
         },
-        Err(error) => Err(Failure::path(path, &error)),
+        Err(error) => Err(cannot_create(path, &error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Fetching one file or link: written beside its target, verified, given its attributes, then renamed into place.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::commands::cat::{check_range, read_range};
 use crate::failure::{Exit, Failure, Result};
 use crate::local::meta;
 use crate::local::passing::Passing;
-use crate::local::place::{Draft, Found, look};
+use crate::local::place::{self, Draft, Found};
 use crate::range::ByteRange;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
@@ -41,10 +41,25 @@ pub(crate) struct Origin<'a> {
     pub(crate) range: Option<ByteRange>,
 }
 
+/// Where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Destination<'a> {
+    /// The local path.
+    pub(crate) path: &'a Path,
+    /// Whether a person named it: then a link there means what it leads to. In a tree it could lead outside.
+    pub(crate) is_named: bool,
+}
+
+impl Destination<'_> {
+    fn look(self) -> Result<Found> {
+        if self.is_named { place::look_named(self.path) } else { place::look(self.path) }
+    }
+}
+
 /// Fetches a file or link to `target`, unless the same bytes are there.
 pub(crate) fn fetch(
     origin: Origin<'_>,
-    target: &Path,
+    target: Destination<'_>,
     wishes: Wishes,
     progress: &Progress,
 ) -> Result<Outcome> {
@@ -70,25 +85,30 @@ pub(crate) fn fetch(
 fn file(
     origin: Origin<'_>,
     entry: &Entry,
-    target: &Path,
+    target: Destination<'_>,
     wishes: Wishes,
     progress: &Progress,
 ) -> Result<Option<Outcome>> {
     check_version(origin.place, wishes.precondition, &entry.attributes)?;
-    let is_special = match look(target)? {
+    let found = target.look()?;
+    let target = target.path;
+    let is_special = match found {
         Found::Directory => {
             return Err(Failure::new(
                 Exit::Conflict,
-                target.display().to_string(),
+                quote(target.as_os_str().as_bytes()),
                 "is a directory, and the source is a file",
             )
             .next("name another target, or remove the directory if it may go"));
         }
         Found::Special => true,
-        Found::File | Found::Link if wishes.no_clobber => return Ok(Some(Outcome::Skipped)),
-        Found::File | Found::Link if wishes.precondition == Precondition::Absent => {
+        Found::File | Found::Link | Found::Dangling if wishes.no_clobber => {
+            return Ok(Some(Outcome::Skipped));
+        }
+        Found::File | Found::Link | Found::Dangling if wishes.precondition == Precondition::Absent => {
             return Err(exists(target));
         }
+        Found::Dangling => return Err(place::dangling(target)),
         Found::Nothing | Found::Link => false,
         Found::File => {
             if origin.range.is_none()
@@ -191,7 +211,7 @@ fn write_through(
     progress: &Progress,
 ) -> Result<Option<u64>> {
     let local = |error: io::Error| Failure::path(target, &error);
-    let mut file = OpenOptions::new().write(true).open(target).map_err(local)?;
+    let mut file = place::open_special(target)?;
     let mut total = 0;
     for piece in download {
         match piece {
@@ -238,24 +258,26 @@ fn exists(target: &Path) -> Failure {
 }
 
 /// Makes a local link like the remote one.
-fn link(entry: &Entry, target: &Path, wishes: Wishes) -> Result<Outcome> {
+fn link(entry: &Entry, target: Destination<'_>, wishes: Wishes) -> Result<Outcome> {
     let points_at = Path::new(std::ffi::OsStr::from_bytes(&entry.target));
-    match look(target)? {
+    let found = target.look()?;
+    let target = target.path;
+    match found {
         Found::Nothing => {}
         _ if wishes.no_clobber => return Ok(Outcome::Skipped),
         _ if wishes.precondition == Precondition::Absent => return Err(exists(target)),
         Found::Directory | Found::Special => {
             let failure = Failure::new(
                 Exit::Conflict,
-                target.display().to_string(),
+                quote(target.as_os_str().as_bytes()),
                 "is in the way of a symbolic link",
             );
             return Err(failure.next("remove it, if it may go"));
         }
-        Found::Link if fs::read_link(target).is_ok_and(|there| there == points_at) => {
+        Found::Link | Found::Dangling if fs::read_link(target).is_ok_and(|there| there == points_at) => {
             return Ok(Outcome::Unchanged);
         }
-        Found::Link | Found::File => {}
+        Found::Link | Found::Dangling | Found::File => {}
     }
     let draft = Draft::link(target, points_at)?;
     meta::apply_to_link(draft.path(), entry.attributes.modified)

@@ -126,6 +126,21 @@ const TABLE: &[(&str, i32, &str)] = &[
         0,
         "hello",
     ),
+    // What is no file is written into and stays, whatever links lead to it; and standard output isn't replaced by a file.
+    ("ln -s /proc/self/fd/1 fake-out; catena get /v/a fake-out | cat && test -L fake-out", 0, "hello\n"),
+    ("ln -s /proc/self/fd/3 fake-3; catena get -q /v/a fake-3 3>&1 | cat && test -L fake-3", 0, "hello\n"),
+    ("{ echo one; catena get /v/a fake-out; echo two; } >redirected; cat redirected", 0, "one\nhello\ntwo\n"),
+    ("catena get -q /v/b fake-3 3>>redirected; cat redirected; test -L fake-3", 0, "two\nworld\n"),
+    (
+        "mkfifo open; ln -s open to-open; (cat open >from-open) & catena get /v/a to-open && wait && cat from-open && test -p open",
+        0,
+        "hello",
+    ),
+    ("echo x >real; ln -s real to-real; catena get /v/a to-real && test -L to-real && cat real", 0, "hello"),
+    ("ln -s target lost; catena get /v/a lost", 3, "is a symbolic link to target, which doesn't exist"),
+    ("test -L lost && test ! -e target && catena get -n /v/a lost", 0, "1 file skipped"),
+    // A link takes the place of a link, not of what that leads to.
+    ("catena get /v/file-link to-real && cat real && readlink to-real", 0, "hello\na\n"),
     // Local obstacles are conflicts with a next step.
     ("catena get /v/a a/x", 5, "next: "),
     ("catena get /v/a none/x", 3, "mkdir -p none"),
@@ -134,6 +149,8 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("ulimit -f 1; catena get -r /v/tree limited", 8, "limited/sparse: file too large"),
     ("find limited -name '.catena*' | grep . || echo no draft", 0, "no draft"),
     ("catena get /v/a /dev/full", 1, "next: free some space"),
+    ("catena get -r /v/d none/x", 3, "mkdir -p none"),
+    ("catena get /v/a /v/b none 2>&1 | grep -c catena:", 3, "1\n"),
     // A link to a directory is one where it is named.
     ("catena put -r tree /v/directory-link && catena cat /v/d/sub/2", 0, "2"),
     ("catena cp -r /v/tree/sub /v/directory-link && catena cat /v/d/2", 0, "2"),

@@ -1,8 +1,8 @@
 //! `catena put`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::local::meta;
+use crate::local::place::descriptor;
 use crate::local::walk::{FileId, Visit, Walk};
 use crate::output::Output;
 use crate::remote::RemotePath;
@@ -119,11 +120,16 @@ impl Put {
             if sources.len() > 1 {
                 return Err(Failure::usage("-", "standard input can be the only source"));
             }
-            return self.options.put_stdin(context, &target);
+            return self.options.put_stream(context, OsStr::new("-"), &mut io::stdin().lock(), &target);
+        }
+        let sources: Vec<PathBuf> = sources.iter().map(PathBuf::from).collect();
+        if let [source] = &sources[..]
+            && let Some(mut stream) = stream(source)?
+        {
+            return self.options.put_stream(context, source.as_os_str(), &mut *stream, &target);
         }
         let progress = Progress::new(context);
         let watch = Stopwatch::start();
-        let sources: Vec<PathBuf> = sources.iter().map(PathBuf::from).collect();
         let report = self.options.put(context, &sources, &target, &[], &progress);
         progress.finish();
         report?.finish(&mut context.output, "stored", watch.nanoseconds())
@@ -147,12 +153,18 @@ impl PutOptions {
         }
     }
 
-    /// Stores standard input.
-    fn put_stdin(&self, context: &mut Context, target: &RemotePath) -> Result<()> {
+    /// Stores standard input, or what else has no end before it is read, nor a name of its own.
+    fn put_stream(
+        &self,
+        context: &mut Context,
+        source: &OsStr,
+        stream: &mut dyn Read,
+        target: &RemotePath,
+    ) -> Result<()> {
         if target.is_root() || target.trailing_slash {
             return Err(Failure::usage(
                 target.to_string(),
-                "standard input needs a file's name to go to, not a directory",
+                "what is piped in needs a file's name to go to, not a directory",
             ));
         }
         let wishes = self.wishes();
@@ -170,8 +182,7 @@ impl PutOptions {
             ..UploadOptions::default()
         };
         let mut upload = volume.upload(&target.path, options).map_err(|error| failure(target, &error))?;
-        let stdin = OsString::from("-");
-        crate::commands::change::copy(&stdin, &mut io::stdin().lock(), &mut upload, target)?;
+        crate::commands::change::copy(source, stream, &mut upload, target)?;
         let committed = upload.finish().wait().map_err(|error| failure_making(target, &error))?;
         stored_one(&mut context.output, target, &committed)
     }
@@ -222,7 +233,7 @@ impl PutOptions {
         target: &RemotePath,
         goal: Target<'_>,
     ) -> Result<(PathBuf, Metadata, RemotePath)> {
-        let follow = self.follow || source.as_os_str().as_bytes().ends_with(b"/");
+        let follow = self.follow || follows(source);
         let metadata = if follow { fs::metadata(source) } else { fs::symlink_metadata(source) };
         let metadata = metadata.map_err(|error| Failure::path(source, &error))?;
         let shown = || quote(source.as_os_str().as_bytes());
@@ -290,6 +301,27 @@ impl PutOptions {
         report.other_types += other_types;
         Ok(())
     }
+}
+
+/// Whether a link that was named is followed without `-L`: one that is written as a directory, and one to a descriptor, whose target is no path or
+/// that of another process's file.
+fn follows(source: &Path) -> bool {
+    source.as_os_str().as_bytes().ends_with(b"/") || descriptor(source).is_some()
+}
+
+/// What a source that leads to a descriptor gives, if it is no file and no directory: `<(…)` of a shell, `/dev/stdin` behind a pipe.
+fn stream(source: &Path) -> Result<Option<Box<dyn Read>>> {
+    let Some(descriptor) = descriptor(source) else { return Ok(None) };
+    let failed = |error: io::Error| Failure::path(source, &error);
+    let metadata = fs::metadata(source).map_err(failed)?;
+    if metadata.is_file() || metadata.is_dir() {
+        return Ok(None);
+    }
+    if descriptor.is_own(0) {
+        // A socket can't be opened again by its name.
+        return Ok(Some(Box::new(io::stdin().lock())));
+    }
+    Ok(Some(Box::new(File::open(source).map_err(failed)?)))
 }
 
 /// What is neither file, directory nor link.
@@ -381,7 +413,7 @@ impl Tree<'_> {
             Some(level) => (level.inode, place.name().unwrap_or_default().to_vec(), level.is_new),
             None => (InodeId::ROOT, place.path.clone(), false),
         };
-        let follow = self.levels.is_empty() && self.options.follow;
+        let follow = self.levels.is_empty() && (self.options.follow || follows(&visit.path));
         Item { source: visit.path.clone(), follow, parent, name, place: place.clone(), is_new }
     }
 

@@ -82,6 +82,11 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("catena get -r /v/tree got", 0, "; 4.0 KiB in"),
     ("test $(du -k got/sparse | cut -f 1) -lt 1000 && cmp tree/sparse got/sparse", 0, ""),
     ("catena put tree/pipe /v/x", 1, "is a pipe, which can't be stored"),
+    // What leads to a descriptor is what that is open on.
+    ("catena put <(echo piped) /v/piped && catena cat /v/piped && catena rm /v/piped", 0, "piped\n"),
+    ("cat b | catena put /dev/stdin /v/piped && catena cat /v/piped && catena rm /v/piped", 0, "world\n"),
+    ("catena put /dev/stdin /v/piped <b && catena cat /v/piped && catena rm /v/piped", 0, "world\n"),
+    ("catena put <(echo piped) /v/", 2, "needs a file's name to go to"),
     // A file with more bytes than its volume's chunks can hold is stored if it is a hole.
     (
         "catena put huge /v/huge && catena cp /v/huge /w/huge && catena stat /w/huge",

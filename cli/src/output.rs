@@ -170,8 +170,8 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(true);
     }
-    let mut error = io::stderr().lock();
-    drop(error.write_all(format!("{question} [y/N] ").as_bytes()).and_then(|()| error.flush()));
+    // The lock is given back before the answer is waited for: a signal's thread says that the command was interrupted, and then ends it.
+    drop(io::stderr().lock().write_all(format!("{question} [y/N] ").as_bytes()));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(|error| Failure::io("standard input", &error))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))

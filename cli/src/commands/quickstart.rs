@@ -79,7 +79,7 @@ struct Story {
 
 impl Quickstart {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
-        let source = self.path.clone().unwrap_or_else(|| PathBuf::from("."));
+        let source = followed(self.path.clone().unwrap_or_else(|| PathBuf::from(".")))?;
         let mut excluded = self.excluded(&source);
         let bytes = measure(&source, &excluded)?;
         let home = Home::prepare(self.dir.as_deref(), bytes, self.keep)?;
@@ -183,6 +183,14 @@ impl Quickstart {
         fresh.close();
         Ok((proof?, nanoseconds))
     }
+}
+
+/// What a link that was named leads to: that is stored and compared, under its own name.
+fn followed(path: PathBuf) -> Result<PathBuf> {
+    if path.is_symlink() {
+        return std::fs::canonicalize(&path).map_err(|error| Failure::path(&path, &error));
+    }
+    Ok(path)
 }
 
 /// Bytes of everything that is to be stored.

@@ -251,6 +251,19 @@ const JSON: &[&str] = &[
     "ln -s a /j/l",
     "chmod 600 /j/a",
     "chown 1:2 /j/a",
+    // So is a question no obstacle to a signal. A terminal that nobody types at: the pipe has a writer that writes nothing.
+    (
+        "catena mkdir -q -p /v/asked/x; mkfifo hold; exec 9<>hold; for signal in INT TERM HUP; do rm -f said; script -qfec 'echo $$ >asker; exec catena rm -r /v/asked' said <&9 >script.out & until grep -q y/N said 2>script.err; do kill -0 $! || break; sleep 0.1; done; kill -$signal $(cat asker); wait $!; echo ended $?; done; catena ls /v/asked",
+        0,
+        "ended 130\nended 130\nended 130\nx\n",
+    ),
+    // A link that is named is followed.
+    (
+        "mkdir source; echo x >source/f; ln -s source to-source; ln -s source/f to-f; catena quickstart --quiet --dir quick to-source",
+        0,
+        "",
+    ),
+    ("catena quickstart --quiet --dir quick to-f", 0, ""),
     "touch /j/a",
     "xattr set /j/a user.x y",
     "xattr list /j/a",

@@ -69,7 +69,7 @@ impl Mv {
     fn check(&self, context: &mut Context, source: &RemotePath, target: &RemotePath) -> Result<()> {
         let Some(name) = source.name() else {
             return Err(Failure::usage(source.to_string(), "is a volume, which can't be moved")
-                .next(format!("move what is in it: catena ls {source}")));
+                .next(format!("move what is in it: catena ls {}", source.typed())));
         };
         if source.volume != target.volume {
             // Whether it would go inside the target; `cp -r` never nests, so its own target has to say so.
@@ -82,7 +82,9 @@ impl Mv {
                 format!("can't be moved to another volume (/{})", target.volume),
             )
             .next(format!(
-                "copy it, then remove it: catena cp -r {source} {copy} && catena rm -r {source}"
+                "copy it, then remove it: catena cp -r {source} {} && catena rm -r {source}",
+                copy.typed(),
+                source = source.typed()
             )));
         }
         if source != target && source.contains(target) && !self.exchange {
@@ -118,6 +120,10 @@ impl Mv {
             return Err(into_itself(source));
         }
         if self.dry_run {
+            if !self.would_move(context, source, &place, is_directory)? {
+                let line = || format!("would skip {source}: {place} exists").into_bytes();
+                return context.output.result(|| skipped(source, &place), |_| line());
+            }
             let (verb, between) = if self.exchange {
                 (&b"would exchange "[..], &b" and "[..])
             } else {
@@ -127,9 +133,46 @@ impl Mv {
                 let names = [output.name(&source.to_bytes()), output.name(&place.to_bytes())];
                 [verb.to_vec(), names.join(between)].concat()
             };
-            return context.output.result(|| self.object(source, &place), line);
+            return context.output.result(|| object(source, &place).with("moved", false), line);
         }
         self.rename(context, source, &place)
+    }
+
+    /// Fails as the move would, by what is there now; else whether it would be made and not skipped.
+    fn would_move(
+        &self,
+        context: &mut Context,
+        source: &RemotePath,
+        place: &RemotePath,
+        is_directory: bool,
+    ) -> Result<bool> {
+        use client::{Error, Subject};
+        let refused = |error: Error| Err(self.refused(source, place, &error));
+        let what = || Subject::Volume(source.volume.clone());
+        if let Some(parent) = place.parent() {
+            match context.entry_if_any(&parent, true)?.map(|entry| entry.attributes.kind) {
+                None => return refused(Error::NotFound { what: what(), depth: 0 }),
+                Some(InodeKind::Directory) => {}
+                Some(_) => return refused(Error::NotDirectory { what: what(), depth: 0 }),
+            }
+        }
+        let there = context.entry_if_any(place, false)?;
+        if self.exchange {
+            let is_within = source != place && (source.contains(place) || place.contains(source));
+            return match there {
+                None => refused(Error::NotFound { what: what(), depth: 0 }),
+                Some(_) if is_within => refused(Error::Cycle { what: what() }),
+                Some(_) => Ok(true),
+            };
+        }
+        match there.map(|entry| (entry.attributes.kind == InodeKind::Directory, entry.attributes.size)) {
+            Some(_) if self.no_clobber => Ok(false),
+            _ if source == place => Ok(true),
+            Some((false, _)) if is_directory => refused(Error::NotDirectory { what: what(), depth: 0 }),
+            Some((true, _)) if !is_directory => refused(Error::IsDirectory { what: what() }),
+            Some((true, 1..)) => refused(Error::NotEmpty { what: what() }),
+            _ => Ok(true),
+        }
     }
 
     fn rename(&self, context: &mut Context, source: &RemotePath, place: &RemotePath) -> Result<()> {
@@ -138,35 +181,42 @@ impl Mv {
             (_, true) => RenameMode::NoReplace,
             (false, false) => RenameMode::Replace,
         };
-        let object = || self.object(source, place);
+        let object = || object(source, place).with("moved", true);
         match context.volume_of(source)?.rename(&source.path, &place.path, mode).wait() {
             Ok(_) if self.exchange => {
                 context.output.note(object, || format!("exchanged {source} and {place}"))
             }
             Ok(_) => context.output.note(object, || format!("moved {source} to {place}")),
-            Err(client::Error::AlreadyExists { .. }) if self.no_clobber => context
-                .output
-                .note(|| object().with("skipped", true), || format!("skipped {source}: {place} exists")),
-            Err(error @ client::Error::NotFound { .. }) => Err(failure_making(place, &error)),
-            Err(client::Error::NotDirectory { .. }) => Err(Failure::new(
+            Err(client::Error::AlreadyExists { .. }) if self.no_clobber => {
+                context.output.note(|| skipped(source, place), || format!("skipped {source}: {place} exists"))
+            }
+            Err(error) => Err(self.refused(source, place, &error)),
+        }
+    }
+
+    /// What is said of a move that the server refuses.
+    fn refused(&self, source: &RemotePath, place: &RemotePath, error: &client::Error) -> Failure {
+        match error {
+            client::Error::NotFound { .. } if self.exchange => failure(place, error),
+            client::Error::NotFound { .. } => failure_making(place, error),
+            client::Error::NotDirectory { .. } => Failure::new(
                 Exit::Conflict,
                 place.to_string(),
                 "it or a part of its path is no directory, and has to be one for this",
             )
-            .next("choose another target, or remove it if it may go")),
-            Err(error @ (client::Error::NotEmpty { .. } | client::Error::IsDirectory { .. })) => {
-                Err(failure(place, &error))
-            }
-            Err(error) => Err(failure(source, &error)),
+            .next("choose another target, or remove it if it may go"),
+            client::Error::NotEmpty { .. } | client::Error::IsDirectory { .. } => failure(place, error),
+            error => failure(source, error),
         }
     }
+}
 
-    fn object(&self, source: &RemotePath, place: &RemotePath) -> Object {
-        Object::new()
-            .with_bytes("source", &source.to_bytes())
-            .with_bytes("target", &place.to_bytes())
-            .with("moved", !self.dry_run)
-    }
+fn skipped(source: &RemotePath, place: &RemotePath) -> Object {
+    object(source, place).with("moved", false).with("skipped", true)
+}
+
+fn object(source: &RemotePath, place: &RemotePath) -> Object {
+    Object::new().with_bytes("source", &source.to_bytes()).with_bytes("target", &place.to_bytes())
 }
 
 fn into_itself(source: &RemotePath) -> Failure {

@@ -196,6 +196,15 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("catena mv /v/d /v/d/e", 5, "can't be moved into itself"),
     ("catena mkdir -q -p /v/to/tree/full && catena mv /v/tree /v/to", 5, "/v/to/tree: isn't empty"),
     ("catena mv --dry-run --exchange /v/a /v/b", 0, "would exchange /v/a and /v/b"),
+    // A dry run fails where the move would, and what is skipped isn't moved.
+    ("catena mv --dry-run /v/d /v/b", 5, "/v/b: it or a part of its path is no directory"),
+    ("catena mv --dry-run /v/b /v/none/b", 3, "catena mkdir -p /v/none"),
+    ("catena mv --dry-run /v/b /v/a/b", 5, "a part of the path isn't a directory"),
+    ("catena mv --dry-run /v/tree /v/to", 5, "/v/to/tree: isn't empty"),
+    ("catena mv --dry-run --exchange /v/a /v/none", 3, "/v/none: not found"),
+    ("catena mv --dry-run --exchange /v/to /v/to/tree", 5, "into itself"),
+    ("catena mv --dry-run -n /v/a /v/b", 0, "would skip /v/a: /v/b exists"),
+    ("catena mv --json -n /v/a /v/b", 0, "\"moved\":false,\"skipped\":true"),
     ("catena cat /v/a", 0, "hello"),
     ("catena mkdir -p /v/a", 5, "exists and is no directory"),
     // What isn't there isn't whole.

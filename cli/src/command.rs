@@ -92,6 +92,7 @@ pub(crate) fn run() -> Exit {
     if !line.command.moves_bytes() {
         context.window_bytes = client::WINDOW_BYTES_MIN;
     }
+    context.makes = line.command.makes();
     let outcome = line.command.run(&mut context);
     context.close();
     match outcome.and_then(|()| context.output.finish()) {
@@ -208,6 +209,20 @@ impl Command {
                 | Self::Write(_)
                 | Self::Cp(_)
                 | Self::Verify(_)
+        )
+    }
+
+    /// Whether it makes files or directories, for which nothing makes a volume implicitly.
+    fn makes(&self) -> bool {
+        matches!(
+            self,
+            Self::Put(_)
+                | Self::Append(_)
+                | Self::Write(_)
+                | Self::Ln(_)
+                | Self::Touch(_)
+                | Self::Mkdir(_)
+                | Self::Cp(_)
         )
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// Chunk bytes in flight. The client's memory for them is made when it starts, which is most of what a small command costs.
     pub(crate) window_bytes: usize,
+    /// Whether the command makes things: only then a volume that is missing is to be made.
+    pub(crate) makes: bool,
     client: Option<Client>,
     volumes: BTreeMap<String, Volume>,
 }
@@ -47,7 +49,14 @@ impl Context {
     /// Surroundings without a connection yet.
     pub(crate) fn new(global: Global, when_closed: WhenClosed) -> Self {
         let output = Output::new(global.json, global.quiet, when_closed);
-        Self { global, output, window_bytes: WINDOW_BYTES_DEFAULT, client: None, volumes: BTreeMap::new() }
+        Self {
+            global,
+            output,
+            window_bytes: WINDOW_BYTES_DEFAULT,
+            makes: false,
+            client: None,
+            volumes: BTreeMap::new(),
+        }
     }
 
     /// The connection to the server.
@@ -71,7 +80,11 @@ impl Context {
         if let Some(volume) = self.volumes.get(name) {
             return Ok(volume.clone());
         }
+        let makes = self.makes;
         let volume = self.client()?.volume(name).wait().map_err(|error| match error {
+            client::Error::NotFound { .. } if makes => {
+                volume_not_found(name).next(format!("make it: catena volume create {name}"))
+            }
             client::Error::NotFound { .. } => volume_not_found(name),
             error => failure(format!("/{name}"), &error),
         })?;
@@ -116,8 +129,10 @@ impl Context {
         {
             let target = quote(&link.target);
             let reason = format!("is a symbolic link to {target}, which doesn't exist");
-            return Failure::new(Exit::NotFound, place.to_string(), reason)
-                .next(format!("make what it points at, or see the link itself: catena stat {place}"));
+            return Failure::new(Exit::NotFound, place.to_string(), reason).next(format!(
+                "make what it points at, or see the link itself: catena stat {}",
+                place.typed()
+            ));
         }
         failure(place, error)
     }
@@ -156,8 +171,8 @@ fn no_file_with_slash(place: &RemotePath, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// No volume of this name: nothing makes one implicitly, so the command to type is said.
+/// No volume of this name.
 pub(crate) fn volume_not_found(name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("/{name}"), "there is no such volume")
-        .next(format!("make it: catena volume create {name}"))
+        .next("see which there are: catena volume list")
 }

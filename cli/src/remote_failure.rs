@@ -7,12 +7,12 @@ use wire::limits::PATH_BYTES_MAX;
 
 use crate::failure::{Exit, Failure};
 use crate::remote::RemotePath;
-use crate::text::{self, quote, size};
+use crate::text::{self, quote, shell, size};
 
 /// The failure that `error` about `thing` is.
 pub(crate) fn failure(thing: impl Display, error: &Error) -> Failure {
     let failure = Failure::new(exit(error.kind()), thing.to_string(), reason(error));
-    match next(error) {
+    match next_about(&failure.thing, error).or_else(|| next(error).map(str::to_owned)) {
         Some(step) => failure.next(step),
         None => failure,
     }
@@ -24,7 +24,7 @@ pub(crate) fn failure_making(place: &RemotePath, error: &Error) -> Failure {
     match (error, missing_parent) {
         (Error::NotFound { .. }, Some(parent)) => {
             Failure::new(Exit::NotFound, place.to_string(), format!("the directory {parent} doesn't exist"))
-                .next(format!("make it: catena mkdir -p {parent}"))
+                .next(format!("make it: catena mkdir -p {}", parent.typed()))
         }
         _ => failure(place, error),
     }
@@ -36,7 +36,7 @@ pub(crate) fn too_long(place: &RemotePath) -> Failure {
     let reason = format!("its path has {bytes}, and {} are allowed", size::grouped(PATH_BYTES_MAX as u64));
     Failure::new(Exit::Failed, place.to_string(), reason).next(format!(
         "move a directory on the way to a shorter place, then go on with it there: catena mv {} /{}/NAME",
-        place.nameable(),
+        place.nameable().typed(),
         place.volume
     ))
 }
@@ -105,11 +105,51 @@ fn reason(error: &Error) -> String {
     }
 }
 
+/// The next step about a remote name, as a command that can be typed; `thing` is the name as it is shown.
+fn next_about(thing: &str, error: &Error) -> Option<String> {
+    // What is shown in the `$'…'` form is typed so, too.
+    let typed = |name: &str| if name.starts_with('$') { name.to_owned() } else { shell(name.as_bytes()) };
+    let is_name = thing.starts_with('/') || thing.starts_with("$'/");
+    let name = typed(thing);
+    let (what, command) = match error {
+        _ if !is_name => return None,
+        Error::NotFound { depth, .. } => {
+            ("look what is there", format!("ls {}", typed(&there(thing, *depth))))
+        }
+        Error::VersionConflict { .. } | Error::PreconditionFailed { .. } => {
+            ("look at what is there, then decide again", format!("stat {name}"))
+        }
+        Error::OutcomeUnknown { .. } => {
+            ("look whether it happened before you repeat it", format!("stat {name}"))
+        }
+        Error::AlreadyExists { .. } => {
+            ("choose another name, or look at what is there", format!("stat {name}"))
+        }
+        Error::NotDirectory { depth, .. } => (
+            "name a place in a directory; see what is there",
+            format!("ls -l {}", typed(&there(thing, *depth))),
+        ),
+        Error::IsDirectory { .. } => ("name a file in it", format!("ls {name}")),
+        Error::NotEmpty { .. } => ("look what is in it", format!("ls {name}")),
+        Error::TooManyLinks { .. } => ("look where the links point", format!("ls -l {name}")),
+        _ => return None,
+    };
+    Some(format!("{what}: catena {command}"))
+}
+
+/// The volume of a name that is shown, and so many components of its path, which exist; the last one never does.
+fn there(thing: &str, depth: u16) -> String {
+    let thing = thing.trim_end_matches('/');
+    let mut slashes = thing.match_indices('/').map(|(end, _)| end).skip(1);
+    let last = slashes.clone().last().unwrap_or(thing.len());
+    let end = slashes.nth(usize::from(depth)).unwrap_or(last);
+    let quote = if thing.starts_with('$') && end < thing.len() { "'" } else { "" };
+    format!("{}{quote}", &thing[..end])
+}
+
 /// The next step, where there is one that isn't obvious.
 fn next(error: &Error) -> Option<&'static str> {
     Some(match error {
-        Error::NotFound { .. } => "look with `catena ls` what is there",
-        Error::VersionConflict { .. } => "look with `catena stat` at what is there, then decide again",
         Error::Unavailable { reason: UnavailableReason::Connections, .. } => {
             "run it again when other clients have ended, with a longer --timeout to wait for that; the operator can raise limits.connections"
         }
@@ -120,7 +160,6 @@ fn next(error: &Error) -> Option<&'static str> {
         Error::Timeout { .. } => {
             "try again with a longer --timeout; check that the endpoint is the node's and no other program's: catena status"
         }
-        Error::OutcomeUnknown { .. } => "look with `catena stat` whether it happened before you repeat it",
         Error::Integrity { .. } => {
             "restore the file from its source by `catena put --resend`; `catena verify` names everything that is damaged"
         }
@@ -134,13 +173,7 @@ fn next(error: &Error) -> Option<&'static str> {
         }
         Error::StoreFailed { .. } => "the operator's log names the disk: catena status",
         Error::Start(_) => "`catena doctor` says what is missing",
-        Error::AlreadyExists { .. } => "choose another name, or look at what is there: catena stat",
-        Error::PreconditionFailed { .. } => "look at what is there, then decide again: catena stat",
-        Error::NotDirectory { .. } => "name a place in a directory; `catena ls` shows what is there",
-        Error::IsDirectory { .. } => "name a file in it: catena ls",
-        Error::NotEmpty { .. } => "look what is in it: catena ls",
         Error::Cycle { .. } => "name a target outside of it",
-        Error::TooManyLinks { .. } => "look where the links point: catena ls -l",
         Error::Denied { .. } => "ask whoever runs the server",
         Error::QuotaExceeded { .. } => "remove something, or ask for more",
         Error::TooLarge { .. } => TOO_LARGE,
@@ -173,6 +206,31 @@ mod tests {
         let failure = failure_making(&place, &error);
         assert_eq!(failure.exit, Exit::NotFound);
         assert_eq!(failure.next.as_deref(), Some("make it: catena mkdir -p /v/a"));
+    }
+
+    /// Next steps named a command and not what it is to be about: typed as they were said, they failed.
+    #[test]
+    fn next_steps_can_be_typed() {
+        let check = |thing: &str, error: Error, step: &str| {
+            assert_eq!(failure(thing, &error).next.as_deref(), Some(step));
+        };
+        let what = || Subject::Cluster;
+        check("/v/a/b/c", Error::NotFound { what: what(), depth: 1 }, "look what is there: catena ls /v/a");
+        check("/v/a", Error::NotFound { what: what(), depth: 0 }, "look what is there: catena ls /v");
+        check("/v/a", Error::NotFound { what: what(), depth: 9 }, "look what is there: catena ls /v");
+        check("/v", Error::NotFound { what: what(), depth: 0 }, "look what is there: catena ls /v");
+        check(
+            "/v/a b/c",
+            Error::NotFound { what: what(), depth: 1 },
+            "look what is there: catena ls '/v/a b'",
+        );
+        check(
+            r"$'/v/a\nb/c'",
+            Error::NotFound { what: what(), depth: 1 },
+            r"look what is there: catena ls $'/v/a\nb'",
+        );
+        check("/v/a b", Error::IsDirectory { what: what() }, "name a file in it: catena ls '/v/a b'");
+        check(r"$'/v/\n'", Error::NotEmpty { what: what() }, r"look what is in it: catena ls $'/v/\n'");
     }
 
     #[test]

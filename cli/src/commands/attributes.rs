@@ -169,7 +169,7 @@ impl Touch {
             Err(client::Error::NotFound { .. }) if self.no_create => return Ok(()),
             Err(client::Error::NotFound { .. }) if place.trailing_slash => {
                 return Err(Failure::new(Exit::NotFound, format!("{place}/"), "the directory doesn't exist")
-                    .next(format!("make it: catena mkdir -p {place}")));
+                    .next(format!("make it: catena mkdir -p {}", place.typed())));
             }
             Err(client::Error::NotFound { .. }) => {
                 let attributes = NewAttributes {

@@ -74,7 +74,7 @@ pub(crate) fn check_range(place: &RemotePath, range: Option<ByteRange>, size: u6
             let reason =
                 format!("the range begins behind the end: the file has {}", text::count(size, "byte"));
             Err(Failure::new(Exit::Failed, place.to_string(), reason)
-                .next("`catena stat` says how long it is"))
+                .next(format!("look how long it is: catena stat {}", place.typed())))
         }
         _ => Ok(()),
     }

@@ -106,9 +106,10 @@ impl Compact {
                 match visit {
                     Ok(visit) if visit.attributes.kind == InodeKind::Directory && !self.recursive => {
                         let what = quote(&place.join(&visit.below).to_bytes());
-                        failures.push(
-                            Failure::new(Exit::Failed, what, "is a directory").next("catena compact -r"),
-                        );
+                        failures.push(Failure::new(Exit::Conflict, what, "is a directory").next(format!(
+                            "to compact everything in it: catena compact -r {}",
+                            place.join(&visit.below).typed()
+                        )));
                         break;
                     }
                     Ok(visit) if visit.stage == Stage::Leaf && visit.attributes.kind == InodeKind::File => {

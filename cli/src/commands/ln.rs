@@ -35,6 +35,10 @@ pub(crate) struct Ln {
 impl Ln {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         let mut place = RemotePath::parse(&self.path)?;
+        if self.target.is_empty() {
+            return Err(Failure::usage(place.to_string(), "the link's target is empty, which leads nowhere")
+                .next("name what the link is to hold: catena ln -s TARGET PATH"));
+        }
         let existing = context.entry_if_any(&place, true)?;
         if existing.is_some_and(|entry| entry.attributes.kind == InodeKind::Directory) {
             let name = self.target.as_bytes().rsplit(|&byte| byte == b'/').find(|part| !part.is_empty());
@@ -50,7 +54,7 @@ impl Ln {
         } else if place.trailing_slash {
             context.check_slash(&place)?;
             return Err(Failure::new(Exit::NotFound, format!("{place}/"), "the directory doesn't exist")
-                .next(format!("make it: catena mkdir -p {place}")));
+                .next(format!("make it: catena mkdir -p {}", place.typed())));
         }
         let attributes = NewAttributes { mode: 0o777, ..crate::local::meta::owner_attributes() };
         let volume = context.volume_of(&place)?;

@@ -77,24 +77,24 @@ impl Rm {
     }
 
     fn remove(&self, context: &mut Context, place: &RemotePath, tally: &mut Tally) -> Result<()> {
+        if self.force && context.volume_of(place).is_err_and(|failure| failure.exit == Exit::NotFound) {
+            return Ok(());
+        }
         context.check_slash(place)?;
-        let Some(entry) = context.entry_if_any(place, false)? else {
-            let missing = Failure::new(Exit::NotFound, place.to_string(), "not found");
-            return if self.force {
-                Ok(())
-            } else {
-                Err(missing.next("look with `catena ls` what is there"))
-            };
+        let entry = match context.entry(place, false) {
+            Ok(entry) => entry,
+            Err(failure) if self.force && failure.exit == Exit::NotFound => return Ok(()),
+            Err(failure) => return Err(failure),
         };
         let is_directory = entry.attributes.kind == InodeKind::Directory;
         if place.trailing_slash && !is_directory {
             // `link/` is the directory that the link points at, and what would go is the link.
             return Err(Failure::new(Exit::Conflict, format!("{place}/"), "is a symbolic link")
-                .next(format!("to remove the link itself: catena rm {place}")));
+                .next(format!("to remove the link itself: catena rm {}", place.typed())));
         }
         if is_directory && !self.recursive {
             return Err(Failure::new(Exit::Conflict, place.to_string(), "is a directory")
-                .next(format!("to remove it with everything in it: catena rm -r {place}")));
+                .next(format!("to remove it with everything in it: catena rm -r {}", place.typed())));
         }
         let volume = context.volume_of(place)?;
         if !is_directory {

@@ -121,7 +121,7 @@ fn list(context: &mut Context) -> Result<()> {
 impl Info {
     fn run(self, context: &mut Context) -> Result<()> {
         let name = check(&self.name)?;
-        let volume = existing(context, &name)?;
+        let volume = context.volume(&name)?;
         let usage = volume.usage().wait().map_err(|error| failure(format!("/{name}"), &error))?;
         let info = volume.info();
         context.output.result(
@@ -159,7 +159,7 @@ impl Info {
 impl Remove {
     fn run(self, context: &mut Context) -> Result<()> {
         let name = check(&self.name)?;
-        let volume = existing(context, &name)?;
+        let volume = context.volume(&name)?;
         let usage = volume.usage().wait().map_err(|error| failure(format!("/{name}"), &error))?;
         let directories = usage.directories.saturating_sub(1);
         let is_empty = usage.files == 0 && directories == 0 && usage.symlinks == 0;
@@ -191,22 +191,11 @@ impl Remove {
                 .next("answer y, or pass --yes"));
         }
         context.client()?.remove_volume(&name, self.recursive).wait().map_err(|error| match error {
-            client::Error::NotFound { .. } => volume_not_found(&name).next(LOOK),
+            client::Error::NotFound { .. } => volume_not_found(&name),
             error => failure(format!("/{name}"), &error),
         })?;
         context.output.note(removal, || format!("removed /{name} with {contents}"))
     }
-}
-
-/// What whoever wants to see or remove a volume does if there is none of that name; to make one would be no answer.
-const LOOK: &str = "see which there are: catena volume list";
-
-/// The volume of that name, which isn't to be made.
-fn existing(context: &mut Context, name: &str) -> Result<client::Volume> {
-    let missing = |failure: Failure| {
-        if failure.exit == Exit::NotFound { failure.next(LOOK) } else { failure }
-    };
-    context.volume(name).map_err(missing)
 }
 
 /// The name without a leading slash, which people type.

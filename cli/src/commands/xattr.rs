@@ -8,6 +8,7 @@ use client::{Xattr as Pair, XattrMode};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
+use crate::local::meta;
 use crate::remote::RemotePath;
 use crate::remote_failure::failure;
 use crate::text::quote;
@@ -34,7 +35,7 @@ pub(crate) struct List {
     no_dereference: bool,
 }
 
-/// Print an extended attribute's value, byte for byte
+/// Print an extended attribute's value: into a pipe or file byte for byte, on a terminal as a line
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -58,7 +59,7 @@ Examples:
 pub(crate) struct Set {
     /// /VOLUME/path
     path: OsString,
-    /// The attribute's name
+    /// The attribute's name: user.…, trusted.…, security.… or system.…, the namespaces of Linux
     name: OsString,
     /// Its value
     value: OsString,
@@ -109,7 +110,7 @@ fn pairs(context: &mut Context, place: &RemotePath, follow: bool) -> Result<Vec<
 
 fn absent(place: &RemotePath, name: &[u8]) -> Failure {
     Failure::new(Exit::NotFound, place.to_string(), format!("has no attribute {}", quote(name)))
-        .next(format!("see what it has: catena xattr list {place}"))
+        .next(format!("see what it has: catena xattr list {}", place.typed()))
 }
 
 impl List {
@@ -131,17 +132,25 @@ impl Get {
         let name = attribute(&self.name)?;
         let all = pairs(context, &place, !self.no_dereference)?;
         let pair = all.into_iter().find(|pair| pair.name == name).ok_or_else(|| absent(&place, name))?;
-        context.output.result(
-            || object(&place, &pair.name).with_bytes("value", &pair.value),
-            |output| output.name(&pair.value),
-        )
+        let output = &mut context.output;
+        if output.is_json() || output.is_terminal() {
+            let object = || object(&place, &pair.name).with_bytes("value", &pair.value);
+            return output.result(object, |output| output.name(&pair.value));
+        }
+        output.bytes(&pair.value)
     }
 }
 
 impl Set {
     fn run(self, context: &mut Context) -> Result<()> {
         let place = RemotePath::parse(&self.path)?;
-        let pair = Pair { name: attribute(&self.name)?.to_vec(), value: self.value.as_bytes().to_vec() };
+        let name = attribute(&self.name)?;
+        if !meta::is_in_namespace(name) {
+            let reason = format!("is in no namespace of Linux ({})", meta::NAMESPACES.join(", "));
+            return Err(Failure::usage(quote(name), format!("{reason}, and no file could get it back"))
+                .next(format!("name it user.{}", quote(name))));
+        }
+        let pair = Pair { name: name.to_vec(), value: self.value.as_bytes().to_vec() };
         let mode = match (self.new, self.existing) {
             (true, _) => XattrMode::Create,
             (_, true) => XattrMode::Replace,

@@ -68,7 +68,15 @@ pub(crate) fn xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     Ok(xattrs)
 }
 
-/// Gives an open file or directory extended attributes, mode and time. What only a privileged user may set is left out, and what can't be
+/// Beginnings of the names of extended attributes that Linux knows; no other name can be set here.
+pub(crate) const NAMESPACES: [&str; 4] = ["user.", "trusted.", "security.", "system."];
+
+/// Whether Linux could know an extended attribute of this name: one in a namespace, with something behind it.
+pub(crate) fn is_in_namespace(name: &[u8]) -> bool {
+    NAMESPACES.iter().any(|space| name.len() > space.len() && name.starts_with(space.as_bytes()))
+}
+
+/// Gives an open file or directory extended attributes, mode and time. What can't be
 /// set keeps the rest from nothing: the first failure is returned when everything else is done. `path` is its name in what is said.
 pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr], path: &Path) -> Result<()> {
     let set = set_xattrs(file, xattrs).map_err(|(xattr, error)| refused_xattr(xattr, &error, path));
@@ -79,13 +87,13 @@ pub(crate) fn apply(file: &File, attributes: &Attributes, xattrs: &[Xattr], path
 /// Sets all that can be set; the first that should have been and couldn't, and why.
 fn set_xattrs<'a>(file: &File, xattrs: &'a [Xattr]) -> std::result::Result<(), (&'a Xattr, io::Error)> {
     let mut first = Ok(());
-    for xattr in xattrs.iter().filter(|xattr| is_portable(&xattr.name)) {
+    for xattr in xattrs {
         let name = std::ffi::OsStr::from_bytes(&xattr.name);
         if file.get_xattr(name).ok().flatten().as_deref() == Some(&xattr.value) {
             continue;
         }
         match file.set_xattr(name, &xattr.value) {
-            Err(error) if xattr.name.starts_with(b"user.") && first.is_ok() => first = Err((xattr, error)),
+            Err(error) if first.is_ok() => first = Err((xattr, error)),
             _ => {}
         }
     }
@@ -94,16 +102,30 @@ fn set_xattrs<'a>(file: &File, xattrs: &'a [Xattr]) -> std::result::Result<(), (
 
 /// What is said of an attribute that the file at `path` didn't get.
 fn refused_xattr(xattr: &Xattr, error: &io::Error, path: &Path) -> Failure {
-    let reason = if is_unsupported(error) {
+    let name = quote(&xattr.name);
+    let without = format!("is there without the extended attribute {name}");
+    let reason = if !is_in_namespace(&xattr.name) {
+        format!("{without}, whose name is in no namespace of Linux ({})", NAMESPACES.join(", "))
+    } else if is_forbidden(error) {
+        format!("{without}, which you may not set here")
+    } else if is_unsupported(error) && xattr.name.starts_with(b"user.") {
         "its file system has no extended attributes, and what is fetched has some".to_owned()
     } else if is_too_large(error) {
-        let (name, bytes) = (quote(&xattr.name), text::count(xattr.value.len() as u64, "byte"));
-        format!("is there without the extended attribute {name} ({bytes}), which its file system can't hold")
+        let bytes = text::count(xattr.value.len() as u64, "byte");
+        format!("{without} ({bytes}), which its file system can't hold")
+    } else if is_unsupported(error) {
+        format!("{without}, which its file system doesn't know")
     } else {
         return Failure::path(path, error);
     };
-    Failure::new(Exit::Failed, quote(path.as_os_str().as_bytes()), reason)
-        .next("name a place on another file system, or leave them behind: --no-xattrs")
+    let next = if is_forbidden(error) {
+        "run it as root, or leave them behind: --no-xattrs"
+    } else if !is_in_namespace(&xattr.name) {
+        "leave them behind: --no-xattrs"
+    } else {
+        "name a place on another file system, or leave them behind: --no-xattrs"
+    };
+    Failure::new(Exit::Failed, quote(path.as_os_str().as_bytes()), reason).next(next)
 }
 
 fn set_mode_and_time(file: &File, attributes: &Attributes) -> io::Result<()> {
@@ -137,6 +159,11 @@ fn is_unsupported(error: &io::Error) -> bool {
         || [rustix::io::Errno::NOTSUP, rustix::io::Errno::NOSYS]
             .iter()
             .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// What is answered where only a privileged user may set an attribute.
+fn is_forbidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// What a file system answers that has attributes, and no room for this one: ext4 keeps all of a file's in one block, and says that there is
@@ -199,6 +226,28 @@ mod tests {
         }
         let other = refused_xattr(&xattr, &io::Error::from_raw_os_error(5), Path::new("f"));
         assert_eq!(other.reason, "input/output error");
+        // Those of no user were left out, without a word.
+        for (name, errno, said) in [
+            (&b"noprefix"[..], 95, "without the extended attribute noprefix, whose name is in no namespace"),
+            (b"user.", 22, "without the extended attribute user., whose name is in no namespace"),
+            (b"trusted.a", 1, "without the extended attribute trusted.a, which you may not set here"),
+            (b"system.a", 95, "without the extended attribute system.a, which its file system doesn't know"),
+        ] {
+            let xattr = Xattr { name: name.to_vec(), value: Vec::new() };
+            let failure = refused_xattr(&xattr, &io::Error::from_raw_os_error(errno), Path::new("f"));
+            assert!(failure.reason.contains(said), "{failure}");
+            assert!(failure.next.is_some_and(|next| next.contains("--no-xattrs")));
+        }
+    }
+
+    /// Attributes that nobody can set here were left out, and the command said that all was well.
+    #[test]
+    fn an_attribute_without_a_namespace_is_named() {
+        let file = tempfile::tempfile().expect("a file");
+        let attributes = attributes_of(&file.metadata().expect("metadata"));
+        let xattrs = [Xattr { name: b"noprefix".to_vec(), value: b"b".to_vec() }];
+        let failure = apply(&file, &attributes, &xattrs, Path::new("f")).expect_err("no such namespace");
+        assert!(failure.reason.contains("noprefix"), "{failure}");
     }
 
     /// One attribute that can't be set left the others, mode and time unset.

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::failure::{Exit, Failure, Result};
-use crate::text::quote;
+use crate::text::{quote, shell};
 
 /// Sources and target of a command that takes `SRC… DST`.
 pub(crate) fn split_target(names: &[OsString]) -> Result<(&[OsString], &OsString)> {
@@ -56,13 +56,19 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// The target as it is typed in a shell.
+    fn typed(&self) -> String {
+        let shown = self.shown.trim_end_matches('/');
+        if shown.starts_with("$'") { shown.to_owned() } else { shell(shown.as_bytes()) }
+    }
+
     /// Where one of `count` sources goes, all of which are named. `is_tree`: it is a directory to be copied as a whole.
     pub(crate) fn place(&self, count: usize, is_tree: bool) -> Result<Placement> {
         let missing = || {
             Failure::new(Exit::NotFound, self.shown, "the directory doesn't exist").next(format!(
                 "make it: {} {}",
                 self.mkdir,
-                self.shown.trim_end_matches('/')
+                self.typed()
             ))
         };
         let not_directory = || Failure::new(Exit::Conflict, self.shown, "isn't a directory");

@@ -126,11 +126,6 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("catena get --if-version 1 /v/a fetched-2", 5, "another one than expected"),
     ("catena get --if-version 1 /v/a -", 5, "another one than expected"),
     ("test ! -e fetched-2", 0, ""),
-    (
-        "catena get --if-version $(catena stat --json /v/a | sed 's/.*\"version\":\\([0-9]*\\).*/\\1/') /v/a fetched-2 && cat fetched-2",
-        0,
-        "hello",
-    ),
     // What is no file is written into and stays, whatever links lead to it; and standard output isn't replaced by a file.
     ("ln -s /proc/self/fd/1 fake-out; catena get /v/a fake-out | cat && test -L fake-out", 0, "hello\n"),
     ("ln -s /proc/self/fd/3 fake-3; catena get -q /v/a fake-3 3>&1 | cat && test -L fake-3", 0, "hello\n"),
@@ -146,16 +141,21 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("test -L lost && test ! -e target && catena get -n /v/a lost", 0, "1 file skipped"),
     // A link takes the place of a link, not of what that leads to.
     ("catena get /v/file-link to-real && cat real && readlink to-real", 0, "hello\na\n"),
+    (
+        "catena get --if-version $(catena stat --json /v/a | sed 's/.*\"version\":\\([0-9]*\\).*/\\1/') /v/a fetched-2 && cat fetched-2",
+        0,
+        "hello",
+    ),
     // Local obstacles are conflicts with a next step.
     ("catena get /v/a a/x", 5, "next: "),
     ("catena get /v/a none/x", 3, "mkdir -p none"),
+    ("catena get -r /v/d none/x", 3, "mkdir -p none"),
+    ("catena get /v/a /v/b none 2>&1 | grep -c catena:", 3, "1\n"),
     ("catena put nothing /v/x", 3, "next: "),
     ("catena append tree /v/x", 5, "next: name a file"),
     ("ulimit -f 1; catena get -r /v/tree limited", 8, "limited/sparse: file too large"),
     ("find limited -name '.catena*' | grep . || echo no draft", 0, "no draft"),
     ("catena get /v/a /dev/full", 1, "next: free some space"),
-    ("catena get -r /v/d none/x", 3, "mkdir -p none"),
-    ("catena get /v/a /v/b none 2>&1 | grep -c catena:", 3, "1\n"),
     // A link to a directory is one where it is named.
     ("catena put -r tree /v/directory-link && catena cat /v/d/sub/2", 0, "2"),
     ("catena cp -r /v/tree/sub /v/directory-link && catena cat /v/d/2", 0, "2"),
@@ -207,6 +207,31 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("catena mv --json -n /v/a /v/b", 0, "\"moved\":false,\"skipped\":true"),
     ("catena cat /v/a", 0, "hello"),
     ("catena mkdir -p /v/a", 5, "exists and is no directory"),
+    // Attributes that can't be set here are named, and cost nobody the content.
+    ("catena xattr set /v/a noprefix x", 2, "next: name it user.noprefix"),
+    (
+        "test $(id -u) = 0 && catena put -q a /v/labelled && catena xattr set /v/labelled trusted.x y && mkdir -m 777 open-to-all && setpriv --reuid 65534 --clear-groups --bounding-set -all --inh-caps -all catena get /v/labelled open-to-all/; code=$?; test $(id -u) = 0 || { echo you may not set here; exit 1; }; cat open-to-all/labelled; exit $code",
+        1,
+        "you may not set here",
+    ),
+    ("catena xattr set /v/a user.bytes abc && catena xattr get /v/a user.bytes | wc -c", 0, "3\n"),
+    ("script -qec 'catena xattr get /v/a user.bytes' /dev/null </dev/null", 0, "abc\r\n"),
+    // Exit codes are those of the same failure elsewhere.
+    ("catena compact /v/d", 5, "next: to compact everything in it: catena compact -r /v/d"),
+    (
+        "chmod 755 .; test $(id -u) != 0 || exec setpriv --reuid 65534 --clear-groups catena quickstart --dir closed/x a; catena quickstart --dir closed/x a",
+        4,
+        "permission denied",
+    ),
+    // Names in next steps can be typed.
+    ("catena put -q a '/v/a b'; catena stat '/v/a b/c'", 5, "see what is there: catena ls -l '/v/a b'"),
+    ("catena rm '/v/a b/c'", 5, "catena ls -l '/v/a b'"),
+    ("catena mkdir -q '/v/a dir'; catena rm '/v/a dir'", 5, "catena rm -r '/v/a dir'"),
+    ("catena ln -s '' /v/empty", 2, "the link's target is empty"),
+    // What doesn't exist is no error with -f; a missing volume is to be made only where something is made in it.
+    ("catena rm -f /v/nothing /nothing/x", 0, ""),
+    ("catena rm /nothing/x", 3, "next: see which there are: catena volume list"),
+    ("catena put a /nothing/x", 3, "next: make it: catena volume create nothing"),
     // What isn't there isn't whole.
     ("catena verify /v/nothing", 3, "not found"),
     ("! catena verify /v/nothing 2>&1 | grep whole", 0, ""),
@@ -226,6 +251,19 @@ const TABLE: &[(&str, i32, &str)] = &[
         "interrupted",
     ),
     ("ls -A | grep -c '^\\.catena' || true", 0, "0"),
+    // So is a question no obstacle to a signal. A terminal that nobody types at: the pipe has a writer that writes nothing.
+    (
+        "catena mkdir -q -p /v/asked/x; mkfifo hold; exec 9<>hold; for signal in INT TERM HUP; do rm -f said; script -qfec 'echo $$ >asker; exec catena rm -r /v/asked' said <&9 >script.out & until grep -q y/N said 2>script.err; do kill -0 $! || break; sleep 0.1; done; kill -$signal $(cat asker); wait $!; echo ended $?; done; catena ls /v/asked",
+        0,
+        "ended 130\nended 130\nended 130\nx\n",
+    ),
+    // A link that is named is followed.
+    (
+        "mkdir source; echo x >source/f; ln -s source to-source; ln -s source/f to-f; catena quickstart --quiet --dir quick to-source",
+        0,
+        "",
+    ),
+    ("catena quickstart --quiet --dir quick to-f", 0, ""),
 ];
 
 #[test]
@@ -260,19 +298,6 @@ const JSON: &[&str] = &[
     "ln -s a /j/l",
     "chmod 600 /j/a",
     "chown 1:2 /j/a",
-    // So is a question no obstacle to a signal. A terminal that nobody types at: the pipe has a writer that writes nothing.
-    (
-        "catena mkdir -q -p /v/asked/x; mkfifo hold; exec 9<>hold; for signal in INT TERM HUP; do rm -f said; script -qfec 'echo $$ >asker; exec catena rm -r /v/asked' said <&9 >script.out & until grep -q y/N said 2>script.err; do kill -0 $! || break; sleep 0.1; done; kill -$signal $(cat asker); wait $!; echo ended $?; done; catena ls /v/asked",
-        0,
-        "ended 130\nended 130\nended 130\nx\n",
-    ),
-    // A link that is named is followed.
-    (
-        "mkdir source; echo x >source/f; ln -s source to-source; ln -s source/f to-f; catena quickstart --quiet --dir quick to-source",
-        0,
-        "",
-    ),
-    ("catena quickstart --quiet --dir quick to-f", 0, ""),
     "touch /j/a",
     "xattr set /j/a user.x y",
     "xattr list /j/a",

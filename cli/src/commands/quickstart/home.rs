@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Exit, Failure, Result, io_reason};
+use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Temporary;
 use crate::local::walk::FileId;
 use crate::local_node::{self, Kind, NODE_DIRECTORY};
@@ -46,8 +46,8 @@ impl Home {
         let parent =
             directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let place = if exists { directory } else { parent };
-        if let Err(reason) = suits(place, data_bytes) {
-            return Err(Failure::new(Exit::Failed, place.display().to_string(), reason)
+        if let Err((exit, reason)) = suits(place, data_bytes) {
+            return Err(Failure::new(exit, place.display().to_string(), reason)
                 .next("name a directory on a disk: catena quickstart --dir DIR"));
         }
         match kind {
@@ -102,7 +102,7 @@ fn first_suitable(data_bytes: u64) -> Result<PathBuf> {
     for directory in named.into_iter().chain(["/var/tmp".into(), "target".into()]) {
         match suits(&directory, data_bytes) {
             Ok(()) => return Ok(directory),
-            Err(reason) => reasons.push(format!("{}: {reason}", directory.display())),
+            Err((_, reason)) => reasons.push(format!("{}: {reason}", directory.display())),
         }
     }
     Err(Failure::new(Exit::Failed, "no directory", format!("can hold the node ({})", reasons.join("; ")))
@@ -110,23 +110,23 @@ fn first_suitable(data_bytes: u64) -> Result<PathBuf> {
 }
 
 /// Whether a directory can hold a node for so much data; else why not.
-fn suits(directory: &Path, data_bytes: u64) -> std::result::Result<(), String> {
-    let system = runtime::file_system(directory).map_err(|error| io_reason(&error))?;
+fn suits(directory: &Path, data_bytes: u64) -> std::result::Result<(), (Exit, String)> {
+    let failed = |error: std::io::Error| {
+        let failure = Failure::path(directory, &error);
+        (failure.exit, failure.reason)
+    };
+    let unsuitable = |reason: String| Err((Exit::Failed, reason));
+    let system = runtime::file_system(directory).map_err(failed)?;
     if matches!(system.name.as_str(), "tmpfs" | "ramfs") {
-        return Err(format!("is {}, which lives in memory", system.name));
+        return unsuitable(format!("is {}, which lives in memory", system.name));
     }
-    match runtime::takes_direct_io(directory) {
-        Ok(true) => {}
-        Ok(false) => return Err(format!("{} takes no direct I/O there", system.name)),
-        Err(error) => return Err(io_reason(&error)),
+    if !runtime::takes_direct_io(directory).map_err(failed)? {
+        return unsuitable(format!("{} takes no direct I/O there", system.name));
     }
     let wanted = data_bytes.saturating_mul(2).saturating_add(SPARE_BYTES);
     if system.free_bytes < wanted {
-        return Err(format!(
-            "has {} free, {} are needed",
-            size::human(system.free_bytes),
-            size::human(wanted)
-        ));
+        let (free, wanted) = (size::human(system.free_bytes), size::human(wanted));
+        return unsuitable(format!("has {free} free, {wanted} are needed"));
     }
     Ok(())
 }
@@ -137,7 +137,10 @@ mod tests {
 
     #[test]
     fn what_is_not_a_disk_with_room_is_refused_with_the_reason() {
-        assert!(suits(Path::new("/nowhere/at/all"), 0).is_err_and(|reason| reason.contains("no such")));
+        assert!(
+            suits(Path::new("/nowhere/at/all"), 0)
+                .is_err_and(|(exit, reason)| exit == Exit::NotFound && reason.contains("no such"))
+        );
         let directory = tempfile::tempdir().expect("a directory");
         assert!(suits(directory.path(), u64::MAX).is_err());
     }

@@ -25,9 +25,9 @@ pub(crate) struct Global {
     /// Print only what was asked for, and errors
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
-    /// Give up a request after this many seconds
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = "Global options")]
-    pub(crate) timeout: u32,
+    /// Give up a request after this many seconds [default: 30, and 5 for a server's first answer]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = "Global options")]
+    pub(crate) timeout: Option<u32>,
 }
 
 /// A command's surroundings.
@@ -65,11 +65,12 @@ impl Context {
             return Ok(client.clone());
         }
         let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
-        let deadline = Duration::from_secs(u64::from(self.global.timeout));
-        let config = Config::new(endpoints)
-            .with_deadline(deadline)
-            .with_window_bytes(self.window_bytes)
-            .with_name("catena");
+        let config = Config::new(endpoints);
+        let config = match self.global.timeout.map(|seconds| Duration::from_secs(seconds.into())) {
+            Some(deadline) => config.with_deadline(deadline).with_connect_patience(deadline),
+            None => config,
+        };
+        let config = config.with_window_bytes(self.window_bytes).with_name("catena");
         let client = Client::connect(config).map_err(|error| failure("the server", &error))?;
         self.client = Some(client.clone());
         Ok(client)

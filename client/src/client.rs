@@ -17,23 +17,24 @@ pub struct Client {
 
 impl Client {
     /// Starts the executor thread and fetches the cluster map from the first endpoint that answers. Blocks until then, or until the
-    /// configured deadline, at most 5 s; a server that has too many connections is there, and waited for until the deadline.
+    /// configured deadline, at most [`Config::connect_patience`]; a server that has too many connections is there, and waited for until the deadline.
     ///
     /// Errors: [`Error::Configuration`], [`Error::Start`], [`Error::Unavailable`], [`Error::Timeout`].
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
-        Self::with_handle(Handle::start(config)?)
+        let patience = config.connect_patience;
+        Self::with_handle(Handle::start(config)?, patience)
     }
 
     /// A client around a running thread.
-    pub(crate) fn with_handle(handle: Handle) -> Result<Self, Error> {
+    pub(crate) fn with_handle(handle: Handle, patience: Duration) -> Result<Self, Error> {
         let client = Self { handle };
         let deadline = client.handle.deadline();
-        let first = client.handle.with_deadline(deadline.min(CONNECT_PATIENCE));
+        let first = client.handle.with_deadline(deadline.min(patience));
         let connected = crate::pending::block_on(first.map(&Subject::Cluster));
         let is_full =
             matches!(&connected, Err(Error::Unavailable { reason: UnavailableReason::Connections, .. }));
-        let rest = deadline.saturating_sub(CONNECT_PATIENCE);
+        let rest = deadline.saturating_sub(patience);
         if is_full && !rest.is_zero() {
             crate::pending::block_on(client.handle.with_deadline(rest).map(&Subject::Cluster))?;
         } else {
@@ -116,7 +117,5 @@ impl Client {
     }
 }
 
-/// How long a first answer is waited for: whoever types a wrong address should not wait for the deadline of a long operation.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Volumes' names live in group 0 (R27).
 pub(crate) const NAMES: GroupId = GroupId(0);

@@ -18,6 +18,9 @@ pub struct Config {
     /// How long one request (a metadata operation, or one chunk) is tried before it fails. A chunk whose turn on a slow link hasn't come
     /// may take ten times as long, and the time a whole transfer takes has no limit.
     pub deadline: Duration,
+    /// How long the first answer of a server is waited for, at most; `deadline` where that is shorter. A server that has too many connections is there,
+    /// and waited for until the deadline.
+    pub connect_patience: Duration,
     /// Chunk bytes in flight and read ahead, of all transfers together. With many transfers open at once each may use one chunk beyond it.
     pub window_bytes: usize,
     /// Who this is, for the servers' logs.
@@ -28,6 +31,8 @@ pub struct Config {
 
 /// Default of [`Config::deadline`].
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// Default of [`Config::connect_patience`]: whoever types a wrong address should not wait for the deadline of a long operation.
+pub const CONNECT_PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 /// Default of [`Config::window_bytes`]: 32 chunks of the default size, some three times bandwidth × delay of 10 GbE at 10 ms.
 pub const WINDOW_BYTES_DEFAULT: usize = 32 << 20;
 /// Smallest usable [`Config::window_bytes`]: one chunk of the largest size.
@@ -38,6 +43,7 @@ impl Default for Config {
         Self {
             endpoints: Vec::new(),
             deadline: DEADLINE_DEFAULT,
+            connect_patience: CONNECT_PATIENCE_DEFAULT,
             window_bytes: WINDOW_BYTES_DEFAULT,
             name: "client".to_owned(),
             seed: None,
@@ -55,6 +61,12 @@ impl Config {
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// With another patience for the first answer.
+    #[must_use]
+    pub fn with_connect_patience(self, connect_patience: Duration) -> Self {
+        Self { connect_patience, ..self }
     }
 
     /// With another window.
@@ -76,6 +88,9 @@ impl Config {
         }
         if self.deadline.is_zero() {
             return Err(Error::Configuration("deadline"));
+        }
+        if self.connect_patience.is_zero() {
+            return Err(Error::Configuration("connect_patience"));
         }
         if self.window_bytes < WINDOW_BYTES_MIN {
             return Err(Error::Configuration("window_bytes"));

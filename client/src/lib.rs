@@ -55,7 +55,9 @@ mod volume;
 
 pub use crate::client::Client;
 pub use compact::Compaction;
-pub use config::{Config, DEADLINE_DEFAULT, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MIN};
+pub use config::{
+    CONNECT_PATIENCE_DEFAULT, Config, DEADLINE_DEFAULT, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MIN,
+};
 pub use download::{Download, Piece, ReadRange};
 pub use error::{Damage, Error, ErrorKind, Subject, UnavailableReason};
 pub use list::Lister;

@@ -474,7 +474,11 @@ fn all_addresses_of_a_name_are_tried() {
     let port = server.endpoint().rsplit(':').next().expect("a port").to_owned();
     let config = Config::new([format!("several.example:{port}")]).with_deadline(Duration::from_mins(1));
     let handle = Handle::start_with(config, resolve).expect("started");
-    Client::with_handle(handle).expect("found behind its third address").volumes().wait().expect("listed");
+    Client::with_handle(handle, Duration::from_secs(5))
+        .expect("found behind its third address")
+        .volumes()
+        .wait()
+        .expect("listed");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::text::{self, quote};
 use crate::transfer::destination::{Placement, Target, split_target};
 use crate::transfer::pool::{self, Feed, JOBS, Mark};
 use crate::transfer::progress::Progress;
-use crate::transfer::report::{Outcome, Report};
+use crate::transfer::report::{Only, Outcome, Report};
 use crate::transfer::send::{self, Goal, Wishes};
 use crate::walk::Stage;
 
@@ -132,7 +132,15 @@ impl Put {
         let watch = Stopwatch::start();
         let report = self.options.put(context, &sources, &target, &[], &progress);
         progress.finish();
-        report?.finish(&mut context.output, "stored", watch.nanoseconds())
+        let mut report = report?;
+        if let Some(only) = report.only.as_mut().filter(|only| only.stored.is_none())
+            && context.output.is_json()
+            && let Ok(Some(there)) = context.entry_if_any(&only.place, false)
+            && there.attributes.kind == InodeKind::File
+        {
+            only.stored = Some((there.attributes.size, there.attributes.version.0));
+        }
+        report.finish(&mut context.output, "stored", watch.nanoseconds())
     }
 }
 
@@ -170,9 +178,10 @@ impl PutOptions {
         let wishes = self.wishes();
         let volume = context.volume_of(target)?;
         if wishes.no_clobber && context.entry_if_any(target, false)?.is_some() {
-            return context
-                .output
-                .note(|| Object::new().with("skipped", 1), || format!("skipped {target}: it exists"));
+            return context.output.note(
+                || Object::new().with_bytes("name", &target.to_bytes()).with("skipped", 1),
+                || format!("skipped {target}: it exists"),
+            );
         }
         let condition = if wishes.no_clobber { Precondition::Absent } else { wishes.precondition };
         let attributes = NewAttributes { mode: 0o644, ..meta::owner_attributes() };
@@ -214,6 +223,11 @@ impl PutOptions {
                 Err(failure) if sources.len() == 1 => return Err(failure),
                 Err(failure) => report.take(&context.output, Err(failure))?,
             }
+        }
+        if let ([(_, metadata, place)], [_]) = (&plan[..], sources)
+            && !metadata.is_dir()
+        {
+            report.only = Some(Only { place: place.clone(), stored: None });
         }
         if progress.is_shown() {
             progress.message("counting".into());

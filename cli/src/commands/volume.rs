@@ -178,8 +178,9 @@ impl Remove {
             )
             .next(format!("to remove all of it: catena volume remove {name} --recursive")));
         }
-        let removal =
-            || usage_fields(Object::new().with("name", name.as_str()).with("dry_run", self.dry_run), &usage);
+        let removal = || {
+            usage_fields(Object::new().with("name", format!("/{name}")).with("dry_run", self.dry_run), &usage)
+        };
         if self.dry_run {
             return context
                 .output
@@ -206,7 +207,7 @@ fn check(name: &str) -> Result<String> {
 
 fn object(info: &VolumeInfo) -> Object {
     Object::new()
-        .with("name", info.name.as_str())
+        .with("name", format!("/{}", info.name))
         .with("id", info.volume.0)
         .with("group", info.group.0)
         .with("chunk_bytes", info.policy.chunk_bytes)

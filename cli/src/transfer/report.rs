@@ -3,6 +3,7 @@
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::output::Output;
+use crate::remote::RemotePath;
 use crate::text::{count, size, time};
 
 /// What became of one thing.
@@ -10,6 +11,8 @@ use crate::text::{count, size, time};
 pub(crate) enum Outcome {
     /// A file's bytes were moved: so many.
     File(u64),
+    /// The same of a file that was stored: its size and version, too.
+    Stored { bytes: u64, size: u64, version: u64 },
     /// A file was the same already; only its attributes were set.
     Attributes,
     /// A file or link was the same already.
@@ -22,6 +25,15 @@ pub(crate) enum Outcome {
     Skipped,
     /// The end of a directory that was counted before.
     Settled,
+}
+
+/// The only file of a transfer.
+#[derive(Clone, Debug)]
+pub(crate) struct Only {
+    /// Where it is stored.
+    pub(crate) place: RemotePath,
+    /// Its size and version; none: it wasn't stored anew.
+    pub(crate) stored: Option<(u64, u64)>,
 }
 
 /// Counts of a transfer.
@@ -39,6 +51,8 @@ pub(crate) struct Report {
     /// Things that are neither file, directory nor link.
     pub(crate) other_types: u64,
     failed: u64,
+    /// What is said of the transfer's only file.
+    pub(crate) only: Option<Only>,
     first: Option<Failure>,
     mixed: bool,
 }
@@ -65,6 +79,13 @@ impl Report {
             Ok(Outcome::File(bytes)) => {
                 self.files += 1;
                 self.bytes += bytes;
+            }
+            Ok(Outcome::Stored { bytes, size, version }) => {
+                self.files += 1;
+                self.bytes += bytes;
+                if let Some(only) = &mut self.only {
+                    only.stored = Some((size, version));
+                }
             }
             Ok(Outcome::Attributes) => self.attributes += 1,
             Ok(Outcome::Unchanged) => self.unchanged += 1,
@@ -136,7 +157,14 @@ impl Report {
     }
 
     fn object(&self, nanoseconds: u64) -> Object {
-        Object::new()
+        let object = match &self.only {
+            Some(only) => Object::new()
+                .with_bytes("name", &only.place.to_bytes())
+                .with_some("size", only.stored.map(|(size, _)| size))
+                .with_some("version", only.stored.map(|(_, version)| version)),
+            None => Object::new(),
+        };
+        object
             .with("files", self.files)
             .with("bytes", self.bytes)
             .with("directories", self.directories)

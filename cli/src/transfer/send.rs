@@ -159,7 +159,7 @@ pub(crate) fn file(
             continue;
         };
         return match upload.finish().wait() {
-            Ok(_) => Ok(Outcome::File(bytes)),
+            Ok(stored) => Ok(Outcome::Stored { bytes, size: stored.size, version: stored.version.0 }),
             Err(Error::AlreadyExists { .. }) if wishes.no_clobber => Ok(Outcome::Skipped),
             Err(error) => Err(failure_making(goal.place, &error)),
         };

@@ -15,6 +15,8 @@ use crate::output::{self, WhenClosed};
     name = "catena",
     version,
     arg_required_else_help = true,
+    // Its own takes no options, not even those of every command.
+    disable_help_subcommand = true,
     after_help = AFTER_HELP,
 )]
 pub(crate) struct CommandLine {
@@ -74,6 +76,7 @@ enum Command {
     Debug(commands::debug::Debug),
     Completions(commands::shell::Completions),
     Man(commands::shell::Man),
+    Help(commands::shell::Help),
 }
 
 /// Reads the command line, does what it says, and tells how the process ends.
@@ -132,12 +135,20 @@ fn refuse(error: &clap::Error) -> Exit {
         };
     }
     if std::env::args_os().any(|argument| argument == "--json") {
-        let failure = Failure::usage("command line", on_one_line(&error.render().to_string()));
-        output::report(&failure.next(format!("{} --help", invocation::command())), true);
+        output::report(&usage(error), true);
     } else {
-        drop(error.print());
+        output::refuse(
+            &error.render(),
+            &format!("For more information, try '{} --help'.", invocation::command()),
+        );
     }
     Exit::Usage
+}
+
+/// The failure that a command line is which makes no sense.
+pub(crate) fn usage(error: &clap::Error) -> Failure {
+    Failure::usage("command line", on_one_line(&error.render().to_string()))
+        .next(format!("{} --help", invocation::command()))
 }
 
 /// What clap says over several lines, without how the command is written and where its help is: the next step says that.
@@ -194,6 +205,7 @@ impl Command {
             Self::Debug(command) => command.run(context),
             Self::Completions(command) => command.run(context),
             Self::Man(command) => command.run(context),
+            Self::Help(command) => command.run(context),
         }
     }
 
@@ -241,7 +253,8 @@ impl Command {
             | Self::Doctor(_)
             | Self::Debug(_)
             | Self::Completions(_)
-            | Self::Man(_) => WhenClosed::End,
+            | Self::Man(_)
+            | Self::Help(_) => WhenClosed::End,
             _ => WhenClosed::GoOn,
         }
     }

@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
+use clap::builder::StyledStr;
+
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::text::quote;
@@ -157,6 +159,18 @@ pub(crate) fn report(failure: &Failure, json: bool) {
         return;
     }
     stderr_line(&if json { failure.to_json().line() } else { format!("catena: {failure}") });
+}
+
+/// Prints what the parser says of a command line, in its colours on a terminal. Its last line, which says where help is and not whose, becomes `last`.
+pub(crate) fn refuse(said: &StyledStr, last: &str) {
+    let is_plain =
+        !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    let text = if is_plain { said.to_string() } else { said.ansi().to_string() };
+    let text = match text.split_once("For more information") {
+        Some((before, _)) => format!("{before}{last}"),
+        None => text.trim_end().to_owned(),
+    };
+    stderr_line(&text);
 }
 
 /// One line to standard error, at once; a standard error that is closed loses it.

@@ -32,7 +32,10 @@ const TRIES_MAX: u32 = 5;
 Examples:
   catena cp /photos/cat.jpg /photos/tiger.jpg
   catena cp -r /photos/2026 /photos/2026-backup
-  catena cp -r /photos/2026 /archive/2026      to another volume: bytes pass through here"
+  catena cp -r /photos/2026 /archive/2026      to another volume: bytes pass through here
+
+A single file goes inside DST if that is a directory or ends in /, else DST is its name.
+With -r and one SRC, DST is the copy itself; with several, DST is a directory that exists."
 )]
 pub(crate) struct Cp {
     /// What to copy, then where to: /VOLUME/path, a new name or a directory

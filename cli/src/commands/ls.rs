@@ -14,11 +14,16 @@ use crate::walk::Stage;
 
 /// List directories; `ls /` lists the volumes
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    // `-h` means sizes with a unit here, as in every other `ls`.
+    disable_help_flag = true,
+    arg(clap::Arg::new("help").long("help").action(clap::ArgAction::Help).help("Print help")),
+    after_help = "\
 Examples:
   catena ls /photos
   catena ls -l /photos/2026
-  catena ls -R --json /photos")]
+  catena ls -R --json /photos"
+)]
 pub(crate) struct Ls {
     /// What to list: /VOLUME/path
     #[arg(required = true, value_name = "PATH")]
@@ -33,7 +38,7 @@ pub(crate) struct Ls {
     #[arg(short, long)]
     directory: bool,
     /// Sizes with a unit
-    #[arg(long)]
+    #[arg(short = 'h', long)]
     human: bool,
 }
 
@@ -130,7 +135,7 @@ fn volumes(context: &mut Context) -> Result<()> {
     let volumes = context.client()?.volumes().wait().map_err(|error| failure("the volumes", &error))?;
     for info in volumes {
         context.output.result(
-            || crate::json::Object::new().with("name", info.name.as_str()).with("type", "volume"),
+            || crate::json::Object::new().with("name", format!("/{}", info.name)).with("type", "volume"),
             |_| info.name.clone().into_bytes(),
         )?;
     }

@@ -1,7 +1,9 @@
 //! `catena completions` and `catena man`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap_complete::Shell;
 
 use crate::command::definition;
@@ -31,6 +33,34 @@ pub(crate) struct Man {
     /// Write catena.1, catena-put.1 … into this directory; without it the main page is printed
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// Print the help of a command, as its --help does
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena help put
+  catena help volume create")]
+pub(crate) struct Help {
+    /// Whose help; without it the overview
+    #[arg(value_name = "COMMAND")]
+    words: Vec<OsString>,
+}
+
+impl Help {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let line = ["catena".into()].into_iter().chain(self.words).chain(["--help".into()]);
+        match definition().try_get_matches_from(line) {
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+                let text = error.render();
+                let text =
+                    if context.output.is_terminal() { text.ansi().to_string() } else { text.to_string() };
+                context.output.bytes(text.as_bytes())
+            }
+            Err(error) => Err(crate::command::usage(&error)),
+            Ok(_) => Ok(()),
+        }
+    }
 }
 
 impl Completions {

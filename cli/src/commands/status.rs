@@ -47,7 +47,9 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
                 }
                 if state.damaged_count > 0 {
                     let chunks = text::count(state.damaged_count, "unreadable chunk");
-                    troubles.push(format!("{name}: {chunks}; `catena verify` names the files"));
+                    troubles.push(format!(
+                        "{name}: {chunks}; `catena verify` names the files; what `put --resend` replaced counts until it is reclaimed"
+                    ));
                 }
             }
         }

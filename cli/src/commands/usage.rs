@@ -152,6 +152,14 @@ pub(crate) struct Space {
     pub(crate) silent: usize,
 }
 
+impl Space {
+    /// How much of what may be used is used, rounded up as by df(1): what is kept in reserve can't be.
+    fn percent(self) -> u128 {
+        let (used, free) = (u128::from(self.used), u128::from(self.free));
+        if used + free == 0 { 0 } else { (used * 100).div_ceil(used + free) }
+    }
+}
+
 /// Adds the stores of a cluster up.
 pub(crate) fn space(status: &ClusterStatus) -> Space {
     status.shards.iter().fold(Space::default(), |mut space, shard| {
@@ -218,7 +226,7 @@ impl Df {
                     .with("silent_stores", space.silent)
             },
             |_| {
-                let percent = (u128::from(space.used) * 100).checked_div(u128::from(space.capacity)).unwrap_or(0);
+                let percent = space.percent();
                 format!(
                     "{:<24} {:>12} {:>12} {:>12} {:>12} {:>4}\n{:<24} {:>12} {:>12} {:>12} {:>12} {percent:>3}%",
                     "space", "capacity", "used", "free", "reclaimable", "use", "cluster",
@@ -240,7 +248,12 @@ impl Df {
 
     fn print_volume(&self, context: &mut Context, info: &VolumeInfo, usage: &VolumeUsage) -> Result<()> {
         context.output.result(
-            || usage_fields(Object::new().with("type", "volume").with("name", info.name.as_str()), usage),
+            || {
+                usage_fields(
+                    Object::new().with("type", "volume").with("name", format!("/{}", info.name)),
+                    usage,
+                )
+            },
             |_| {
                 let from = match usage.reclaimable_from.0 {
                     0 => "-".to_owned(),
@@ -262,4 +275,16 @@ impl Df {
 
 fn shown(bytes: u64, exact: bool) -> String {
     if exact { bytes.to_string() } else { size::human(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full cluster was 71 % used: what it keeps for deletes counted as free.
+    #[test]
+    fn the_reserve_is_not_free() {
+        let percent = |used, free| Space { capacity: 2000, used, free, ..Space::default() }.percent();
+        assert_eq!([percent(1420, 0), percent(0, 0), percent(0, 1420), percent(1, 1419)], [100, 0, 0, 1]);
+    }
 }

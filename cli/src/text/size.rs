@@ -54,7 +54,9 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         "e" => 6,
         _ => return Err(expectation(text)),
     };
-    number.checked_mul(1 << (10 * power)).ok_or_else(|| format!("`{text}` is more than 16 EiB"))
+    number
+        .checked_mul(1 << (10 * power))
+        .ok_or_else(|| format!("`{text}` is 16 EiB or more, which no file can have"))
 }
 
 fn expectation(text: &str) -> String {
@@ -90,6 +92,13 @@ mod tests {
         for text in ["", "k", "-1", "1.5M", "1Q", "99999999999999999999", "99999999999E", "1ibb k"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    /// 16 EiB itself was "more than 16 EiB".
+    #[test]
+    fn what_is_too_large_is_said_as_it_is() {
+        assert!(parse("16EiB").is_err_and(|said| said.contains("16 EiB or more")));
+        assert_eq!(parse("15EiB"), Ok(15 << 60));
     }
 
     #[test]

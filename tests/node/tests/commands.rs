@@ -232,6 +232,43 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("catena rm -f /v/nothing /nothing/x", 0, ""),
     ("catena rm /nothing/x", 3, "next: see which there are: catena volume list"),
     ("catena put a /nothing/x", 3, "next: make it: catena volume create nothing"),
+    ("catena ls -lh /v/huge", 0, "2.0 TiB"),
+    ("catena ls --help", 0, "-h, --human"),
+    // One file's object says which it is, as that of standard input does; a volume's name is that of its root.
+    (
+        "catena put --json a /v/one | sed 's/:[0-9]*,/:N,/g'",
+        0,
+        "{\"v\":N,\"name\":\"/v/one\",\"size\":N,\"version\":N,\"files\":N,",
+    ),
+    (
+        "catena put --json a /v/one | sed 's/:[0-9]*,/:N,/g'",
+        0,
+        "\"name\":\"/v/one\",\"size\":N,\"version\":N,",
+    ),
+    ("catena put --json -n - /v/one </dev/null", 0, "\"name\":\"/v/one\",\"skipped\":1"),
+    (
+        "catena ls --json / && catena volume list --json && catena df --json v",
+        0,
+        "\"type\":\"volume\",\"name\":\"/v\"",
+    ),
+    (
+        "catena ls --json / | grep -c '\"name\":\"/[vw]\"'; catena volume list --json | grep -c '\"name\":\"/[vw]\"'",
+        0,
+        "2\n2\n",
+    ),
+    // A timeout that is given is that of connecting, too.
+    (
+        "SECONDS=0; catena --endpoint 127.0.0.1:1 --timeout 6 ls /v; code=$?; test $SECONDS -ge 6 && exit $code",
+        6,
+        "",
+    ),
+    // Help of every command, with the options of every command; and whose help it is where a line can't be read.
+    ("catena help --help", 0, "catena help volume create"),
+    ("catena help --json volume create | cmp - <(catena volume create --help)", 0, ""),
+    ("catena help | cmp - <(catena --help)", 0, ""),
+    ("catena help frobnicate", 2, "unrecognized subcommand 'frobnicate'"),
+    ("catena ls 2>&1 | tail -n 1", 2, "For more information, try 'catena ls --help'.\n"),
+    ("catena truncate --size 16EiB /v/a", 2, "`16EiB` is 16 EiB or more"),
     // What isn't there isn't whole.
     ("catena verify /v/nothing", 3, "not found"),
     ("! catena verify /v/nothing 2>&1 | grep whole", 0, ""),

@@ -219,7 +219,7 @@ const TABLE: &[(&str, i32, &str)] = &[
     // Exit codes are those of the same failure elsewhere.
     ("catena compact /v/d", 5, "next: to compact everything in it: catena compact -r /v/d"),
     (
-        "chmod 755 .; test $(id -u) != 0 || exec setpriv --reuid 65534 --clear-groups catena quickstart --dir closed/x a; catena quickstart --dir closed/x a",
+        "chmod 755 .; mkdir -m 555 read-only; test $(id -u) != 0 || exec setpriv --reuid 65534 --clear-groups catena quickstart --dir read-only/x a; catena quickstart --dir read-only/x a",
         4,
         "permission denied",
     ),

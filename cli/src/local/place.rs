@@ -223,7 +223,9 @@ mod tests {
     fn names_of_former_drafts_are_names_like_others() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = |index: u64| directory.path().join(format!(".catena-{}-{index}", std::process::id()));
+        // Last names first: a draft's own number would be that of its target.
         let drafts: Vec<_> = (0..100)
+            .rev()
             .map(|index| {
                 let (draft, mut file) = Draft::file(&target(index)).expect("begun");
                 file.write_all(index.to_string().as_bytes()).expect("written");

@@ -161,12 +161,16 @@ pub(crate) fn report(failure: &Failure, json: bool) {
     stderr_line(&if json { failure.to_json().line() } else { format!("catena: {failure}") });
 }
 
+/// What the parser says, with its colours on a terminal unless the user wants none.
+pub(crate) fn painted(said: &StyledStr, is_terminal: bool) -> String {
+    let is_plain = !is_terminal || std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    if is_plain { said.to_string() } else { said.ansi().to_string() }
+}
+
 /// Prints what the parser says of a command line, in its colours on a terminal. Its last line, which says where help is and not whose, becomes `last`.
 pub(crate) fn refuse(said: &StyledStr, last: &str) {
-    let is_plain =
-        !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    let text = if is_plain { said.to_string() } else { said.ansi().to_string() };
-    let text = match text.split_once("For more information") {
+    let text = painted(said, io::stderr().is_terminal());
+    let text = match text.rsplit_once("For more information") {
         Some((before, _)) => format!("{before}{last}"),
         None => text.trim_end().to_owned(),
     };

@@ -10,6 +10,7 @@ use crate::command::definition;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::json::Object;
+use crate::output;
 
 /// Print a shell's completions
 #[derive(Debug, clap::Args)]
@@ -52,9 +53,7 @@ impl Help {
         let line = ["catena".into()].into_iter().chain(self.words).chain(["--help".into()]);
         match definition().try_get_matches_from(line) {
             Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-                let text = error.render();
-                let text =
-                    if context.output.is_terminal() { text.ansi().to_string() } else { text.to_string() };
+                let text = output::painted(&error.render(), context.output.is_terminal());
                 context.output.bytes(text.as_bytes())
             }
             Err(error) => Err(crate::command::usage(&error)),

@@ -30,10 +30,12 @@ const MAILS_MAX: usize = 256;
 const RECOVERY_NOTICE: Duration = Duration::from_secs(10);
 /// Links beyond the limit, as a part of it, that are told `Busy` instead of being closed at once: 512 of 4,096.
 const LINKS_TOLD_BUSY_PART: u32 = 8;
+/// And so many in any case: clients that wait for a place come and go at the same time.
+const LINKS_TOLD_BUSY_MIN: u32 = 8;
 /// Descriptors of a node beside its connections: streams, log, files of the node, the admin endpoint's 32 requests.
 const DESCRIPTORS: u64 = 64;
-/// And of each thread: two urings and glommio's three, eventfds, timers, files, listeners.
-const DESCRIPTORS_OF_THREAD: u64 = 32;
+/// And of each thread: two urings and glommio's three, eventfds, timers, files, listeners, and the least number of links that are told `Busy`.
+const DESCRIPTORS_OF_THREAD: u64 = 32 + LINKS_TOLD_BUSY_MIN as u64;
 /// Bytes queued on a connection: a shard has 8 MiB of gets on their way to it, and the largest answer of the metadata replica is 1 MiB. Who lets more gather
 /// doesn't read.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
@@ -304,8 +306,8 @@ fn thread_config(
     thread.cpu = cpu;
     thread.spin = spin;
     thread.links.links = config.limits.connections as usize;
-    thread.links.links_cap =
-        thread.links.links + (config.limits.connections / LINKS_TOLD_BUSY_PART).max(1) as usize;
+    thread.links.links_cap = thread.links.links
+        + (config.limits.connections / LINKS_TOLD_BUSY_PART).max(LINKS_TOLD_BUSY_MIN) as usize;
     thread.links.idle_timeout =
         Some(u64::try_from(config.limits.idle_timeout.0.as_nanos()).unwrap_or(u64::MAX));
     thread.links.queue_bytes_max = QUEUE_BYTES_MAX;

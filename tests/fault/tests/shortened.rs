@@ -125,7 +125,7 @@ fn what_is_left_of_the_last_segment_is_served() {
     let (before, log, away) = (map(), data.join("metadata.log"), data.join("away"));
     std::fs::rename(&log, &away).expect("moved away");
     let said = Run::catena("").args(recover).args([&config]).run().exits(3).messages();
-    assert!(said.contains("metadata.log is missing"), "{said}");
+    assert!(said.contains("metadata.log: is missing"), "{said}");
     assert!(map() == before, "nothing is accepted for a file that isn't there");
     std::fs::rename(&away, &log).expect("moved back");
     Run::catena("").args(recover).args([&config]).run().ok();

@@ -420,10 +420,10 @@ mod tests {
     #[test]
     fn connections_fit_into_the_descriptors() {
         for (open_files, threads, expected) in [
-            (20_000, 3, 5878),
-            (1024, 2, 398),
-            (1024, 17, 21),
-            (256, 2, 56),
+            (20_000, 3, 5871),
+            (1024, 2, 391),
+            (1024, 17, 14),
+            (256, 2, 49),
             (10, 2, 1),
             (u64::MAX, 2, u32::MAX),
         ] {

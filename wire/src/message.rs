@@ -48,6 +48,8 @@ pub enum Request<'a> {
     PutChunk(PutChunk<'a>),
     /// A later fragment of the chunk whose put has the frame's correlation id.
     PutFragment {
+        /// Whose buffers it takes, as its chunk's head said: the receiver may have forgotten the chunk.
+        class: HopClass,
         /// Where the frame's payload begins in the chunk.
         offset: u32,
     },

@@ -42,6 +42,8 @@ pub enum Bug {
     LogEndsEarly,
     /// From the first checkpoint on mutations are refused as if the log were full.
     ReplicaStaysFull,
+    /// A chain's head acks once its own copy is durable (I2).
+    ShardAcksAlone,
 }
 
 impl Bug {
@@ -65,6 +67,7 @@ impl Bug {
         Self::StoreEndsEarly,
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
+        Self::ShardAcksAlone,
     ];
 }
 

@@ -192,7 +192,7 @@ impl FakeCluster {
             }
             Request::GetMap { have, page } => return self.on_get_map(prefix, have, page, out),
             Request::PutChunk(put) => return self.on_put(connection, prefix, &put, payload, out),
-            Request::PutFragment { offset } => {
+            Request::PutFragment { offset, .. } => {
                 return self.on_fragment(connection, correlation, offset as usize, payload, out);
             }
             Request::Abort => {

@@ -1,7 +1,9 @@
 //! Frames go out: one for most requests, fragments on credit for a chunk (R38, R39).
 
 use wire::limits::{BLOCK_BYTES, FRAGMENT_UNIT_BYTES, PAYLOAD_BYTES_MAX};
-use wire::message::{GetChunk, Hello, Leaves, PayloadMeta, PutChunk, Request as Frame, RequestHead};
+use wire::message::{
+    GetChunk, Hello, HopClass, Leaves, PayloadMeta, PutChunk, Request as Frame, RequestHead,
+};
 use wire::{Nanos, PROTOCOL_VERSION};
 
 use super::effect::{GetCall, LinkNumber, SlotPart};
@@ -24,6 +26,7 @@ impl Core {
             features: wire::message::FEATURES,
             name: self.settings.name.clone(),
             cluster: self.map().map(|map| map.cluster()),
+            peer: None,
         });
         self.push_frame(cx, link, RequestHead { correlation, deadline_ms: 0 }, &hello, None);
         correlation
@@ -161,10 +164,11 @@ impl Core {
                 root: put.root,
                 map: map.number(),
                 epoch: map.route(put.id).epoch,
+                class: HopClass::Client,
                 leaves: Leaves::new(&put.leaves),
             })
         } else {
-            Frame::PutFragment { offset: part.offset }
+            Frame::PutFragment { class: HopClass::Client, offset: part.offset }
         };
         // The leaves verify a fragment; its payload has no checksum of its own (R36).
         let payload = PayloadMeta { bytes: part.length, checksum: 0 };

@@ -283,6 +283,7 @@ impl StoreCalls {
             features: wire::message::FEATURES,
             name: format!("metadata group {}", self.group.0),
             cluster: Some(map.cluster()),
+            peer: None,
         };
         let encoder = &mut self.encoder;
         effects.send(link, |bytes| {

@@ -1,12 +1,13 @@
 //! A shard's thread: the shipped [`Shard`] between the thread's uring and its connections.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal::{Expected, Format, Geometry, Kind, OpenError, SEGMENT_BYTES};
 use placement::ClusterMap;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
-use shard::{Effects, Link, Placement, Shard};
+use shard::{Dial, Effects, Link, Placement, Shard};
 use store::{Store, StoreConfig};
 use tracing::{error, info, warn};
 use wire::message::ShardState;
@@ -123,7 +124,18 @@ impl ShardThread {
         self.report(io);
         self.tell_room();
         self.tell_fullness(io.now());
+        let dials = std::mem::take(&mut self.effects.dials);
         self.effects.clear();
+        for dial in dials {
+            self.dial(io, &dial);
+        }
+    }
+
+    fn dial(&mut self, io: &mut Io, dial: &Dial) {
+        let link = dial.address.parse::<SocketAddr>().ok().and_then(|address| io.connect(address).ok());
+        let (now, link) = (io.now(), link.map(|link| Link(link.to_u64())));
+        self.shard.on_dialled(now, dial.store, link, io.memory(), &mut self.effects);
+        self.carry_out(io);
     }
 
     fn report(&mut self, io: &mut Io) {
@@ -268,8 +280,9 @@ pub(crate) fn open_failure(path: &std::path::Path, error: OpenError) -> Refusal 
 }
 
 impl runtime::Service for ShardThread {
-    fn on_open(&mut self, _io: &mut Io, link: LinkId, _kind: LinkKind, _peer: Option<std::net::SocketAddr>) {
-        self.shard.on_open(Link(link.to_u64()));
+    fn on_open(&mut self, io: &mut Io, link: LinkId, _kind: LinkKind, _peer: Option<SocketAddr>) {
+        self.shard.on_open(Link(link.to_u64()), &mut self.effects);
+        self.carry_out(io);
     }
 
     fn on_head(&mut self, io: &mut Io, link: LinkId, prefix: &Prefix, message: &[u8]) -> runtime::Payload {
@@ -295,7 +308,9 @@ impl runtime::Service for ShardThread {
 
     fn on_close(&mut self, io: &mut Io, link: LinkId, reason: CloseReason) {
         tracing::debug!(shard = self.index.0, link = link.to_u64(), %reason, "connection closed");
-        self.shard.on_close(Link(link.to_u64()), io.memory());
+        let now = io.now();
+        self.shard.on_close(now, Link(link.to_u64()), io.memory(), &mut self.effects);
+        self.carry_out(io);
     }
 
     fn on_sent(&mut self, io: &mut Io, link: LinkId, token: u64) {
@@ -319,7 +334,11 @@ impl runtime::Service for ShardThread {
     fn on_mail(&mut self, io: &mut Io) {
         while let Some(mail) = self.mail.pop() {
             match mail {
-                ShardMail::Map((map, bytes)) => self.shard.on_map(map, bytes),
+                ShardMail::Map((map, bytes)) => {
+                    let now = io.now();
+                    self.shard.on_map(now, map, bytes, io.memory(), &mut self.effects);
+                    self.carry_out(io);
+                }
                 ShardMail::State(replier) => replier.send(self.shard.state(io.memory_ref())),
             }
         }
@@ -348,7 +367,10 @@ impl runtime::Service for ShardThread {
 fn close_reason(reason: shard::CloseReason) -> CloseReason {
     match reason {
         shard::CloseReason::Protocol => CloseReason::Protocol,
-        shard::CloseReason::Mismatch | shard::CloseReason::TooMany => CloseReason::Local,
+        shard::CloseReason::Mismatch
+        | shard::CloseReason::TooMany
+        | shard::CloseReason::Redial
+        | shard::CloseReason::Silent => CloseReason::Local,
     }
 }
 

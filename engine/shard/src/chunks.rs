@@ -1,7 +1,9 @@
 //! Puts and gets, from a connection's frames to the store and back.
 
-use wire::message::{GetChunk, PutChunk, StoreCondition};
-use wire::{ChunkId, Memory, Nanos, Slot, Status};
+use placement::Route;
+use wire::message::{GetChunk, HopClass, PutChunk, StoreCondition};
+use wire::planted::{Bug, planted};
+use wire::{ChunkId, Memory, Nanos, Slot, Status, StoreId};
 
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::{GETS_MAX, is_plausible};
@@ -16,6 +18,46 @@ const ARRIVALS_INTERVAL: u64 = Nanos::SECOND;
 /// Conflicting chunks that are remembered as told.
 const CONFLICTS_TOLD_MAX: usize = 1024;
 
+/// Why a put may begin, and what it needs.
+#[derive(Clone, Copy, Debug)]
+struct Admission {
+    /// What its connection's puts hold.
+    held: usize,
+    successor: Option<(StoreId, HopClass)>,
+}
+
+/// A store's place among those of a chain that ack (I2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hop {
+    class: HopClass,
+    /// `None`: clients.
+    predecessor: Option<StoreId>,
+    /// The next one, and whose buffers the chunk takes there; `None` at the tail.
+    successor: Option<(StoreId, HopClass)>,
+}
+
+impl Hop {
+    fn of(route: &Route<'_>, store: StoreId) -> Option<Self> {
+        let mut ackers = route.ackers().map(|known| known.store);
+        let mut predecessor = None;
+        loop {
+            let found = ackers.next()?;
+            if found == store {
+                break;
+            }
+            predecessor = Some(found);
+        }
+        let next = ackers.next();
+        let behind = if ackers.next().is_some() { HopClass::Middle } else { HopClass::Tail };
+        let class = match (predecessor, next) {
+            (None, _) => HopClass::Client,
+            (Some(_), Some(_)) => HopClass::Middle,
+            (Some(_), None) => HopClass::Tail,
+        };
+        Some(Self { class, predecessor, successor: next.map(|next| (next, behind)) })
+    }
+}
+
 impl Shard {
     /// The head of a chunk, with its first fragment behind it.
     pub(crate) fn on_put_head(
@@ -27,75 +69,98 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Placement {
-        let admitted = self
-            .admit_put(caller, head)
-            .and_then(|held| self.allocate_put(now, held, head.length, memory, effects).ok_or(Status::Busy));
-        let slot = match admitted {
-            Ok(slot) => slot,
+        let admitted = self.admit_put(now, caller, head, effects).and_then(|admission| {
+            let slot = self.allocate_put(now, &admission, head, memory, effects);
+            slot.map(|slot| (slot, admission.successor)).ok_or(Status::Busy)
+        });
+        let (slot, successor) = match admitted {
+            Ok(admitted) => admitted,
             Err(status) => {
                 self.refuse(caller, status, effects);
-                return self.discard(caller.link, payload_bytes, effects);
+                return self.discard(caller.link, head.class, payload_bytes, effects);
             }
         };
-        let index = self.puts.begin(now, caller.link, caller.correlation, head, slot);
+        let index = self.puts.begin(now, caller, head, slot, successor);
         let bytes = slot_bytes(head.length);
         self.shares.puts += bytes;
         if let Some(state) = self.links.state(caller.link) {
             state.puts.push((caller.correlation, index));
             state.put_bytes += bytes;
         }
-        if payload_bytes < head.length && self.arrivals_due.is_none() {
+        if (payload_bytes < head.length || successor.is_some()) && self.arrivals_due.is_none() {
             let at = now.after(ARRIVALS_INTERVAL);
             self.arrivals_due = Some(at);
             effects.want_tick(at);
         }
-        self.place_fragment(caller.link, index, 0, payload_bytes, memory, effects)
+        self.place_fragment(caller.link, index, (head.class, 0, payload_bytes), memory, effects)
     }
 
-    /// A chunk's buffer, if a connection whose puts hold `held` bytes may have one more of this size.
+    /// A chunk's buffer, if its connection and class may have one more of this size.
     fn allocate_put(
         &mut self,
         now: Nanos,
-        held: usize,
-        length: u32,
+        admission: &Admission,
+        head: &PutChunk<'_>,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Option<Slot> {
-        let bytes = slot_bytes(length);
-        while !self.shares.admits_put(held, bytes, memory) {
+        let (bytes, held) = (slot_bytes(head.length), admission.held);
+        let class = (head.class, admission.successor.is_some());
+        while !self.shares.admits_put(held, bytes, class, memory) {
             // Who holds nothing doesn't wait for somebody slow.
             let slowest = self.puts.slowest(now).filter(|_| held == 0)?;
             self.fail_put(slowest, Status::Busy, memory, effects);
         }
-        memory.allocate(length as usize)
+        memory.allocate(head.length as usize)
     }
 
-    /// Whether a put may begin: epoch and ownership first (R1), then its own consistency, then limits. Returns what the connection's puts hold.
-    fn admit_put(&mut self, caller: Caller, head: &PutChunk<'_>) -> Result<usize, Status> {
+    /// Whether a put may begin: epoch and place in the chain first (R1), then its own consistency, then limits.
+    fn admit_put(
+        &mut self,
+        now: Nanos,
+        caller: Caller,
+        head: &PutChunk<'_>,
+        effects: &mut Effects,
+    ) -> Result<Admission, Status> {
         let Some(map) =
             self.map.as_ref().filter(|_| !self.draining && self.condition == StoreCondition::Serving)
         else {
             return Err(Status::NotServing);
         };
+        let Some(state) = self.links.state(caller.link) else {
+            return Err(Status::NotServing);
+        };
         let route = map.route(head.id);
-        if route.head().is_none_or(|store| store.store != self.identity.store) {
-            return Err(Status::WrongShard);
+        let hop = Hop::of(&route, self.identity.store).ok_or(Status::WrongShard)?;
+        if hop.predecessor != state.peer {
+            // Whoever relays has the same chain in mind, or another epoch's.
+            return Err(if route.epoch == head.epoch { Status::WrongShard } else { Status::WrongEpoch });
         }
         if route.epoch != head.epoch {
             return Err(Status::WrongEpoch);
         }
+        if hop.class != head.class {
+            return Err(Status::BadRequest);
+        }
+        // Too few copies to be safe: none is made (`min_in_sync` counts Serving only, R6).
+        if hop.predecessor.is_none()
+            && route.readers().count() < usize::from(map.as_map().settings.min_in_sync)
+        {
+            return Err(Status::NotServing);
+        }
         head_verifies(head)?;
         let puts_max = self.puts.len() >= PUTS_MAX;
-        let Some(state) = self.links.state(caller.link) else {
-            return Err(Status::NotServing);
-        };
         if state.put_index(caller.correlation).is_some() {
             return Err(Status::BadRequest);
         }
         if puts_max || state.puts.len() >= LINK_PUTS_MAX {
             return Err(Status::Busy);
         }
-        Ok(state.put_bytes)
+        let admission = Admission { held: state.put_bytes, successor: hop.successor };
+        if let Some((store, _)) = hop.successor {
+            self.reach(now, store, effects)?;
+        }
+        Ok(admission)
     }
 
     /// The put whose fragments arrive under this correlation id.
@@ -108,16 +173,18 @@ impl Shard {
     pub(crate) fn on_fragment(
         &mut self,
         caller: Caller,
+        class: HopClass,
         offset: u32,
         payload_bytes: u32,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Placement {
         let index = self.links.state(caller.link).and_then(|state| state.put_index(caller.correlation));
+        let fragment = (class, offset, payload_bytes);
         match index {
-            Some(index) => self.place_fragment(caller.link, index, offset, payload_bytes, memory, effects),
+            Some(index) => self.place_fragment(caller.link, index, fragment, memory, effects),
             // Of a put that was refused or failed: the peer hadn't heard yet when it sent this.
-            None => self.discard(caller.link, payload_bytes, effects),
+            None => self.discard(caller.link, class, payload_bytes, effects),
         }
     }
 
@@ -125,8 +192,7 @@ impl Shard {
         &mut self,
         link: Link,
         index: u32,
-        offset: u32,
-        bytes: u32,
+        (class, offset, bytes): (HopClass, u32, u32),
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Placement {
@@ -134,9 +200,9 @@ impl Shard {
         let Stage::Receiving(slot) = put.stage else {
             return Placement::Close(CloseReason::Protocol);
         };
-        if !put.expects(offset, bytes) {
+        if put.class != class || !put.expects(offset, bytes) {
             self.fail_put(index, Status::BadRequest, memory, effects);
-            return self.discard(link, bytes, effects);
+            return self.discard(link, class, bytes, effects);
         }
         if let Some(state) = self.links.state(link) {
             state.arriving = Some(Arriving { put: index, offset, bytes });
@@ -154,10 +220,11 @@ impl Shard {
     ) -> Option<CloseReason> {
         let index = self.links.state(link).and_then(|state| state.put_index(correlation))?;
         if let Stage::Receiving(slot) = self.puts.at(index).stage {
-            let received = self.puts.at(index).received;
+            let put = self.puts.at(index);
+            let (class, received) = (put.class, put.received);
             memory.release(slot);
-            self.end_put(index);
-            self.owe_credit(link, received, effects);
+            self.end_put(index, effects);
+            self.owe_credit(link, class, received, effects);
         }
         None
     }
@@ -174,20 +241,21 @@ impl Shard {
         let Stage::Receiving(slot) = put.stage else {
             unreachable!("only a put that is being received fails here");
         };
-        let (link, correlation, mut spent) = (put.link, put.correlation, put.received);
+        let (link, correlation, class, mut spent) = (put.link, put.correlation, put.class, put.received);
         memory.release(slot);
-        self.end_put(index);
+        self.end_put(index, effects);
         // A fragment on its way goes into a slot that nobody looks at; the driver has its own reference.
         let of_this = |arriving: &mut Arriving| arriving.put == index;
         if let Some(arriving) = self.links.state(link).and_then(|state| state.arriving.take_if(of_this)) {
             spent += arriving.bytes;
         }
         self.refuse(Self::put_caller(link, correlation), status, effects);
-        self.owe_credit(link, spent, effects);
+        self.owe_credit(link, class, spent, effects);
     }
 
     /// Frees a put's place and what it counted. Its slot was given back.
-    pub(crate) fn end_put(&mut self, index: u32) {
+    pub(crate) fn end_put(&mut self, index: u32, effects: &mut Effects) {
+        self.abort_relay(index, effects);
         let put = self.puts.at(index);
         let (link, correlation, bytes) = (put.link, put.correlation, slot_bytes(put.length));
         self.puts.end(index);
@@ -202,10 +270,11 @@ impl Shard {
         while let Some(index) = self.puts.overdue(now) {
             self.fail_put(index, Status::DeadlineExceeded, memory, effects);
         }
-        self.arrivals_due = self.puts.any_arrives().then(|| now.after(ARRIVALS_INTERVAL));
+        self.give_up_silent(now, memory, effects);
+        self.arrivals_due = self.puts.any_waits().then(|| now.after(ARRIVALS_INTERVAL));
     }
 
-    /// The store has answered a put: acks it if its epoch still stands (R1).
+    /// The store has answered a put.
     pub(crate) fn finish_put(
         &mut self,
         index: u32,
@@ -213,17 +282,30 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
+        self.puts.at(index).local = Some(status);
+        self.settle_put(index, memory, effects);
+    }
+
+    /// Ends a put once the store has answered and either failed or the successor has answered, too: acks it if its epoch still stands (R1).
+    pub(crate) fn settle_put(&mut self, index: u32, memory: &mut impl Memory, effects: &mut Effects) {
         let put = self.puts.at(index);
-        let (link, correlation, id, epoch, length) =
-            (put.link, put.correlation, put.id, put.epoch, put.length);
+        let Some(local) = put.local else { return };
+        let alone = Some(Status::Ok).filter(|_| put.relay.is_none() || planted(Bug::ShardAcksAlone));
+        let behind = alone.or_else(|| put.relay.and_then(|relay| relay.outcome));
+        let status = match (local, behind) {
+            (Status::Ok, None) => return,
+            (Status::Ok, Some(status)) | (status, _) => status,
+        };
+        let (link, correlation, id, epoch, class, length) =
+            (put.link, put.correlation, put.id, put.epoch, put.class, put.length);
         let (slot, heard) = match put.stage {
             Stage::Storing(slot) => (slot, true),
             Stage::Abandoned(slot) => (slot, false),
             Stage::Free | Stage::Receiving(_) => unreachable!("the store answers what it was given"),
         };
         memory.release(slot);
-        self.end_put(index);
-        if status == Status::AlreadyExists {
+        self.end_put(index, effects);
+        if local == Status::AlreadyExists {
             self.tell_conflict(id, effects);
         }
         if !heard {
@@ -242,7 +324,7 @@ impl Shard {
             Status::Ok => self.refuse(caller, Status::WrongEpoch, effects),
             status => self.refuse(caller, status, effects),
         }
-        self.owe_credit(link, length, effects);
+        self.owe_credit(link, class, length, effects);
     }
 
     /// R4: an alarm, once a chunk. Ids of one client's session rise, so that the lowest are the ones that are done with.

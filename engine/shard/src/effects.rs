@@ -1,7 +1,9 @@
 //! What a shard asks of its driver.
 
+use std::sync::Arc;
+
 use journal::IoEffects;
-use wire::{ChunkId, Nanos, Slot};
+use wire::{ChunkId, Nanos, Slot, StoreId};
 
 /// A connection, as the driver numbers it; never reused within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,19 @@ pub enum CloseReason {
     Mismatch,
     /// More connections than the limit.
     TooMany,
+    /// A successor that refused to talk, or has another address now.
+    Redial,
+    /// A successor that doesn't answer.
+    Silent,
+}
+
+/// A connection that the shard wants; answered by [`Shard::on_dialled`](crate::Shard::on_dialled).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// The store.
+    pub store: StoreId,
+    /// `host:port` of its shard.
+    pub address: Arc<str>,
 }
 
 /// A frame to be sent. Its payload carries one reference to the slot, which the driver gives back when the kernel has the bytes.
@@ -67,6 +82,8 @@ pub struct Effects {
     pub bytes: Vec<u8>,
     /// Connections to end once what was sent to them before has left.
     pub closes: Vec<(Link, CloseReason)>,
+    /// Connections to make.
+    pub dials: Vec<Dial>,
     /// The store's I/O.
     pub io: IoEffects,
     /// Chunks found damaged or unreadable, each told once.
@@ -91,6 +108,7 @@ impl Effects {
         self.sends.clear();
         self.bytes.clear();
         self.closes.clear();
+        self.dials.clear();
         self.io.clear();
         self.damaged.clear();
         self.conflicting.clear();

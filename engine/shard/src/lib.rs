@@ -1,8 +1,9 @@
 //! One core's logic: frames in, frames and disk I/O out. Pure.
 //!
 //! A [`Shard`] owns a [`store::Store`], what it knows of each connection, and the puts and gets that are under way. The driver hands it frames and
-//! completions, and carries out what it leaves in [`Effects`]. With chains of length 1 a put ends at this store; relaying down a
-//! longer chain takes place at the same three points where the epoch is checked (R1): admission, local completion, ack.
+//! completions, and carries out what it leaves in [`Effects`]. A put that arrives is stored here and
+//! relayed to the chain's next store at the same time; it is acked when both have it (I2). The epoch is checked at admission, when the store says durable, and when the
+//! ack leaves (R1).
 //!
 //! **Invariant:** `shard` never sees a socket, a file or a clock.
 
@@ -13,6 +14,7 @@ mod effects;
 mod get;
 mod link;
 mod put;
+mod relay;
 mod reply;
 mod requests;
 mod shard;
@@ -21,5 +23,5 @@ mod store_side;
 #[cfg(test)]
 mod tests;
 
-pub use effects::{CloseReason, Effects, Link, Payload, Placement, Send};
+pub use effects::{CloseReason, Dial, Effects, Link, Payload, Placement, Send};
 pub use shard::{Identity, Shard};

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use wire::StoreId;
 use wire::limits::CHUNK_BYTES_MAX;
-use wire::message::GetChunk;
+use wire::message::{GetChunk, HopClass};
 
 use crate::effects::Link;
 use crate::shares::get_part;
@@ -29,6 +30,8 @@ pub(crate) const LINK_PUTS_MAX: usize = 1024;
 pub(crate) struct LinkState {
     /// `Hello` was answered.
     pub(crate) greeted: bool,
+    /// The store that relays over this connection.
+    pub(crate) peer: Option<StoreId>,
     /// Puts under way: correlation id → index in the shard's table, in order of arrival. Few, hence a plain list.
     pub(crate) puts: Vec<(u64, u32)>,
     /// Bytes of their slots.
@@ -37,12 +40,19 @@ pub(crate) struct LinkState {
     pub(crate) get_bytes: usize,
     /// Gets that wait until fewer bytes are.
     pub(crate) waiting_gets: VecDeque<(u64, GetChunk)>,
-    /// Credit that the peer has spent and not been given back.
-    spent_credit: u32,
-    /// What of it can be given back.
-    pub(crate) owed_credit: u32,
+    /// Credit for chunk payload, by the class of buffers.
+    credit: [Credit; HopClass::ALL.len()],
     /// What the payload that is arriving belongs to.
     pub(crate) arriving: Option<Arriving>,
+}
+
+/// Credit of one class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Credit {
+    /// What the peer has spent and not been given back.
+    spent: u32,
+    /// What of it can be given back.
+    owed: u32,
 }
 
 /// A payload on its way in.
@@ -66,19 +76,37 @@ impl LinkState {
         self.put_bytes -= slot_bytes;
     }
 
-    /// The peer sends so many bytes of payload; false: it hadn't that much credit (R38).
-    pub(crate) fn spend_credit(&mut self, bytes: u32) -> bool {
-        self.spent_credit += bytes;
-        self.spent_credit <= PUT_CREDIT_BYTES
+    /// Whether the peer may use buffers of this class: clients those of a head, stores those behind one.
+    pub(crate) fn may_use(&self, class: HopClass) -> bool {
+        match class {
+            HopClass::Client => self.peer.is_none(),
+            HopClass::Head => false,
+            HopClass::Middle | HopClass::Tail => self.peer.is_some(),
+        }
     }
 
-    /// Takes what is to be returned, once it is worth a frame.
-    pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        if self.owed_credit < CREDIT_RETURN_BYTES {
+    /// The peer sends so many bytes of payload; false: it hadn't that much credit (R38).
+    pub(crate) fn spend_credit(&mut self, class: HopClass, bytes: u32) -> bool {
+        let credit = &mut self.credit[class as usize];
+        credit.spent += bytes;
+        credit.spent <= PUT_CREDIT_BYTES
+    }
+
+    /// Owes credit back; what is to be returned at once, if it is worth a frame.
+    pub(crate) fn owe_credit(&mut self, class: HopClass, bytes: u32) -> Option<u32> {
+        let credit = &mut self.credit[class as usize];
+        credit.owed += bytes;
+        if credit.owed < CREDIT_RETURN_BYTES {
             return None;
         }
-        self.spent_credit -= self.owed_credit;
-        Some(std::mem::take(&mut self.owed_credit))
+        credit.spent -= credit.owed;
+        Some(std::mem::take(&mut credit.owed))
+    }
+
+    /// Credit that is owed, and not returned yet.
+    #[cfg(test)]
+    pub(crate) fn owed_credit(&self, class: HopClass) -> u32 {
+        self.credit[class as usize].owed
     }
 
     /// Whether a get may begin where all together may take `left` bytes more. Who has nothing under way never waits: nothing would

@@ -1,19 +1,22 @@
 //! Puts: a chunk arrives in fragments, each verified by its leaves, and goes to the store whole (R39).
 //!
 //! ```text
-//!   PutChunk ──► Receiving ──(last fragment verified)──► Storing ──(durable)──► acked
-//!                   │ Abort, connection gone, bad bytes,     │ store refuses
-//!                   │ too slow                               │
+//!   PutChunk ──► Receiving ──(last fragment verified)──► Storing ──(durable here and behind)──► acked
+//!                   │ Abort, connection gone, bad bytes,     │ store or successor refuses
+//!                   │ too slow, successor refuses            │
 //!                   └──────────────► forgotten ◄─────────────┘
 //! ```
-//! The epoch is checked at admission, when the store says durable, and when the ack leaves (R1); the latter two coincide in a chain of one.
+//! Fragments go on to the successor as they are verified ([`relay`](crate::relay)). The epoch is checked at admission, when the store says durable, and when the ack
+//! leaves (R1).
 
 use wire::checksum::{self, BlockHasher};
 use wire::limits::{BLOCK_BYTES, FRAGMENT_UNIT_BYTES, LEAVES_MAX};
-use wire::message::{PutChunk, Reply};
-use wire::{ChunkId, Epoch, Memory, Nanos, Slot, Status};
+use wire::message::{HopClass, PutChunk, Reply};
+use wire::{ChunkId, Epoch, Memory, Nanos, Slot, Status, StoreId};
 
 use crate::effects::Link;
+use crate::relay::Relay;
+use crate::reply::Caller;
 
 /// Puts of all connections under way; beyond it `Busy`.
 pub(crate) const PUTS_MAX: usize = 4096;
@@ -33,6 +36,8 @@ pub(crate) struct Put {
     pub(crate) correlation: u64,
     pub(crate) id: ChunkId,
     pub(crate) epoch: Epoch,
+    /// Whose buffers it takes.
+    pub(crate) class: HopClass,
     pub(crate) root: u64,
     pub(crate) length: u32,
     /// Verified bytes from the front: the watermark.
@@ -40,6 +45,14 @@ pub(crate) struct Put {
     pub(crate) stage: Stage,
     /// When it began to arrive.
     pub(crate) since: Nanos,
+    /// When all of it had arrived.
+    pub(crate) whole_at: Nanos,
+    /// What the store said.
+    pub(crate) local: Option<Status>,
+    /// What goes on to the chain's next store; `None` at the tail.
+    pub(crate) relay: Option<Relay>,
+    /// Raised whenever the place is used again.
+    generation: u32,
     /// One for each block; its memory is reused by the next put in this place.
     pub(crate) leaves: Vec<u64>,
 }
@@ -73,15 +86,26 @@ impl Puts {
         &mut self.entries[index as usize]
     }
 
+    /// The put in this place, if there is one.
+    pub(crate) fn find(&mut self, index: u32) -> Option<&mut Put> {
+        self.entries.get_mut(index as usize).filter(|put| put.stage != Stage::Free)
+    }
+
+    /// Places, free ones too.
+    pub(crate) fn places(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("fewer than PUTS_MAX")
+    }
+
     /// A put that isn't whole and should be by now.
     pub(crate) fn overdue(&self, now: Nanos) -> Option<u32> {
         let late = |put: &Put| put.is_arriving() && now.since(put.since) >= arrival_time(put.length);
         self.entries.iter().position(late).map(|index| u32::try_from(index).expect("fewer than PUTS_MAX"))
     }
 
-    /// Whether one isn't whole yet.
-    pub(crate) fn any_arrives(&self) -> bool {
-        self.entries.iter().any(Put::is_arriving)
+    /// Whether one isn't whole yet, or waits for its successor.
+    pub(crate) fn any_waits(&self) -> bool {
+        let waits = |put: &Put| put.relay.is_some_and(|relay| relay.outcome.is_none());
+        self.entries.iter().any(|put| put.is_arriving() || put.stage != Stage::Free && waits(put))
     }
 
     /// The put that arrives most slowly of those that have had a while.
@@ -99,10 +123,10 @@ impl Puts {
     pub(crate) fn begin(
         &mut self,
         now: Nanos,
-        link: Link,
-        correlation: u64,
+        caller: Caller,
         head: &PutChunk<'_>,
         slot: Slot,
+        successor: Option<(StoreId, HopClass)>,
     ) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.entries.len()).expect("fewer than PUTS_MAX");
@@ -111,14 +135,19 @@ impl Puts {
         });
         let put = self.at(index);
         assert_eq!(put.stage, Stage::Free);
-        put.link = link;
-        put.correlation = correlation;
+        put.link = caller.link;
+        put.correlation = caller.correlation;
         put.id = head.id;
         put.epoch = head.epoch;
+        put.class = head.class;
         put.root = head.root;
         put.length = head.length;
         put.received = 0;
         put.since = now;
+        put.whole_at = now;
+        put.local = None;
+        put.generation = put.generation.wrapping_add(1).max(1); // correlation id 0 is `Hello`'s
+        put.relay = successor.map(|(to, class)| Relay::new(to, class, index, put.generation));
         put.stage = Stage::Receiving(slot);
         put.leaves.clear();
         put.leaves.extend(head.leaves.iter());
@@ -139,10 +168,15 @@ impl Put {
             correlation: 0,
             id: ChunkId::default(),
             epoch: Epoch(0),
+            class: HopClass::Client,
             root: 0,
             length: 0,
             received: 0,
             since: Nanos(0),
+            whole_at: Nanos(0),
+            local: None,
+            relay: None,
+            generation: 0,
             stage: Stage::Free,
             leaves: Vec::new(),
         }

@@ -20,7 +20,7 @@ pub(crate) struct Caller {
 /// Encodes replies; its buffer is reused.
 #[derive(Debug, Default)]
 pub(crate) struct Replier {
-    encoder: Encoder,
+    pub(crate) encoder: Encoder,
     /// What every reply says about this shard.
     pub(crate) load: Load,
 }
@@ -51,10 +51,21 @@ impl Replier {
         self.send_frame(to, Status::Ok, reply, more, Some(payload), effects);
     }
 
-    /// A message that asks for nothing: credit.
+    /// A message that has no correlation id: credit, and the greeting of a successor.
     pub(crate) fn notify(&mut self, link: Link, request: &Request<'_>, effects: &mut Effects) {
+        self.request(link, RequestHead::default(), request, effects);
+    }
+
+    /// A request without payload.
+    pub(crate) fn request(
+        &mut self,
+        link: Link,
+        head: RequestHead,
+        request: &Request<'_>,
+        effects: &mut Effects,
+    ) {
         let start = position(&effects.bytes);
-        self.encoder.request(&mut effects.bytes, RequestHead::default(), request, PayloadMeta::default());
+        self.encoder.request(&mut effects.bytes, head, request, PayloadMeta::default());
         effects.sends.push(Send { link, head: (start, position(&effects.bytes)), payload: None });
     }
 
@@ -81,6 +92,6 @@ pub(crate) fn part_of(slot: Slot, offset: u32, len: u32) -> Payload {
     Payload { slot, offset, len }
 }
 
-fn position(bytes: &[u8]) -> u32 {
+pub(crate) fn position(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("the driver clears the effects after each event")
 }

@@ -37,6 +37,7 @@ impl Shard {
         let reply = HelloReply { map: map.number(), put_credit_bytes: PUT_CREDIT_BYTES, ..reply };
         if let Some(state) = self.links.state(caller.link) {
             state.greeted = true;
+            state.peer = hello.peer;
         }
         self.replier.send(caller, &Reply::Hello(reply), effects);
         None

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use placement::ClusterMap;
 use store::Store;
 use wire::checksum::BlockHasher;
-use wire::message::{Request, StoreCondition};
+use wire::message::{HopClass, PutChunk, Request, StoreCondition};
 use wire::{ChunkId, ClusterId, FrameKind, Memory, Nanos, NodeId, Prefix, ShardIndex, Status, StoreId};
 
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::Gets;
 use crate::link::Links;
 use crate::put::{Puts, Stage};
+use crate::relay::Relays;
 use crate::reply::{Caller, Replier};
 use crate::shares::Shares;
 use crate::store_side::Calls;
@@ -46,6 +47,8 @@ pub struct Shard {
     pub(crate) gets: Gets,
     pub(crate) calls: Calls,
     pub(crate) shares: Shares,
+    /// The stores that come next in this one's chains.
+    pub(crate) relays: Relays,
     /// Connections whose gets ended without bytes since the turn began.
     pub(crate) kicked: Vec<Link>,
     pub(crate) replier: Replier,
@@ -91,6 +94,7 @@ impl Shard {
             gets: Gets::default(),
             calls: Calls::default(),
             shares: Shares::default(),
+            relays: Relays::default(),
             kicked: Vec::new(),
             replier: Replier::default(),
             counters: Counters::default(),
@@ -110,11 +114,19 @@ impl Shard {
     }
 
     /// Hands the shard a cluster map; it serves from the first one on.
-    pub fn on_map(&mut self, map: Arc<ClusterMap>, bytes: Arc<[u8]>) {
+    pub fn on_map(
+        &mut self,
+        now: Nanos,
+        map: Arc<ClusterMap>,
+        bytes: Arc<[u8]>,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
         let newer = self.map.as_ref().is_none_or(|known| known.number() < map.number());
         if newer {
             self.map = Some(map);
             self.map_bytes = bytes;
+            self.follow_map(now, memory, effects);
         }
     }
 
@@ -128,13 +140,20 @@ impl Shard {
         self.puts.len() == 0 && self.gets.len() == 0 && self.calls.len() == 0
     }
 
-    /// A connection was made.
-    pub fn on_open(&mut self, link: Link) {
-        self.links.open(link);
+    /// A connection stands: somebody's, or one that the shard asked for.
+    pub fn on_open(&mut self, link: Link, effects: &mut Effects) {
+        if self.relays.knows(link) {
+            self.greet(link, effects);
+        } else {
+            self.links.open(link);
+        }
     }
 
     /// A connection is gone: what it had begun is forgotten, what the store has is finished without an answer.
-    pub fn on_close(&mut self, link: Link, memory: &mut impl Memory) {
+    pub fn on_close(&mut self, now: Nanos, link: Link, memory: &mut impl Memory, effects: &mut Effects) {
+        if self.on_peer_close(now, link, memory, effects) {
+            return;
+        }
         let Some(state) = self.links.close(link) else {
             return;
         };
@@ -143,7 +162,7 @@ impl Shard {
             match put.stage {
                 Stage::Receiving(slot) => {
                     memory.release(slot);
-                    self.end_put(index);
+                    self.end_put(index, effects);
                 }
                 Stage::Storing(slot) => put.stage = Stage::Abandoned(slot),
                 Stage::Free | Stage::Abandoned(_) => {
@@ -167,6 +186,9 @@ impl Shard {
         effects: &mut Effects,
     ) -> Placement {
         let caller = Caller { link, kind: prefix.kind, correlation: prefix.correlation };
+        if self.relays.knows(link) {
+            return self.on_peer_head(link, prefix, message, memory, effects);
+        }
         let Some(state) = self.links.state(link) else {
             return Placement::Close(CloseReason::Protocol);
         };
@@ -176,10 +198,15 @@ impl Shard {
             return Placement::Close(CloseReason::Protocol);
         }
         let greeted = state.greeted;
-        if is_put && !state.spend_credit(prefix.payload_bytes) {
+        let request = Request::decode(prefix.kind, message);
+        let class = match request {
+            Ok(Request::PutChunk(PutChunk { class, .. }) | Request::PutFragment { class, .. }) => class,
+            _ => HopClass::Client,
+        };
+        if is_put && !(state.may_use(class) && state.spend_credit(class, prefix.payload_bytes)) {
             return Placement::Close(CloseReason::Protocol);
         }
-        let request = match Request::decode(prefix.kind, message) {
+        let request = match request {
             Ok(request) => request,
             Err(error) => {
                 // A fragment that can't be read ends its put: whatever follows would leave a gap.
@@ -188,7 +215,7 @@ impl Shard {
                     Some(index) => self.fail_put(index, error.status(), memory, effects),
                     None => self.refuse(caller, error.status(), effects),
                 }
-                return self.discard(link, prefix.payload_bytes, effects);
+                return self.discard(link, class, prefix.payload_bytes, effects);
             }
         };
         let placement = match request {
@@ -198,8 +225,8 @@ impl Shard {
             Request::PutChunk(head) => {
                 return self.on_put_head(now, caller, &head, prefix.payload_bytes, memory, effects);
             }
-            Request::PutFragment { offset } => {
-                return self.on_fragment(caller, offset, prefix.payload_bytes, memory, effects);
+            Request::PutFragment { class, offset } => {
+                return self.on_fragment(caller, class, offset, prefix.payload_bytes, memory, effects);
             }
             Request::Abort => self.on_abort(link, prefix.correlation, memory, effects),
             Request::Credit { .. } => None,
@@ -235,11 +262,16 @@ impl Shard {
         assert_eq!(put.received, arrived.offset, "one payload of a connection arrives at a time");
         let hasher = BlockHasher::new(cluster, put.id);
         if !put.accept(&hasher, arrived.bytes, memory) {
+            let class = put.class;
             self.counters.mismatches += 1;
             self.fail_put(index, Status::ChecksumMismatch, memory, effects);
             // `fail_put` gives back what was verified before (R38).
-            self.owe_credit(link, arrived.bytes, effects);
-        } else if put.is_whole() {
+            return self.owe_credit(link, class, arrived.bytes, effects);
+        }
+        let is_whole = put.is_whole();
+        put.whole_at = now;
+        self.hand_on(index, memory, effects);
+        if is_whole {
             self.store_put(now, index, memory, effects);
         }
     }
@@ -255,19 +287,24 @@ impl Shard {
     }
 
     /// The payload that follows is received and forgotten; the peer spent credit on it, so that is owed back.
-    pub(crate) fn discard(&mut self, link: Link, payload_bytes: u32, effects: &mut Effects) -> Placement {
-        self.owe_credit(link, payload_bytes, effects);
+    pub(crate) fn discard(
+        &mut self,
+        link: Link,
+        class: HopClass,
+        payload_bytes: u32,
+        effects: &mut Effects,
+    ) -> Placement {
+        self.owe_credit(link, class, payload_bytes, effects);
         Placement::Discard
     }
 
     /// Buffers of so many payload bytes are free again.
-    pub(crate) fn owe_credit(&mut self, link: Link, bytes: u32, effects: &mut Effects) {
+    pub(crate) fn owe_credit(&mut self, link: Link, class: HopClass, bytes: u32, effects: &mut Effects) {
         let Some(state) = self.links.state(link) else {
             return;
         };
-        state.owed_credit += bytes;
-        if let Some(bytes) = state.take_credit() {
-            let credit = Request::Credit { class: wire::message::HopClass::Client, bytes };
+        if let Some(bytes) = state.owe_credit(class, bytes) {
+            let credit = Request::Credit { class, bytes };
             self.replier.notify(link, &credit, effects);
         }
     }

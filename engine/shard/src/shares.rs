@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! eighths of the arena:   puts ≤ 5     gets ≤ 3     1 that neither may touch: the store's descriptors, checkpoint pages and moves
+//!                         of them, where others relay: heads ≤ 3, middles ≤ 4
 //! ```
+//! A put that waits for stores behind this one leaves room to those that wait for fewer, so that the last ones, which wait for this disk alone, always go on (R38).
 //! Of what its kind may have, a connection may hold a part of what is left, so that each further one that takes all it can get leaves less
 //! but leaves something (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches",
 //! 1998). One that holds nothing may take what there is; where that is too little for its chunk, the slowest chunks that are arriving
@@ -10,11 +12,19 @@
 
 use wire::Memory;
 use wire::limits::BLOCK_BYTES;
+use wire::message::HopClass;
 
 use crate::link::{LINK_GET_BYTES_MAX, LINK_PUT_BYTES_MAX};
 
-/// What puts hold, in eighths of the arena.
-const PUT_EIGHTHS: usize = 5;
+/// What puts hold until one of a kind may begin, in eighths of the arena: those that wait for this disk alone have it all.
+fn put_eighths(class: HopClass, is_relayed: bool) -> usize {
+    match class {
+        _ if !is_relayed => 5,
+        HopClass::Client | HopClass::Head => 3,
+        HopClass::Middle | HopClass::Tail => 4,
+    }
+}
+
 /// What gets hold.
 const GET_EIGHTHS: usize = 3;
 /// A connection's puts hold one part in so many of what is left: of an idle shard with 256 MiB, 32 MiB, more than a window.
@@ -32,9 +42,15 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Whether a connection whose puts hold `held` bytes may have `bytes` more.
-    pub(crate) fn admits_put(&self, held: usize, bytes: usize, memory: &impl Memory) -> bool {
-        let left = (memory.total_bytes() / 8 * PUT_EIGHTHS).saturating_sub(self.puts);
+    /// Whether a connection whose puts hold `held` bytes may have `bytes` more, for a chunk of this class.
+    pub(crate) fn admits_put(
+        &self,
+        held: usize,
+        bytes: usize,
+        (class, is_relayed): (HopClass, bool),
+        memory: &impl Memory,
+    ) -> bool {
+        let left = (memory.total_bytes() / 8 * put_eighths(class, is_relayed)).saturating_sub(self.puts);
         let part = if held == 0 { left } else { (left / PUT_PART).min(LINK_PUT_BYTES_MAX) };
         held + bytes <= part && spares(bytes, memory)
     }

@@ -1,7 +1,10 @@
 //! The shard by hand: what it takes, refuses, holds and gives back.
 
 mod bench;
+mod chain;
+mod chain_fuzz;
 mod gets;
 mod links;
 mod puts;
 mod shares;
+mod world;

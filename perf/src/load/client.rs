@@ -13,7 +13,7 @@ use runtime::{CloseReason, Io, LinkId, LinkKind, Payload, Receiver, Replier, Ser
 use wire::limits::{CHUNK_BYTES_DEFAULT, FRAGMENT_UNIT_BYTES, PAYLOAD_BYTES_MAX};
 use wire::map::Map;
 use wire::message::{
-    Encoder, FEATURES, GetChunk, Hello, Leaves, PayloadMeta, PutChunk, Reply, Request, RequestHead,
+    Encoder, FEATURES, GetChunk, Hello, HopClass, Leaves, PayloadMeta, PutChunk, Reply, Request, RequestHead,
 };
 use wire::meta::{Change, Commit, Extents, Mutation, Operation, Place, Precondition, Run, VolumePolicy};
 use wire::{
@@ -173,6 +173,7 @@ impl Client {
             features: FEATURES,
             name: "perf".into(),
             cluster: None,
+            peer: None,
         };
         self.send(io, link, OWN, &Request::Hello(hello), None);
     }
@@ -359,10 +360,11 @@ impl Client {
                     root,
                     map: self.cluster.map.number,
                     epoch: self.cluster.map.slices[usize::from(slice.0)].epoch,
+                    class: HopClass::Client,
                     leaves: Leaves::new(&leaves),
                 })
             } else {
-                Request::PutFragment { offset }
+                Request::PutFragment { class: HopClass::Client, offset }
             };
             self.send(io, shard, correlation, &request, Some(range));
             self.flights[place].leaves = leaves;

@@ -19,6 +19,7 @@ pub fn hello() -> Vec<u8> {
         features: 0,
         name: "peer".into(),
         cluster: None,
+        peer: None,
     };
     encode(&Request::Hello(hello), 1)
 }

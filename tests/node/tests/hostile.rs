@@ -107,6 +107,7 @@ fn an_unknown_version_is_closed_or_named() {
             features: 0,
             name: "future".into(),
             cluster: None,
+            peer: None,
         };
         stream.write_all(&encode(&Request::Hello(future), 1)).expect("sent");
         assert_eq!(answer(&mut stream), Some(Status::UnsupportedVersion));

@@ -33,7 +33,7 @@ use crate::report::{Failed, Tally};
 use crate::scope::Case;
 use crate::settings;
 use crate::trace::Trace;
-use crate::unit::{Note, Out};
+use crate::unit::{Note, Out, Peer};
 use crate::workload::{Order, Workload};
 use caller::{Caller, Finished};
 use stores::Stores;
@@ -297,6 +297,7 @@ impl LogRun {
             self.on_note(note);
         }
         for (peer, _) in out.calls {
+            let Peer::Index(peer) = peer else { unreachable!("a metadata replica's own words") };
             let connection = self.connect(None);
             self.unit.on_called(peer, connection);
             if self.random.per_mille(950) {

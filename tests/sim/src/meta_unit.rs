@@ -11,7 +11,7 @@ use wire::{PREFIX_BYTES, Prefix};
 
 use crate::memory::SimMemory;
 use crate::network::Connection;
-use crate::unit::{Note, Out, Outgoing};
+use crate::unit::{Note, Out, Outgoing, Peer};
 
 /// See the module.
 #[derive(Debug)]
@@ -134,7 +134,8 @@ impl MetaUnit {
             let head = self.effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
             out.sends.push(Outgoing { connection: Connection(send.link.0), head, payload: None });
         }
-        out.calls.extend(self.effects.dials.drain(..).map(|Dial { peer, address }| (peer, address)));
+        out.calls
+            .extend(self.effects.dials.drain(..).map(|Dial { peer, address }| (Peer::Index(peer), address)));
         if let Some(at) = self.effects.deadline {
             out.arm(at);
         }

@@ -9,6 +9,7 @@ use journal::{Expected, Format, Geometry, Identity};
 use placement::{ClusterMap, OneNode, one_node};
 use replica::ReplicaConfig;
 use store::{Store, StoreConfig};
+use wire::map::{Member, ReplicaState};
 use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
 
 use crate::disk::SimDisk;
@@ -21,7 +22,7 @@ use crate::report::Tally;
 use crate::schedule::Schedule;
 use crate::shard_unit::{ShardUnit, take_payload};
 use crate::trace::Trace;
-use crate::unit::{Note, Out};
+use crate::unit::{Note, Out, Peer};
 use crate::world::Happening;
 
 /// Sizes and delays of a node.
@@ -29,6 +30,8 @@ use crate::world::Happening;
 pub(crate) struct NodeSettings {
     /// Its shards.
     pub shards: usize,
+    /// Copies of each chunk, each with another shard.
+    pub copies: usize,
     /// Segments of its stores.
     pub geometry: Geometry,
     /// Bytes that a store may grow to.
@@ -88,8 +91,10 @@ pub(crate) struct Host {
     pub disk: SimDisk,
     /// Where it stands.
     pub condition: Condition,
-    /// Connections that clients have to it.
+    /// Connections that others have to it.
     connections: BTreeSet<Connection>,
+    /// Those that it asked for.
+    own: BTreeSet<Connection>,
     armed: BTreeSet<Nanos>,
     turn_is_due: bool,
     /// Chunks that it reported as damaged, in any life.
@@ -159,6 +164,7 @@ impl Node {
             reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
         })
         .expect("a legal map");
+        let map = with_copies(&map, settings.copies);
         let disk = |unit: usize| if unit < settings.shards { SimDisk::new } else { SimDisk::of_log };
         let host = |unit: usize| Host {
             logic: None,
@@ -166,6 +172,7 @@ impl Node {
             disk: disk(unit)(seed, &format!("disk {number}.{unit}")),
             condition: Condition::Down,
             connections: BTreeSet::new(),
+            own: BTreeSet::new(),
             armed: BTreeSet::new(),
             turn_is_due: false,
             damaged: BTreeSet::new(),
@@ -307,6 +314,7 @@ impl Node {
             host.logic = None;
             host.condition = Condition::Down;
             host.connections.clear();
+            host.own.clear();
         }
         around.network.caller_died(NODE_CALLERS + number, around.schedule);
         let its = format!("node-{number}:");
@@ -341,6 +349,11 @@ impl Node {
         }
     }
 
+    /// Copies that it keeps of each chunk.
+    pub(crate) fn copies(&self) -> u64 {
+        self.settings.copies as u64
+    }
+
     /// The shards.
     pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardUnit> {
         self.hosts.iter().filter_map(|host| match host.logic.as_ref()? {
@@ -360,30 +373,43 @@ impl Node {
 
     /// A connection is taken.
     pub(crate) fn on_call(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
-        let host = &mut self.hosts[unit];
-        host.connections.insert(connection);
-        match host.logic.as_mut().expect("the caller saw that it is up") {
-            Logic::Shard(shard) => shard.on_open(connection),
+        self.hosts[unit].connections.insert(connection);
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_open(clock.now, connection, memory, out),
             Logic::Meta(meta) => meta.on_open(connection),
-        }
+        });
         around.network.take(connection, around.schedule);
     }
 
-    /// A connection of the metadata replica's own stands.
+    /// The unit that asked for a connection.
+    pub(crate) fn caller_of(&self, connection: Connection) -> Option<usize> {
+        self.hosts.iter().position(|host| host.own.contains(&connection))
+    }
+
+    /// A connection that a unit asked for stands.
     pub(crate) fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
-        let unit = self.hosts.len() - 1;
-        self.with(unit, around, |logic, clock, memory, out| {
-            if let Logic::Meta(meta) = logic {
-                meta.on_up(clock, connection, memory, out);
-            }
+        let Some(unit) = self.caller_of(connection) else { return };
+        self.with(unit, around, |logic, clock, memory, out| match logic {
+            Logic::Shard(shard) => shard.on_open(clock.now, connection, memory, out),
+            Logic::Meta(meta) => meta.on_up(clock, connection, memory, out),
         });
     }
 
-    /// A connection is over: a client's to `unit`, or the metadata replica's own.
-    pub(crate) fn on_down(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
-        self.hosts[unit].connections.remove(&connection);
+    /// A connection of `unit` is over, on the side that is given.
+    pub(crate) fn on_down(
+        &mut self,
+        unit: usize,
+        connection: Connection,
+        side: Side,
+        around: &mut Around<'_>,
+    ) {
+        let host = &mut self.hosts[unit];
+        match side {
+            Side::Caller => host.own.remove(&connection),
+            Side::Server => host.connections.remove(&connection),
+        };
         self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_close(connection, memory),
+            Logic::Shard(shard) => shard.on_close(clock.now, connection, memory, out),
             Logic::Meta(meta) => meta.on_close(clock, connection, memory, out),
         });
     }
@@ -501,15 +527,13 @@ impl Node {
             around.schedule.after(delay, Happening::Disk { node, unit, life });
         }
         // A connection to another unit of this node is the caller's here and the server's there.
-        let side = |network: &Network, host: &Host, connection: Connection| {
-            let is_own = network.caller(connection) == Some(NODE_CALLERS + node)
-                && !host.connections.contains(&connection);
-            if is_own { Side::Caller } else { Side::Server }
+        let side = |host: &Host, connection: Connection| {
+            if host.own.contains(&connection) { Side::Caller } else { Side::Server }
         };
         for send in out.sends {
             let frame = Frame {
                 connection: send.connection,
-                from: side(around.network, host, send.connection),
+                from: side(host, send.connection),
                 life,
                 sender: Sender::Unit { node, unit },
                 head: send.head,
@@ -518,15 +542,16 @@ impl Node {
             Network::send(frame, around.schedule);
         }
         for connection in out.closes {
-            let by = side(around.network, host, connection);
+            let by = side(host, connection);
             host.connections.remove(&connection);
+            host.own.remove(&connection);
             around.network.close(connection, by, around.schedule);
         }
+        let mut called = Vec::new();
         for (peer, address) in out.calls {
             let connection = around.network.call(NODE_CALLERS + node, &address, around.schedule);
-            if let Some(Logic::Meta(meta)) = host.logic.as_mut() {
-                meta.on_called(peer, connection);
-            }
+            host.own.insert(connection);
+            called.push((peer, connection));
         }
         for at in out.deadlines {
             if host.armed.insert(at) {
@@ -542,6 +567,15 @@ impl Node {
         }
         for note in out.notes {
             self.on_note(unit, note, around);
+        }
+        for (peer, connection) in called {
+            self.with(unit, around, |logic, clock, memory, out| match (logic, peer) {
+                (Logic::Shard(shard), Peer::Store(store)) => {
+                    shard.on_called(clock.now, store, connection, memory, out);
+                }
+                (Logic::Meta(meta), Peer::Index(peer)) => meta.on_called(peer, connection),
+                _ => unreachable!("each kind of unit has its own words"),
+            });
         }
     }
 
@@ -579,6 +613,25 @@ impl Node {
             Note::ShutDown => host.condition = Condition::Ended,
         }
     }
+}
+
+/// The map with chains of so many of its stores, in every order.
+fn with_copies(map: &ClusterMap, copies: usize) -> ClusterMap {
+    let mut map = map.as_map().clone();
+    let stores = map.stores.len();
+    map.settings.chain_length = u8::try_from(copies).expect("at most three");
+    map.settings.min_in_sync = map.settings.chain_length.min(2);
+    for (number, slice) in map.slices.iter_mut().enumerate() {
+        // Half of the chains run the other way round.
+        let step = if number % 2 == 0 { 1 } else { stores - 1 };
+        slice.members = (0..copies)
+            .map(|place| Member {
+                store: u16::try_from((number / 2 + place * step) % stores).expect("few stores"),
+                state: ReplicaState::Serving,
+            })
+            .collect();
+    }
+    ClusterMap::new(map).expect("a legal map")
 }
 
 fn address(node: usize, unit: usize) -> String {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use journal::{IoOutcome, IoToken};
 use placement::ClusterMap;
-use shard::{Effects, Identity, Link, Placement, Shard};
+use shard::{Dial, Effects, Identity, Link, Placement, Shard};
 use store::Store;
-use wire::{Memory, Nanos, PREFIX_BYTES, Prefix};
+use wire::{Memory, Nanos, PREFIX_BYTES, Prefix, StoreId};
 
 use crate::memory::SimMemory;
 use crate::network::{Connection, Payload};
-use crate::unit::{Note, Out, Outgoing};
+use crate::unit::{Note, Out, Outgoing, Peer};
 
 /// See the module.
 #[derive(Debug)]
@@ -37,9 +37,9 @@ impl ShardUnit {
             effects: Effects::default(),
             arriving: BTreeMap::new(),
         };
-        unit.shard.on_map(map.0, map.1);
+        unit.shard.on_map(now, map.0, map.1, memory, &mut unit.effects);
         unit.shard.on_start(now, memory, &mut unit.effects);
-        unit.carry_out(memory, out);
+        unit.carry_out(now, memory, out);
         unit
     }
 
@@ -48,17 +48,44 @@ impl ShardUnit {
         self.shard.store()
     }
 
-    /// A connection was taken.
-    pub(crate) fn on_open(&mut self, connection: Connection) {
-        self.shard.on_open(Link(connection.0));
+    /// A connection was taken, or one to a successor stands.
+    pub(crate) fn on_open(
+        &mut self,
+        now: Nanos,
+        connection: Connection,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        self.shard.on_open(Link(connection.0), &mut self.effects);
+        self.carry_out(now, memory, out);
+    }
+
+    /// A connection to a successor was asked for, and has a number.
+    pub(crate) fn on_called(
+        &mut self,
+        now: Nanos,
+        store: StoreId,
+        connection: Connection,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        self.shard.on_dialled(now, store, Some(Link(connection.0)), memory, &mut self.effects);
+        self.carry_out(now, memory, out);
     }
 
     /// A connection is gone.
-    pub(crate) fn on_close(&mut self, connection: Connection, memory: &mut SimMemory) {
+    pub(crate) fn on_close(
+        &mut self,
+        now: Nanos,
+        connection: Connection,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
         if let Some(Placement::Into { slot, .. }) = self.arriving.remove(&connection) {
             memory.release(slot);
         }
-        self.shard.on_close(Link(connection.0), memory);
+        self.shard.on_close(now, Link(connection.0), memory, &mut self.effects);
+        self.carry_out(now, memory, out);
     }
 
     /// A frame's head arrived.
@@ -76,10 +103,10 @@ impl ShardUnit {
         Prefix::verify(bytes, message).expect("the simulated network doesn't damage heads");
         let link = Link(connection.0);
         let place = self.shard.on_head(now, link, &prefix, message, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
         match place {
             Placement::Close(_) => {
-                self.on_close(connection, memory);
+                self.on_close(now, connection, memory, out);
                 out.closes.push(connection);
             }
             place if prefix.payload_bytes > 0 => {
@@ -109,7 +136,7 @@ impl ShardUnit {
             memory.release(slot);
         }
         self.shard.on_payload(now, Link(connection.0), memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
     /// Bytes of a payload have left.
@@ -122,7 +149,7 @@ impl ShardUnit {
         out: &mut Out,
     ) {
         self.shard.on_sent(now, Link(connection.0), bytes, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
     /// A disk request ended.
@@ -135,29 +162,29 @@ impl ShardUnit {
         out: &mut Out,
     ) {
         self.shard.on_io(now, io, outcome, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
     /// No further event is at hand.
     pub(crate) fn on_turn(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_turn(now, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
     /// A deadline has come.
     pub(crate) fn on_tick(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_tick(now, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
     /// The end, in order.
     pub(crate) fn on_shutdown(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
         self.shard.on_shutdown(now, memory, &mut self.effects);
-        self.carry_out(memory, out);
+        self.carry_out(now, memory, out);
     }
 
-    fn carry_out(&mut self, memory: &mut SimMemory, out: &mut Out) {
-        let effects = std::mem::take(&mut self.effects);
+    fn carry_out(&mut self, now: Nanos, memory: &mut SimMemory, out: &mut Out) {
+        let mut effects = std::mem::take(&mut self.effects);
         out.io.take_over(&effects.io);
         for send in &effects.sends {
             let head = effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
@@ -168,10 +195,9 @@ impl ShardUnit {
             });
             out.sends.push(Outgoing { connection: Connection(send.link.0), head, payload });
         }
-        for (link, _) in &effects.closes {
-            self.on_close(Connection(link.0), memory);
-            out.closes.push(Connection(link.0));
-        }
+        let calls = effects.dials.drain(..).map(|Dial { store, address }| (Peer::Store(store), address));
+        out.calls.extend(calls);
+        let closes = std::mem::take(&mut effects.closes);
         if let Some(at) = effects.deadline {
             out.arm(at);
         }
@@ -194,6 +220,10 @@ impl ShardUnit {
         }
         self.effects = effects;
         self.effects.clear();
+        for (link, _) in closes {
+            out.closes.push(Connection(link.0));
+            self.on_close(now, Connection(link.0), memory, out);
+        }
     }
 }
 

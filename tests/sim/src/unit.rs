@@ -3,9 +3,18 @@
 use std::sync::Arc;
 
 use journal::IoEffects;
-use wire::{ChunkId, Nanos};
+use wire::{ChunkId, Nanos, StoreId};
 
 use crate::network::{Connection, Payload};
+
+/// Whom a unit wants to talk to, in its own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A metadata replica: a store's index in the map.
+    Index(u16),
+    /// A shard: the store that comes next in a chain.
+    Store(StoreId),
+}
 
 /// A frame to be sent.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ pub(crate) struct Out {
     /// Connections that end behind what was sent.
     pub closes: Vec<Connection>,
     /// Connections wanted: for which of the unit's peers, and where.
-    pub calls: Vec<(u16, Arc<str>)>,
+    pub calls: Vec<(Peer, Arc<str>)>,
     /// Disk requests.
     pub io: IoEffects,
     /// A tick is wanted at this time.

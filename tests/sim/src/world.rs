@@ -200,7 +200,7 @@ impl World {
     fn new(case: &Case) -> Self {
         let seed = case.seed;
         let mut random = Random::stream(seed, "world");
-        let settings = settings(&mut random);
+        let settings = settings(case.seed, &mut random);
         let chunk_bytes = *random.pick(&[4 << 10, 8 << 10, 32 << 10]);
         let faults = Faults::new(seed);
         Self {
@@ -338,13 +338,22 @@ impl World {
     }
 }
 
-fn settings(random: &mut Random) -> NodeSettings {
+fn settings(seed: u64, random: &mut Random) -> NodeSettings {
     let geometry = settings::geometry(random, (17, 20));
     let log_geometry = settings::geometry(random, (18, 20));
     let replica = settings::replica(random.between(8 << 10, 256 << 10));
-    let shards = usize::try_from(random.between(1, 2)).expect("few");
+    let alone = usize::try_from(random.between(1, 2)).expect("few");
+    // Drawn apart: seeds with one copy are what they were before there were more.
+    let mut random_copies = Random::stream(seed, "copies");
+    let (shards, copies) = if random_copies.per_mille(400) {
+        let shards = usize::try_from(random_copies.between(2, 3)).expect("few");
+        (shards, usize::try_from(random_copies.between(2, shards as u64)).expect("few"))
+    } else {
+        (alone, 1)
+    };
     NodeSettings {
         shards,
+        copies,
         geometry,
         store_bytes: settings::device_bytes(geometry, random.between(16, 48)),
         log_geometry,

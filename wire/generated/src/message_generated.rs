@@ -192,6 +192,7 @@ impl<'a> HelloRequest<'a> {
   pub const VT_FEATURES: ::flatbuffers::VOffsetT = 8;
   pub const VT_NAME: ::flatbuffers::VOffsetT = 10;
   pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PEER: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -204,6 +205,7 @@ impl<'a> HelloRequest<'a> {
   ) -> ::flatbuffers::WIPOffset<HelloRequest<'bldr>> {
     let mut builder = HelloRequestBuilder::new(_fbb);
     builder.add_features(args.features);
+    if let Some(x) = args.peer { builder.add_peer(x); }
     if let Some(x) = args.cluster { builder.add_cluster(x); }
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_version_max(args.version_max);
@@ -247,6 +249,13 @@ impl<'a> HelloRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Uuid>(HelloRequest::VT_CLUSTER, None)}
   }
+  #[inline]
+  pub fn peer(&self) -> Option<&'a Uuid> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Uuid>(HelloRequest::VT_PEER, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for HelloRequest<'_> {
@@ -260,6 +269,7 @@ impl ::flatbuffers::Verifiable for HelloRequest<'_> {
      .visit_field::<u64>("features", Self::VT_FEATURES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, false)?
      .visit_field::<Uuid>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<Uuid>("peer", Self::VT_PEER, false)?
      .finish();
     Ok(())
   }
@@ -270,6 +280,7 @@ pub struct HelloRequestArgs<'a> {
     pub features: u64,
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub cluster: Option<&'a Uuid>,
+    pub peer: Option<&'a Uuid>,
 }
 impl<'a> Default for HelloRequestArgs<'a> {
   #[inline]
@@ -280,6 +291,7 @@ impl<'a> Default for HelloRequestArgs<'a> {
       features: 0,
       name: None,
       cluster: None,
+      peer: None,
     }
   }
 }
@@ -310,6 +322,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HelloRequestBuilder<'a, 'b, A
     self.fbb_.push_slot_always::<&Uuid>(HelloRequest::VT_CLUSTER, cluster);
   }
   #[inline]
+  pub fn add_peer(&mut self, peer: &Uuid) {
+    self.fbb_.push_slot_always::<&Uuid>(HelloRequest::VT_PEER, peer);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HelloRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     HelloRequestBuilder {
@@ -332,6 +348,7 @@ impl ::core::fmt::Debug for HelloRequest<'_> {
       ds.field("features", &self.features());
       ds.field("name", &self.name());
       ds.field("cluster", &self.cluster());
+      ds.field("peer", &self.peer());
       ds.finish()
   }
 }
@@ -850,6 +867,7 @@ impl<'a> PutChunkRequest<'a> {
   pub const VT_MAP: ::flatbuffers::VOffsetT = 10;
   pub const VT_EPOCH: ::flatbuffers::VOffsetT = 12;
   pub const VT_LEAVES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_HOP_CLASS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -867,6 +885,7 @@ impl<'a> PutChunkRequest<'a> {
     if let Some(x) = args.leaves { builder.add_leaves(x); }
     builder.add_length(args.length);
     if let Some(x) = args.id { builder.add_id(x); }
+    builder.add_hop_class(args.hop_class);
     builder.finish()
   }
 
@@ -913,6 +932,13 @@ impl<'a> PutChunkRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(PutChunkRequest::VT_LEAVES, None).unwrap()}
   }
+  #[inline]
+  pub fn hop_class(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(PutChunkRequest::VT_HOP_CLASS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PutChunkRequest<'_> {
@@ -927,6 +953,7 @@ impl ::flatbuffers::Verifiable for PutChunkRequest<'_> {
      .visit_field::<u64>("map", Self::VT_MAP, false)?
      .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("leaves", Self::VT_LEAVES, true)?
+     .visit_field::<u8>("hop_class", Self::VT_HOP_CLASS, false)?
      .finish();
     Ok(())
   }
@@ -938,6 +965,7 @@ pub struct PutChunkRequestArgs<'a> {
     pub map: u64,
     pub epoch: u64,
     pub leaves: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub hop_class: u8,
 }
 impl<'a> Default for PutChunkRequestArgs<'a> {
   #[inline]
@@ -949,6 +977,7 @@ impl<'a> Default for PutChunkRequestArgs<'a> {
       map: 0,
       epoch: 0,
       leaves: None, // required field
+      hop_class: 0,
     }
   }
 }
@@ -983,6 +1012,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PutChunkRequestBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PutChunkRequest::VT_LEAVES, leaves);
   }
   #[inline]
+  pub fn add_hop_class(&mut self, hop_class: u8) {
+    self.fbb_.push_slot::<u8>(PutChunkRequest::VT_HOP_CLASS, hop_class, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PutChunkRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PutChunkRequestBuilder {
@@ -1008,6 +1041,7 @@ impl ::core::fmt::Debug for PutChunkRequest<'_> {
       ds.field("map", &self.map());
       ds.field("epoch", &self.epoch());
       ds.field("leaves", &self.leaves());
+      ds.field("hop_class", &self.hop_class());
       ds.finish()
   }
 }
@@ -1124,6 +1158,7 @@ impl<'a> ::flatbuffers::Follow<'a> for PutFragmentRequest<'a> {
 
 impl<'a> PutFragmentRequest<'a> {
   pub const VT_OFFSET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_HOP_CLASS: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1136,6 +1171,7 @@ impl<'a> PutFragmentRequest<'a> {
   ) -> ::flatbuffers::WIPOffset<PutFragmentRequest<'bldr>> {
     let mut builder = PutFragmentRequestBuilder::new(_fbb);
     builder.add_offset(args.offset);
+    builder.add_hop_class(args.hop_class);
     builder.finish()
   }
 
@@ -1147,6 +1183,13 @@ impl<'a> PutFragmentRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(PutFragmentRequest::VT_OFFSET, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn hop_class(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(PutFragmentRequest::VT_HOP_CLASS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PutFragmentRequest<'_> {
@@ -1156,18 +1199,21 @@ impl ::flatbuffers::Verifiable for PutFragmentRequest<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u32>("offset", Self::VT_OFFSET, false)?
+     .visit_field::<u8>("hop_class", Self::VT_HOP_CLASS, false)?
      .finish();
     Ok(())
   }
 }
 pub struct PutFragmentRequestArgs {
     pub offset: u32,
+    pub hop_class: u8,
 }
 impl<'a> Default for PutFragmentRequestArgs {
   #[inline]
   fn default() -> Self {
     PutFragmentRequestArgs {
       offset: 0,
+      hop_class: 0,
     }
   }
 }
@@ -1180,6 +1226,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PutFragmentRequestBuilder<'a,
   #[inline]
   pub fn add_offset(&mut self, offset: u32) {
     self.fbb_.push_slot::<u32>(PutFragmentRequest::VT_OFFSET, offset, 0);
+  }
+  #[inline]
+  pub fn add_hop_class(&mut self, hop_class: u8) {
+    self.fbb_.push_slot::<u8>(PutFragmentRequest::VT_HOP_CLASS, hop_class, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PutFragmentRequestBuilder<'a, 'b, A> {
@@ -1200,6 +1250,7 @@ impl ::core::fmt::Debug for PutFragmentRequest<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("PutFragmentRequest");
       ds.field("offset", &self.offset());
+      ds.field("hop_class", &self.hop_class());
       ds.finish()
   }
 }

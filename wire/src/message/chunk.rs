@@ -5,8 +5,9 @@ use wire_generated::common_generated as common;
 use wire_generated::message_generated as schema;
 
 use super::extents::{decode_chunk_id, encode_chunk_id};
+use super::hello::decode_class;
 use super::words::{ChunkIds, Leaves, Words};
-use super::{DecodeError, check};
+use super::{DecodeError, HopClass, Request, check};
 use crate::checksum::leaf_count;
 use crate::limits::{
     BLOCK_BYTES, CHUNK_BYTES_MAX, FRAGMENT_UNIT_BYTES, LEAVES_MAX, MESSAGE_CHUNKS_MAX, PROOF_WORDS_MAX,
@@ -29,6 +30,8 @@ pub struct PutChunk<'a> {
     pub map: MapNumber,
     /// The slice's epoch in that map.
     pub epoch: Epoch,
+    /// Whose buffers it takes (R38).
+    pub class: HopClass,
     /// One leaf for each block of the chunk, as many as `length` needs.
     pub leaves: Leaves<'a>,
 }
@@ -68,6 +71,7 @@ pub(super) fn encode_put(
         map: put.map.0,
         epoch: put.epoch.0,
         leaves,
+        hop_class: put.class as u8,
     };
     schema::PutChunkRequest::create(builder, &args)
 }
@@ -82,16 +86,19 @@ pub(super) fn decode_put(table: schema::PutChunkRequest<'_>) -> Result<PutChunk<
         root: table.root(),
         map: MapNumber(table.map()),
         epoch: Epoch(table.epoch()),
+        class: decode_class(table.hop_class())?,
         leaves,
     })
 }
 
 /// Later fragments begin at multiples of the unit, since only a chunk's last fragment may be shorter (R39).
-pub(super) fn decode_fragment(table: schema::PutFragmentRequest<'_>) -> Result<u32, DecodeError> {
+pub(super) fn decode_fragment(
+    table: schema::PutFragmentRequest<'_>,
+) -> Result<Request<'static>, DecodeError> {
     let offset = table.offset();
     let aligned = (offset as usize).is_multiple_of(FRAGMENT_UNIT_BYTES);
     check::that(aligned && 0 < offset && offset < CHUNK_BYTES_MAX, "offset of a fragment")?;
-    Ok(offset)
+    Ok(Request::PutFragment { class: decode_class(table.hop_class())?, offset })
 }
 
 pub(super) fn encode_get(

@@ -6,8 +6,7 @@ use super::attributes::bytes_of;
 use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
-    DecodeError, HopClass, Reply, Request, answer, check, chunk, hello, operation, query, session,
-    shard_state,
+    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, session, shard_state,
 };
 use crate::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
@@ -24,20 +23,14 @@ impl Request<'_> {
                 Request::GetMap { have: MapNumber(table.have()), page: table.page() }
             }
             FrameKind::PutChunk => Request::PutChunk(chunk::decode_put(root(message)?)?),
-            FrameKind::PutFragment => {
-                Request::PutFragment { offset: chunk::decode_fragment(root(message)?)? }
-            }
+            FrameKind::PutFragment => chunk::decode_fragment(root(message)?)?,
             FrameKind::Abort => {
                 root::<schema::Empty<'_>>(message)?;
                 Request::Abort
             }
             FrameKind::Credit => {
                 let table = root::<schema::CreditRequest<'_>>(message)?;
-                let class = HopClass::from_code(table.hop_class());
-                Request::Credit {
-                    class: class.ok_or(DecodeError::Unknown("hop class"))?,
-                    bytes: table.bytes(),
-                }
+                Request::Credit { class: hello::decode_class(table.hop_class())?, bytes: table.bytes() }
             }
             FrameKind::GetChunk => Request::GetChunk(chunk::decode_get(root(message)?)?),
             FrameKind::DeleteChunks => {

@@ -120,8 +120,8 @@ impl Encoder {
                 schema::GetMapRequest::create(builder, &args).as_union_value()
             }
             Request::PutChunk(put) => chunk::encode_put(builder, put).as_union_value(),
-            Request::PutFragment { offset } => {
-                let args = schema::PutFragmentRequestArgs { offset: *offset };
+            Request::PutFragment { class, offset } => {
+                let args = schema::PutFragmentRequestArgs { offset: *offset, hop_class: *class as u8 };
                 schema::PutFragmentRequest::create(builder, &args).as_union_value()
             }
             Request::Abort | Request::ShardStatus => empty(builder),

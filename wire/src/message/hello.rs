@@ -8,6 +8,7 @@ use super::{DecodeError, check};
 use crate::limits::HELLO_NAME_BYTES_MAX;
 use crate::{
     ClusterId, GroupId, MapNumber, NodeId, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, ShardIndex, Status,
+    StoreId,
 };
 
 /// Bits of [`Hello::features`] and [`HelloReply::features`]. None is defined yet; unknown bits are ignored.
@@ -26,6 +27,8 @@ pub struct Hello {
     pub name: String,
     /// The cluster that it expects; another one answers `WrongCluster`. `None`: any.
     pub cluster: Option<ClusterId>,
+    /// The store that relays chunks over this connection; `None`: a client, or a metadata group.
+    pub peer: Option<StoreId>,
 }
 
 /// What answers behind a port.
@@ -52,7 +55,8 @@ pub struct HelloReply {
     pub role: Role,
     /// Number of the newest cluster map that the server has.
     pub map: MapNumber,
-    /// Payload bytes of puts that the client may send before more credit comes (class [`HopClass::Client`], R38); 0 on a metadata port.
+    /// Payload bytes of puts of each class that the sender may send before more credit comes: a client those of [`HopClass::Client`], a store those of the
+    /// relaying ones (R38); 0 on a metadata port.
     pub put_credit_bytes: u32,
     /// The server's build, for logs: at most [`HELLO_NAME_BYTES_MAX`](crate::limits::HELLO_NAME_BYTES_MAX) bytes.
     pub server: String,
@@ -80,6 +84,10 @@ impl HopClass {
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
+}
+
+pub(super) fn decode_class(code: u8) -> Result<HopClass, DecodeError> {
+    HopClass::from_code(code).ok_or(DecodeError::Unknown("hop class"))
 }
 
 impl Hello {
@@ -115,12 +123,14 @@ pub(super) fn encode_request(
     assert!(hello.name.len() <= HELLO_NAME_BYTES_MAX, "a name keeps its limit");
     let name = Some(builder.create_string(&hello.name));
     let cluster = hello.cluster.map(|cluster| common::Uuid::new(&cluster.0));
+    let peer = hello.peer.map(|store| common::Uuid::new(&store.0));
     let args = schema::HelloRequestArgs {
         version_min: hello.version_min,
         version_max: hello.version_max,
         features: hello.features,
         name,
         cluster: cluster.as_ref(),
+        peer: peer.as_ref(),
     };
     schema::HelloRequest::create(builder, &args)
 }
@@ -133,6 +143,7 @@ pub(super) fn decode_request(table: schema::HelloRequest<'_>) -> Result<Hello, D
         features: table.features(),
         name: short_name(table.name())?,
         cluster: table.cluster().map(|uuid| ClusterId(uuid.bytes().into())),
+        peer: table.peer().map(|uuid| StoreId(uuid.bytes().into())),
     })
 }
 
@@ -193,7 +204,7 @@ mod tests {
     const ROLE: Role = Role::Shard(ShardIndex(4));
 
     fn hello(version_min: u16, version_max: u16) -> Hello {
-        Hello { version_min, version_max, features: 0, name: String::new(), cluster: None }
+        Hello { version_min, version_max, features: 0, name: String::new(), cluster: None, peer: None }
     }
 
     fn accept(hello: &Hello, cluster: u8) -> Result<HelloReply, Status> {

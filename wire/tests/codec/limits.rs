@@ -6,7 +6,8 @@ use wire::limits::{
     SYMLINK_BYTES_MAX, XATTR_BYTES_MAX,
 };
 use wire::message::{
-    DecodeError, Encoder, PayloadMeta, PutChunk, Reply, ReplyHead, Request, RequestHead, Words, check_extents,
+    DecodeError, Encoder, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request, RequestHead, Words,
+    check_extents,
 };
 use wire::meta::{
     Answer, Attributes, Change, Commit, Entry, ExtentPage, Extents, InodeKind, ListEntry, Mutation,
@@ -312,6 +313,7 @@ fn a_put_has_as_many_leaves_as_blocks() {
         root: 1,
         map: MapNumber(1),
         epoch: Epoch(1),
+        class: HopClass::Client,
         leaves: Words::new(&leaves[..count]),
     };
     for (length, count) in [(1, 1), (4096, 1), (4097, 2), (CHUNK_BYTES_MAX, LEAVES_MAX)] {
@@ -349,7 +351,7 @@ fn unknown_fields_are_ignored_and_unknown_variants_are_named() {
     let table = builder.end_table(table);
     builder.finish_minimal(table);
     let decoded = Request::decode(FrameKind::PutFragment, builder.finished_data());
-    assert_eq!(decoded, Ok(Request::PutFragment { offset: 64 << 10 }));
+    assert_eq!(decoded, Ok(Request::PutFragment { class: HopClass::Client, offset: 64 << 10 }));
 
     let mut builder = FlatBufferBuilder::new();
     let empty = schema::Empty::create(&mut builder, &schema::EmptyArgs {});

@@ -10,8 +10,8 @@ use wire::meta::{
     Xattr, XattrMode,
 };
 use wire::{
-    ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, Timestamp,
-    Version, VolumeId,
+    ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, StoreId,
+    Timestamp, Version, VolumeId,
 };
 
 /// splitmix64.
@@ -215,6 +215,7 @@ impl Random {
                     features: self.u64(),
                     name: self.text(255),
                     cluster: self.maybe(|random| ClusterId(random.uuid())),
+                    peer: self.maybe(|random| StoreId(random.uuid())),
                 })
             }
             FrameKind::GetMap => {
@@ -230,12 +231,13 @@ impl Random {
                     root: self.u64(),
                     map: MapNumber(self.u64()),
                     epoch: Epoch(self.u64()),
+                    class: self.pick(&HopClass::ALL),
                     leaves: Words::new(leaves),
                 })
             }
             FrameKind::PutFragment => {
                 let unit = u32::try_from(self.between(1, 63)).expect("few");
-                Request::PutFragment { offset: unit * (64 << 10) }
+                Request::PutFragment { class: self.pick(&HopClass::ALL), offset: unit * (64 << 10) }
             }
             FrameKind::Abort => Request::Abort,
             FrameKind::Credit => Request::Credit { class: self.pick(&HopClass::ALL), bytes: self.u32() },

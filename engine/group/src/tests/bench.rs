@@ -282,7 +282,7 @@ pub(super) fn make_directory(number: u64) -> Operation {
 }
 
 pub(super) fn hello(version_min: u16, version_max: u16) -> Hello {
-    Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None }
+    Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None, peer: None }
 }
 
 pub(super) fn decode(frame: &Sent) -> Reply<'_> {

@@ -6,7 +6,9 @@ use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use placement::{ClusterMap, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count};
-use wire::message::{Encoder, GetChunk, Hello, PayloadMeta, PutChunk, Reply, Request, RequestHead, Words};
+use wire::message::{
+    Encoder, GetChunk, Hello, HopClass, PayloadMeta, PutChunk, Reply, Request, RequestHead, Words,
+};
 use wire::{
     ChunkId, ClusterId, Epoch, FrameKind, MapNumber, Memory, Nanos, NodeId, PREFIX_BYTES, PROTOCOL_VERSION,
     Prefix, SessionId, ShardIndex, Status, StoreId,
@@ -97,6 +99,7 @@ impl Chunk {
             root: self.root,
             map: MapNumber(epoch),
             epoch: Epoch(epoch),
+            class: HopClass::Client,
             leaves: Words::new(&self.leaves),
         }
     }
@@ -139,7 +142,7 @@ impl Bench {
     pub(super) fn change_map(&mut self, number: u64) {
         let map = map(number);
         let bytes = map.as_map().encode();
-        self.shard.on_map(Arc::new(map), bytes.into());
+        self.shard.on_map(self.now, Arc::new(map), bytes.into(), &mut self.memory, &mut self.effects);
     }
 
     /// Carries effects out, but for the disk's work, which is only taken in.
@@ -200,7 +203,7 @@ impl Bench {
     }
 
     pub(super) fn greeted(&mut self, link: u64) {
-        self.shard.on_open(Link(link));
+        self.shard.on_open(Link(link), &mut self.effects);
         assert_eq!(self.request(link, 0, &Request::Hello(hello(1, 1)), &[]), Placement::Discard);
         assert_eq!(self.reply().prefix.status, Status::Ok);
     }
@@ -251,7 +254,7 @@ impl Bench {
 
     pub(super) fn fragment(&mut self, link: u64, correlation: u64, offset: usize, bytes: &[u8]) -> Placement {
         let offset = u32::try_from(offset).unwrap();
-        self.request(link, correlation, &Request::PutFragment { offset }, bytes)
+        self.request(link, correlation, &Request::PutFragment { class: HopClass::Client, offset }, bytes)
     }
 
     /// Sends a whole chunk in fragments of 256 KiB; nothing is on disk yet.
@@ -292,16 +295,16 @@ impl Bench {
 
     /// Payload credit that the shard owes a connection, and hasn't sent yet.
     pub(super) fn owed(&mut self, link: u64) -> u32 {
-        self.shard.links.state(Link(link)).expect("it is open").owed_credit
+        self.shard.links.state(Link(link)).expect("it is open").owed_credit(HopClass::Client)
     }
 
     pub(super) fn close(&mut self, link: u64) {
-        self.shard.on_close(Link(link), &mut self.memory);
+        self.shard.on_close(self.now, Link(link), &mut self.memory, &mut self.effects);
     }
 }
 
 pub(super) fn hello(version_min: u16, version_max: u16) -> Hello {
-    Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None }
+    Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None, peer: None }
 }
 
 pub(super) fn decode(frame: &Sent) -> Reply<'_> {

@@ -21,7 +21,7 @@ fn a_greeting_is_checked() {
         ("another cluster", other, Status::WrongCluster, Placement::Close(CloseReason::Mismatch)),
     ] {
         let mut bench = Bench::new();
-        bench.shard.on_open(Link(2));
+        bench.shard.on_open(Link(2), &mut bench.effects);
         assert_eq!(bench.request(2, 5, &Request::Hello(hello), &[]), placement, "{what}");
         let reply = bench.reply();
         assert_eq!((reply.prefix.correlation, reply.prefix.status), (5, expected), "{what}");
@@ -38,7 +38,7 @@ fn connections_beyond_the_limit_are_told_so() {
         bench.greeted(link);
     }
     let link = u64::from(LINKS_MAX) + 1;
-    bench.shard.on_open(Link(link));
+    bench.shard.on_open(Link(link), &mut bench.effects);
     let placement = bench.request(link, 0, &Request::Hello(hello(1, 1)), &[]);
     assert_eq!(placement, Placement::Close(CloseReason::TooMany));
     assert_eq!(bench.reply().prefix.status, Status::Busy);
@@ -52,7 +52,7 @@ fn connections_beyond_the_limit_are_told_so() {
 fn who_breaks_the_protocol_is_closed() {
     let close = Placement::Close(CloseReason::Protocol);
     let mut bench = Bench::new();
-    bench.shard.on_open(Link(2));
+    bench.shard.on_open(Link(2), &mut bench.effects);
     assert_eq!(bench.get_status(2), close, "a request before the greeting");
     assert_eq!(bench.get_status(77), close, "a connection that isn't open");
     let reply = Prefix::reply(FrameKind::ShardStatus, 1, Status::Ok);

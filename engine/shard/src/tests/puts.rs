@@ -109,7 +109,8 @@ fn an_epoch_that_changed_meanwhile_is_not_acked() {
         bench.shard.on_turn(bench.now, &mut bench.memory, &mut bench.effects);
         bench.settle();
         change(&mut bench, 2);
-        while !bench.disk.has_pending_flush() {
+        // What ended before it was whole never gets to the disk.
+        while moment > 0 && !bench.disk.has_pending_flush() {
             assert!(bench.step());
         }
         change(&mut bench, 3);

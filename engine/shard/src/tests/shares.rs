@@ -8,7 +8,9 @@ use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use placement::{ClusterMap, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count, root};
-use wire::message::{Encoder, GetChunk, Hello, Leaves, PayloadMeta, PutChunk, Request, RequestHead};
+use wire::message::{
+    Encoder, GetChunk, Hello, HopClass, Leaves, PayloadMeta, PutChunk, Request, RequestHead,
+};
 use wire::{
     ChunkId, ClusterId, Epoch, FrameKind, Memory, Nanos, NodeId, PREFIX_BYTES, PROTOCOL_VERSION, Prefix,
     SessionId, ShardIndex, Status, StoreId,
@@ -59,7 +61,7 @@ impl Bench {
             shut_down: false,
         };
         bench.memory.limit_bytes = ARENA_BYTES;
-        bench.shard.on_map(Arc::new(map()), Arc::from([]));
+        bench.shard.on_map(bench.now, Arc::new(map()), Arc::from([]), &mut bench.memory, &mut bench.effects);
         bench.shard.on_start(bench.now, &mut bench.memory, &mut bench.effects);
         bench.run();
         bench
@@ -67,9 +69,10 @@ impl Bench {
 
     fn connect(&mut self, number: u64) -> Link {
         let link = Link(number);
-        self.shard.on_open(link);
+        self.shard.on_open(link, &mut self.effects);
         let (version_min, version_max) = (PROTOCOL_VERSION, PROTOCOL_VERSION);
-        let hello = Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None };
+        let hello =
+            Hello { version_min, version_max, features: 0, name: "test".into(), cluster: None, peer: None };
         self.head(link, &Request::Hello(hello), 1, 0);
         link
     }
@@ -95,6 +98,7 @@ impl Bench {
             root: root(&leaves, length as usize),
             map: wire::MapNumber(1),
             epoch: Epoch(1),
+            class: HopClass::Client,
             leaves: Leaves::new(&leaves),
         };
         let place = self.head(link, &Request::PutChunk(head), number, bytes);
@@ -103,7 +107,12 @@ impl Bench {
     }
 
     fn fragment(&mut self, link: Link, number: u64, offset: u32) -> Placement {
-        let place = self.head(link, &Request::PutFragment { offset }, number, FRAGMENT_BYTES);
+        let place = self.head(
+            link,
+            &Request::PutFragment { class: HopClass::Client, offset },
+            number,
+            FRAGMENT_BYTES,
+        );
         self.payload(link, place, FRAGMENT_BYTES, 0);
         place
     }
@@ -183,7 +192,7 @@ impl Bench {
         for payload in gone.iter().filter_map(|send| send.payload) {
             self.memory.release(payload.slot);
         }
-        self.shard.on_close(link, &mut self.memory);
+        self.shard.on_close(self.now, link, &mut self.memory, &mut self.effects);
     }
 
     /// What was found for a connection leaves.
@@ -294,6 +303,7 @@ fn credit_comes_back_for_every_byte() {
             root: root(&leaves, FRAGMENT_BYTES as usize),
             map: wire::MapNumber(1),
             epoch: Epoch(1),
+            class: HopClass::Client,
             leaves: Leaves::new(&leaves),
         };
         let place = bench.head(link, &Request::PutChunk(head), number, FRAGMENT_BYTES);
@@ -312,7 +322,12 @@ fn a_chunk_that_does_not_arrive_is_given_up() {
     let free = bench.memory.free_bytes();
     bench.begin_put(link, 2, CHUNK_BYTES, FRAGMENT_BYTES);
     // Of the next one only the head comes.
-    let place = bench.head(link, &Request::PutFragment { offset: FRAGMENT_BYTES }, 2, FRAGMENT_BYTES);
+    let place = bench.head(
+        link,
+        &Request::PutFragment { class: HopClass::Client, offset: FRAGMENT_BYTES },
+        2,
+        FRAGMENT_BYTES,
+    );
     let Placement::Into { slot, .. } = place else { panic!("it is expected") };
     bench.memory.retain(slot);
     let mut ticks = 0;
@@ -329,7 +344,7 @@ fn a_chunk_that_does_not_arrive_is_given_up() {
     bench.carry_out();
     bench.run();
     assert_eq!(bench.memory.free_bytes(), free);
-    let owed = bench.shard.links.state(link).expect("open").owed_credit;
+    let owed = bench.shard.links.state(link).expect("open").owed_credit(HopClass::Client);
     assert_eq!(owed, 2 * FRAGMENT_BYTES, "of both fragments");
     assert_eq!(bench.put_whole(link, 3, 4096), Some(Status::Ok), "the connection is well");
 }

@@ -252,6 +252,7 @@ impl Caller {
             features: 0,
             name: format!("caller {}", self.number),
             cluster: None,
+            peer: None,
         };
         let mut bytes = Vec::new();
         let head = RequestHead::default();

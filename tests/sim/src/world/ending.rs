@@ -218,7 +218,8 @@ impl World {
             let stored: u64 = node.shards().map(|shard| shard.store().metrics().chunks).sum();
             let has_damage =
                 node.hosts.iter().any(|host| host.disk.is_damaged() || host.batches_damaged);
-            let is_equal = stored == usage.chunks || (has_damage && stored <= usage.chunks);
+            let expected = usage.chunks * node.copies();
+            let is_equal = stored == expected || (has_damage && stored <= expected);
             let deleting = namespace.deleting_chunks();
             (!is_equal || deleting > 0).then(|| {
                 let metrics = replica.metrics();

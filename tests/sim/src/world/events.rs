@@ -263,12 +263,12 @@ impl World {
         }
     }
 
-    /// The unit at the server's end, or the metadata replica at the caller's.
+    /// The unit at a connection's end, where it isn't a client.
     fn unit_of(&self, connection: Connection, side: Side) -> Option<(usize, usize)> {
         match side {
             Side::Caller => {
                 let node = self.network.caller(connection)?.checked_sub(NODE_CALLERS)?;
-                Some((node, self.nodes[node].hosts.len() - 1))
+                Some((node, self.nodes[node].caller_of(connection)?))
             }
             Side::Server => {
                 let address = self.network.address(connection)?;
@@ -341,7 +341,7 @@ impl World {
         }
         if let Some((node, unit)) = unit {
             let (mut around, nodes) = self.around();
-            nodes[node].on_down(unit, connection, &mut around);
+            nodes[node].on_down(unit, connection, side, &mut around);
         }
         Vec::new()
     }

@@ -209,12 +209,7 @@ impl Shard {
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                // A fragment that can't be read ends its put: whatever follows would leave a gap.
-                let put = (prefix.kind == FrameKind::PutFragment).then(|| self.receiving(caller)).flatten();
-                match put {
-                    Some(index) => self.fail_put(index, error.status(), memory, effects),
-                    None => self.refuse(caller, error.status(), effects),
-                }
+                self.refuse_unread(caller, error.status(), memory, effects);
                 return self.discard(link, class, prefix.payload_bytes, effects);
             }
         };
@@ -248,6 +243,21 @@ impl Shard {
         match placement {
             Some(reason) => Placement::Close(reason),
             None => Placement::Discard,
+        }
+    }
+
+    /// Refuses a message that can't be read. A fragment's ends its put: whatever follows would leave a gap.
+    fn refuse_unread(
+        &mut self,
+        caller: Caller,
+        status: Status,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let put = (caller.kind == FrameKind::PutFragment).then(|| self.receiving(caller)).flatten();
+        match put {
+            Some(index) => self.fail_put(index, status, memory, effects),
+            None => self.refuse(caller, status, effects),
         }
     }
 

@@ -100,6 +100,20 @@ impl Relays {
         self.by_link.contains_key(&link)
     }
 
+    /// No successor takes anything any more.
+    #[cfg(test)]
+    pub(crate) fn take_credit(&mut self) {
+        for peer in self.peers.values_mut() {
+            (peer.middle.credit, peer.tail.credit) = (0, 0);
+        }
+    }
+
+    /// Puts that stand in a queue.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.peers.values().map(|peer| peer.middle.sending.len() + peer.tail.sending.len()).sum()
+    }
+
     /// Whether a put may count on this successor: it is connected, or can be dialled now.
     fn is_hopeful(&self, now: Nanos, store: StoreId) -> bool {
         self.peers.get(&store).is_none_or(|peer| peer.link.is_some() || now >= peer.retry_at)
@@ -180,6 +194,9 @@ impl Shard {
             let Ok(Request::Credit { class, bytes }) = Request::decode(prefix.kind, message) else {
                 return Placement::Close(CloseReason::Protocol);
             };
+            if !matches!(class, HopClass::Middle | HopClass::Tail) {
+                return Placement::Close(CloseReason::Protocol);
+            }
             if let Some(peer) = self.relays.peers.get_mut(&store) {
                 peer.lane(class).credit += u64::from(bytes);
             }
@@ -197,27 +214,37 @@ impl Shard {
                 Placement::Discard
             }
             (FrameKind::PutChunk, Ok(_)) => {
-                self.on_relayed(prefix.correlation, prefix.status, memory, effects);
-                Placement::Discard
+                if self.on_relayed(prefix.correlation, prefix.status, memory, effects) {
+                    Placement::Discard
+                } else {
+                    Placement::Close(CloseReason::Protocol)
+                }
             }
             // It is starting, full of connections, or of another cluster: nothing but another greeting makes it talk.
             _ => Placement::Close(CloseReason::Redial),
         }
     }
 
-    /// The successor has answered for itself and all behind it.
+    /// The successor has answered for itself and all behind it; false: it can't have what it acks.
     fn on_relayed(
         &mut self,
         correlation: u64,
         status: Status,
         memory: &mut impl Memory,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         let index = index_of(correlation);
-        let known = self.puts.find(index).and_then(|put| put.relay.as_mut());
-        let Some(relay) = known.filter(|relay| relay.correlation == correlation) else { return };
+        let Some(put) = self.puts.find(index) else { return true };
+        let length = put.length;
+        // The first outcome stands: what an epoch's end has failed isn't acked by an answer on its way (R1).
+        let is_awaited = |relay: &&mut Relay| relay.correlation == correlation && relay.outcome.is_none();
+        let Some(relay) = put.relay.as_mut().filter(is_awaited) else { return true };
+        if status == Status::Ok && relay.sent < length {
+            return false;
+        }
         relay.outcome = Some(status);
         self.on_outcome(index, memory, effects);
+        true
     }
 
     /// A put's outcome at the successor is known: if it is a failure, the put fails as soon as the store lets go of it.
@@ -225,11 +252,10 @@ impl Shard {
         let put = self.puts.at(index);
         let outcome = put.relay.and_then(|relay| relay.outcome).expect("the caller has set it");
         match put.stage {
-            // The successor can't have acked what wasn't sent: it broke the protocol, or refused.
-            Stage::Receiving(_) if outcome == Status::Ok => {
-                self.fail_put(index, Status::BadRequest, memory, effects);
+            Stage::Receiving(_) => {
+                assert_ne!(outcome, Status::Ok, "what hasn't arrived wasn't sent, let alone acked");
+                self.fail_put(index, outcome, memory, effects);
             }
-            Stage::Receiving(_) => self.fail_put(index, outcome, memory, effects),
             Stage::Storing(_) | Stage::Abandoned(_) => self.settle_put(index, memory, effects),
             Stage::Free => unreachable!("a put that has ended relays nothing"),
         }
@@ -405,8 +431,12 @@ impl Shard {
         let put = self.puts.at(index);
         let Some(relay) = put.relay.take() else { return };
         let is_partial = relay.outcome.is_none() && 0 < relay.sent && relay.sent < put.length;
-        let link = self.relays.peers.get(&relay.to).and_then(|peer| peer.link);
-        if let Some(link) = link.filter(|_| is_partial) {
+        let Some(peer) = self.relays.peers.get_mut(&relay.to) else { return };
+        if relay.is_queued {
+            // So that the queue is never longer than the table of puts (I13).
+            peer.lane(relay.class).sending.retain(|queued| *queued != relay.correlation);
+        }
+        if let Some(link) = peer.link.filter(|_| is_partial) {
             let head = RequestHead { correlation: relay.correlation, deadline_ms: 0 };
             self.replier.request(link, head, &Request::Abort, effects);
         }

@@ -308,3 +308,79 @@ fn below_min_in_sync_nothing_is_written() {
     assert!(world.holders(chunk.id).is_empty());
     assert_eq!(world.sites[0].condition(), StoreCondition::Serving);
 }
+
+/// I2: a successor that acks what it can't have yet breaks the protocol, whether the rest hasn't arrived here or waits for its credit.
+#[test]
+fn an_ack_of_a_part_is_none() {
+    for sent in [FRAGMENT_BYTES, MIB] {
+        let mut world = World::chain_of_three();
+        let chunk = Chunk::new(1, MIB);
+        world.sites[1].is_stuck = true;
+        world.put_part(0, 1, &chunk, 1, 0..sent);
+        world.run();
+        if sent == MIB {
+            world.sites[0].shard.puts.at(0).relay.as_mut().expect("it is relayed").sent -= 1;
+        }
+        world.successor_answers(1, 0, Status::Ok);
+        world.run();
+        assert_eq!(world.answers.get(&1), Some(&Status::NotServing), "{sent} bytes were sent");
+        world.sites[1].is_stuck = false;
+        world.run();
+        world.assert_idle();
+    }
+}
+
+/// R1: an answer that was on its way when the epoch ended changes nothing.
+#[test]
+fn the_first_outcome_of_a_relay_stands() {
+    let mut world = World::chain_of_three();
+    let chunk = Chunk::new(1, MIB);
+    (world.sites[0].is_stuck, world.sites[1].is_stuck) = (true, true);
+    world.put(0, 1, &chunk, 1);
+    world.run();
+    world.set_map_of(0, &chain_map(2, 3, &[&serving(&[0, 1, 2])]));
+    world.successor_answers(1, 0, Status::Ok);
+    world.run();
+    let outcome = world.sites[0].shard.puts.at(0).relay.and_then(|relay| relay.outcome);
+    assert_eq!(outcome, Some(Status::WrongEpoch));
+    (world.sites[0].is_stuck, world.sites[1].is_stuck) = (false, false);
+    world.run();
+    assert_eq!(world.answers.get(&1), Some(&Status::WrongEpoch));
+    world.assert_idle();
+}
+
+#[test]
+fn credit_of_a_class_that_is_not_relayed_ends_the_connection() {
+    for (class, expected) in [
+        (HopClass::Client, Some(Status::NotServing)),
+        (HopClass::Head, Some(Status::NotServing)),
+        (HopClass::Middle, None),
+        (HopClass::Tail, None),
+    ] {
+        let mut world = World::chain_of_three();
+        world.sites[1].is_stuck = true;
+        world.put(0, 1, &Chunk::new(1, MIB), 1);
+        world.run();
+        world.successor_credits(1, 0, class);
+        world.run();
+        assert_eq!(world.answers.get(&1).copied(), expected, "{class:?}");
+    }
+}
+
+/// I13: who begins and gives up leaves nothing in a queue that stands still.
+#[test]
+fn what_is_given_up_leaves_the_queue() {
+    let mut world = World::chain_of_three();
+    world.put(0, 1, &Chunk::new(1, 4096), 1);
+    world.run();
+    world.sites[0].shard.relays.take_credit();
+    for number in 100..120 {
+        world.put_part(0, number, &Chunk::new(number, MIB), 1, 0..FRAGMENT_BYTES);
+        world.run();
+        assert_eq!(world.sites[0].shard.relays.queued(), 1);
+        world.abort(0, number);
+        world.run();
+        assert_eq!(world.sites[0].shard.relays.queued(), 0);
+    }
+    world.assert_idle();
+}

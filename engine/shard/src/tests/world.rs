@@ -8,11 +8,11 @@ use placement::{ClusterMap, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::map::{Member, ReplicaState};
 use wire::message::{
-    Encoder, Hello, HopClass, PayloadMeta, PutChunk, Reply, Request, RequestHead, StoreCondition,
+    Encoder, Hello, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request, RequestHead, StoreCondition,
 };
 use wire::{
-    ChunkId, Epoch, FrameKind, MapNumber, Memory, Nanos, NodeId, PREFIX_BYTES, Prefix, ShardIndex, Status,
-    StoreId,
+    ChunkId, Epoch, FrameKind, Load, MapNumber, Memory, Nanos, NodeId, PREFIX_BYTES, Prefix, ShardIndex,
+    Status, StoreId,
 };
 
 use super::bench::{CLUSTER, Chunk, hello};
@@ -335,6 +335,33 @@ impl World {
         let peer = Hello { peer: Some(store_id(from)), ..hello(1, 1) };
         self.client_sends(to, 0, &Request::Hello(peer), &[]);
         self.client_sends(to, correlation, &Request::PutChunk(put), payload);
+    }
+
+    /// A successor says something to its predecessor that it wouldn't.
+    fn successor_sends(&mut self, (from, to): (usize, usize), head: Vec<u8>) {
+        let joins =
+            |wire: &&Wire| matches!(wire.ends, [End::Shard(a, _), End::Shard(b, _)] if (a, b) == (to, from));
+        let end = self.wires.iter().find(joins).expect("they are connected").ends[1];
+        self.send(end, Frame { head, payload: Vec::new() });
+    }
+
+    /// A successor answers the put in its predecessor's first place.
+    pub(super) fn successor_answers(&mut self, from: usize, to: usize, status: Status) {
+        let correlation = self.sites[to].shard.puts.at(0).relay.expect("it is relayed").correlation;
+        let kind = FrameKind::PutChunk;
+        let head = ReplyHead { kind, correlation, status, load: Load::default(), more: false };
+        let mut bytes = Vec::new();
+        let reply = Reply::PutChunk { map: MapNumber(1) };
+        self.encoder.reply(&mut bytes, head, &reply, PayloadMeta::default());
+        self.successor_sends((from, to), bytes);
+    }
+
+    /// A successor gives credit of a class.
+    pub(super) fn successor_credits(&mut self, from: usize, to: usize, class: HopClass) {
+        let mut bytes = Vec::new();
+        let credit = Request::Credit { class, bytes: 1 };
+        self.encoder.request(&mut bytes, RequestHead::default(), &credit, PayloadMeta::default());
+        self.successor_sends((from, to), bytes);
     }
 
     /// Everything that can happen now, in the order of a seed; true if something did.

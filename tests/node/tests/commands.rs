@@ -290,9 +290,9 @@ const TABLE: &[(&str, i32, &str)] = &[
     ("ls -A | grep -c '^\\.catena' || true", 0, "0"),
     // So is a question no obstacle to a signal. A terminal that nobody types at: the pipe has a writer that writes nothing.
     (
-        "catena mkdir -q -p /v/asked/x; mkfifo hold; exec 9<>hold; for signal in INT TERM; do rm -f said; script -qfec 'echo $$ >asker; exec catena rm -r /v/asked' said <&9 >script.out & until grep -q y/N said 2>script.err; do kill -0 $! || break; sleep 0.1; done; kill -$signal $(cat asker); wait $!; echo ended $?; done; catena ls /v/asked",
+        "catena mkdir -q -p /v/asked/x; mkfifo hold; exec 9<>hold; for signal in INT TERM HUP; do rm -f said; script -qfec 'echo $$ >asker; exec env --default-signal=INT,TERM,HUP catena rm -r /v/asked' said <&9 >script.out & until grep -q y/N said 2>script.err; do kill -0 $! || break; sleep 0.1; done; kill -$signal $(cat asker); wait $!; echo ended $?; done; catena ls /v/asked",
         0,
-        "ended 130\nended 130\nx\n",
+        "ended 130\nended 130\nended 130\nx\n",
     ),
     // A link that is named is followed.
     (

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use client::{Client, Config};
-use harness::node::free_base_port;
-use harness::{Deadline, Run, Scratch, Server};
+use harness::{Deadline, Scratch, Server};
 
 const CONNECTIONS: usize = 4;
 
@@ -12,22 +11,8 @@ const CONNECTIONS: usize = 4;
 #[test]
 fn a_client_beyond_the_limit_waits_for_a_place() {
     let scratch = Scratch::new();
-    let port = free_base_port();
-    let data = scratch.join("data");
-    std::fs::create_dir(&data).expect("made");
-    let config = scratch.join("catena.toml");
-    // A TOML basic string escapes as Rust's does, for every path that is text.
-    let place = format!("{:?}", data.to_string_lossy());
-    let text = format!(
-        "directory = {place}\nbase_port = {port}\nshards = 1\ndedicated_cores = false\n\
-         [[disks]]\npath = {place}\ncapacity = \"1GiB\"\n[store]\nprezero = \"64MiB\"\n\
-         [limits]\nconnections = {CONNECTIONS}\n"
-    );
-    std::fs::write(&config, text).expect("written");
-    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
-    let admin = format!("127.0.0.1:{port}");
-    let endpoint = format!("127.0.0.1:{}", port + 1);
-    let node = Server { config, admin, endpoint, log: scratch.join("log") }.start();
+    let more = format!("[store]\nprezero = \"64MiB\"\n[limits]\nconnections = {CONNECTIONS}\n");
+    let node = Server::configure(&scratch.join("data"), 1, 1, &more).init().start();
     let clients: Vec<Client> = (0..CONNECTIONS)
         .map(|_| Client::connect(Config::new([node.endpoint()])).expect("a place for each"))
         .collect();

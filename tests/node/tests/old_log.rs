@@ -1,38 +1,14 @@
 //! A metadata log that is older than its store, as one from an old backup: it hands out ids again under which the store has other bytes. These
 //! are kept, a new file is refused as what it is, and `recover` ends it.
 
-use std::path::PathBuf;
-
-use harness::node::free_base_port;
 use harness::{Run, Scratch, Server};
-
-fn configure(scratch: &Scratch) -> (PathBuf, Server) {
-    let port = free_base_port();
-    let data = scratch.join("data");
-    std::fs::create_dir(&data).expect("made");
-    let config = scratch.join("catena.toml");
-    // A TOML basic string escapes as Rust's does, for every path that is text.
-    let place = format!("{:?}", data.to_string_lossy());
-    let text = format!(
-        "directory = {place}\nbase_port = {port}\nshards = 1\ndedicated_cores = false\n\
-         [[disks]]\npath = {place}\ncapacity = \"1GiB\"\n[store]\nprezero = \"64MiB\"\n"
-    );
-    std::fs::write(&config, text).expect("written");
-    let server = Server {
-        config: config.clone(),
-        admin: format!("127.0.0.1:{port}"),
-        endpoint: format!("127.0.0.1:{}", port + 1),
-        log: scratch.join("log"),
-    };
-    (config, server)
-}
 
 /// A `put` of a new name said that it exists already.
 #[test]
 fn an_id_that_is_taken_is_an_integrity_error_until_recovery() {
     let scratch = Scratch::new();
-    let (config, server) = configure(&scratch);
-    Run::catena("").args(["server", "init", "--config"]).args([&config]).run().ok();
+    let server = Server::configure(&scratch.join("data"), 1, 1, "[store]\nprezero = \"64MiB\"\n").init();
+    let config = server.config.clone();
     let mut node = server.start();
     node.run(["volume", "create", "v"]).run().ok();
     node.run(["put", "-", "/v/kept"]).input("from before the backup").run().ok();

@@ -483,15 +483,20 @@ fn pass_time(bench: &mut Bench, until: u64) {
     }
 }
 
+/// Replaces a file of one chunk: when.
+fn replace_one(bench: &mut Bench, session: SessionId) -> Nanos {
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    bench.mutate(session, 3, commit_one(session, "f", 2));
+    bench.now
+}
+
 /// R24, R25: a chunk goes `reclaim_delay` after its last reference, is sent once its reclaim is durable, and again until acknowledged.
 #[test]
 fn a_chunk_is_reclaimed_after_the_delay() {
     let mut bench = Bench::new();
     let session = bench.session();
     bench.mutate(session, 1, create_volume("a"));
-    bench.mutate(session, 2, commit_one(session, "f", 1));
-    bench.mutate(session, 3, commit_one(session, "f", 2));
-    let replaced = bench.now;
+    let replaced = replace_one(&mut bench, session);
     pass_time(&mut bench, replaced.0 + 2 * Nanos::SECOND);
     assert!(bench.deletes.is_empty(), "{:?}", bench.deletes);
     pass_time(&mut bench, replaced.0 + 4 * Nanos::SECOND);
@@ -513,9 +518,7 @@ fn a_clock_set_forward_and_back_puts_reclaim_off_by_little() {
     let session = bench.session();
     bench.mutate(session, 1, create_volume("a"));
     bench.set_by = 0;
-    bench.mutate(session, 2, commit_one(session, "f", 1));
-    bench.mutate(session, 3, commit_one(session, "f", 2));
-    let replaced = bench.now;
+    let replaced = replace_one(&mut bench, session);
     pass_time(&mut bench, replaced.0 + 6 * Nanos::SECOND);
     assert_eq!(bench.deletes, [(ChunkId { session, ordinal: 1 }, 1, false)]);
     assert!(matches!(bench.steps[..], [back] if back < 0), "{:?}", bench.steps);
@@ -527,9 +530,7 @@ fn a_clock_set_forward_reclaims_nothing_early() {
     let mut bench = Bench::new();
     let session = bench.session();
     bench.mutate(session, 1, create_volume("a"));
-    bench.mutate(session, 2, commit_one(session, "f", 1));
-    bench.mutate(session, 3, commit_one(session, "f", 2));
-    let replaced = bench.now;
+    let replaced = replace_one(&mut bench, session);
     bench.set_by = 3600 * 1_000_000_000;
     let hold = config().reclaim_delay + config().pin_ttl;
     pass_time(&mut bench, replaced.0 + hold);

@@ -11,10 +11,10 @@ use memmap2::MmapMut;
 
 use crate::ring::{Ring, RingError};
 
-/// Bytes of one receive buffer: dozens of small requests, or the head of a large one and a little of its payload.
-pub(crate) const HEAD_BUFFER_BYTES: usize = 8 << 10;
-/// Receive buffers of a thread, so completions of one turn; 2 MiB. Beyond, receives are tried again in the next turn.
-const HEAD_BUFFERS: u16 = 256;
+/// Bytes of one receive buffer: hundreds of small frames, or several with a payload of 4 KiB, whose copy costs less than a receive of its own.
+pub(crate) const HEAD_BUFFER_BYTES: usize = 32 << 10;
+/// Receive buffers of a thread, so completions of one turn; 4 MiB. Beyond, receives are tried again in the next turn.
+const HEAD_BUFFERS: u16 = 128;
 /// The group's name towards the kernel; a thread has one.
 pub(crate) const HEAD_GROUP: u16 = 0;
 

@@ -85,6 +85,8 @@ pub(crate) struct Link {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) address: Option<Box<RawAddress>>,
     pub(crate) phase: Phase,
+    /// Bytes of the last frame's payload: the next one's are likely as many.
+    pub(crate) last_payload: u32,
     /// Bytes that belong to a half-received head, or wait for `resume`.
     pub(crate) stash: Vec<u8>,
     /// Closed for want of memory: its stash isn't counted any more.
@@ -128,6 +130,7 @@ impl Link {
             peer: None,
             address: None,
             phase: Phase::Head,
+            last_payload: 0,
             stash: Vec::new(),
             condemned: false,
             outbox: Outbox::default(),

@@ -2,7 +2,8 @@
 //!
 //! Bytes arrive in a buffer that the kernel picked, on the end of the link's stash, or straight in a slot. Whole frames are parsed
 //! where they lie; half a head moves to the stash, which grows with what arrives and never with what is announced; payload
-//! that came with its head is copied, the rest goes straight into its slot.
+//! that came with its head is copied, the rest goes straight into its slot. So that this is most of a large payload, less is
+//! asked for behind one: the next head, most likely, and another large payload.
 
 use io_uring::{cqueue, opcode, squeue};
 use wire::limits::MESSAGE_BYTES_MAX;
@@ -20,6 +21,10 @@ use crate::service::{CloseReason, LinkId, Payload, Service};
 
 /// `IORING_RECVSEND_POLL_FIRST`: don't try, wait for readiness; for links whose socket was just found empty.
 const POLL_FIRST: u16 = 1;
+/// Behind a payload of more than so many bytes no more than [`NEXT_HEAD_BYTES`] are received at once.
+const LARGE_PAYLOAD_BYTES: u32 = 16 << 10;
+/// A head with its leaves, and little of what follows.
+const NEXT_HEAD_BYTES: u32 = 4 << 10;
 /// A stash has at least this much room when a receive is armed on it.
 const STASH_ROOM: usize = 256;
 
@@ -39,7 +44,9 @@ impl Io {
         } else if link.stash.is_empty() {
             link.receiving = Receiving::Heads;
             let first = if link.more { 0 } else { POLL_FIRST };
-            on_target!(target, |fd| opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            // 0: as much as the buffer holds.
+            let length = if link.last_payload > LARGE_PAYLOAD_BYTES { NEXT_HEAD_BYTES } else { 0 };
+            on_target!(target, |fd| opcode::Recv::new(fd, std::ptr::null_mut(), length)
                 .ioprio(first)
                 .buf_group(HEAD_GROUP)
                 .build())
@@ -281,6 +288,7 @@ fn take_head<S: Service>(io: &mut Io, service: &mut S, id: LinkId, bytes: &[u8])
     let link = io.links.at(id.index);
     link.greeted = true;
     link.active = now;
+    link.last_payload = prefix.payload_bytes;
     let payload = service.on_head(io, id, &prefix, message);
     let total = prefix.payload_bytes;
     let phase = match payload {

@@ -13,6 +13,8 @@ use journal::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
 use runtime::{FileId, Io, SlotRange, StoreFile};
 use wire::{Memory, Slot};
 
+use crate::read_depth::ReadDepth;
+
 /// Bytes of one write of zeros.
 const ZERO_WRITE_BYTES: u32 = 1 << 20;
 /// Tag of the driver's own writes of zeros.
@@ -51,6 +53,9 @@ pub(crate) struct Disk {
     background_bytes: u32,
     /// Background reads that are held back. As many as the device has under way: the store, 64 of cleaning and one of the scrubber.
     held_back: VecDeque<IoRequest>,
+    /// Reads of the foreground that wait for the disk to answer others.
+    reads: VecDeque<IoRequest>,
+    read_depth: ReadDepth,
     ranges: Vec<SlotRange>,
 }
 
@@ -83,6 +88,8 @@ impl Disk {
             background: Vec::new(),
             background_bytes: 0,
             held_back: VecDeque::new(),
+            reads: VecDeque::new(),
+            read_depth: ReadDepth::default(),
             ranges: Vec::new(),
         }
     }
@@ -90,9 +97,16 @@ impl Disk {
     /// Begins everything that was asked for.
     pub(crate) fn carry_out(&mut self, io: &mut Io, effects: &IoEffects) {
         for request in &effects.requests {
-            if let IoRequest::Read { background: true, .. } = request {
-                self.held_back.push_back(*request);
-                continue;
+            match request {
+                IoRequest::Read { background: true, .. } => {
+                    self.held_back.push_back(*request);
+                    continue;
+                }
+                IoRequest::Read { io, .. } if is_owners(*io) => {
+                    self.reads.push_back(*request);
+                    continue;
+                }
+                _ => {}
             }
             self.ranges.clear();
             if let IoRequest::Write { parts, .. } = request {
@@ -109,7 +123,13 @@ impl Disk {
             }
             self.ranges = ranges;
         }
+        self.begin_reads(io);
         self.begin_background(io);
+    }
+
+    /// A turn of the thread ends.
+    pub(crate) fn end_turn(&mut self) {
+        self.read_depth.end_turn();
     }
 
     /// An operation of the uring ended; returns what the device is told, if it is one of its own.
@@ -137,6 +157,7 @@ impl Disk {
             }
         }
         self.write_zeros(io);
+        self.begin_reads(io);
         self.begin_background(io);
         answer
     }
@@ -147,9 +168,25 @@ impl Disk {
             return;
         }
         // Mostly there are none.
-        match self.background.iter().position(|(read, _)| *read == token.to_bits()) {
-            Some(place) => self.background_bytes -= self.background.swap_remove(place).1,
-            None => self.foreground -= 1,
+        if let Some(place) = self.background.iter().position(|(read, _)| *read == token.to_bits()) {
+            self.background_bytes -= self.background.swap_remove(place).1;
+            return;
+        }
+        self.foreground -= 1;
+        if is_owners(token) {
+            self.read_depth.end();
+        }
+    }
+
+    /// Begins reads as far as the disk is to have them.
+    fn begin_reads(&mut self, io: &mut Io) {
+        while !self.reads.is_empty() && self.waiting.is_empty() && self.read_depth.admits(self.reads.len()) {
+            let Some(request) = self.reads.pop_front() else { return };
+            if !self.begin(io, &request, &[]) {
+                self.reads.push_front(request);
+                return;
+            }
+            self.read_depth.begin();
         }
     }
 
@@ -267,6 +304,11 @@ impl Disk {
             runtime::IoOutcome::Failed { .. } => IoOutcome::Failed(IoFailure::Device),
         }
     }
+}
+
+/// Whether it is a chunk's read: recovery's own have few, one behind the other.
+fn is_owners(token: IoToken) -> bool {
+    token.tag() >= IoToken::OWNER_TAG_MIN
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod meta_thread;
 mod metrics;
 mod node;
 mod progress;
+mod read_depth;
 mod shard_thread;
 mod start;
 mod units;

@@ -353,6 +353,7 @@ impl runtime::Service for ShardThread {
     fn on_turn(&mut self, io: &mut Io, now: Nanos) {
         self.shard.on_turn(now, io.memory(), &mut self.effects);
         self.carry_out(io);
+        self.disk.end_turn();
     }
 
     fn on_stop(&mut self, io: &mut Io) {

@@ -133,7 +133,12 @@ impl<S: Service> Driver<S> {
             self.service.on_turn(&mut self.io, now);
         }
         let resumed = self.arm_receives();
+        if self.io.operations_begun > 0 && self.io.sends_much() {
+            // The kernel starts the disk when it has gone through all that is handed over, and sends copy.
+            self.io.submit_operations();
+        }
         let left = self.send_some();
+        self.io.operations_begun = 0;
         self.again = resumed;
         resumed || left || full || !self.io.to_close.is_empty()
     }

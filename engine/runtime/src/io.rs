@@ -83,6 +83,8 @@ pub struct Io {
     pub(crate) to_close: Vec<u32>,
     /// Sends handed over in this turn.
     pub(crate) sends_begun: u32,
+    /// File operations that were begun and not yet handed over.
+    pub(crate) operations_begun: u32,
     pub(crate) tasks: Tasks,
     /// The earliest time limit that the uring holds, and where it reads the next one from.
     pub(crate) timeout_at: Option<Nanos>,
@@ -99,6 +101,8 @@ const BACKLOG: i32 = 4096;
 const QUEUE_PARTS: usize = 8;
 /// With fewer file operations in flight the device would idle until the turn ends: hand them over at once.
 const EAGER_OPERATIONS: usize = 2;
+/// So many bytes are copied into sockets in the time that it takes to hand file operations over on their own.
+const SENDS_MUCH_BYTES: usize = 32 << 10;
 
 impl Io {
     pub(crate) fn new(config: &ThreadConfig, ring: Ring, arena: Arena, wake: Arc<Wake>, table: u32) -> Self {
@@ -124,6 +128,7 @@ impl Io {
             to_send: std::collections::VecDeque::new(),
             to_close: Vec::new(),
             sends_begun: 0,
+            operations_begun: 0,
             tasks: Tasks::new(config.background_tasks),
             timeout_at: None,
             timeout: Box::new(types::Timespec::new()),
@@ -489,10 +494,27 @@ impl Io {
         let target = self.target(file);
         let request = Request { owner, action, target, offset, ranges };
         let number = self.disk.begin(&mut self.ring, &mut self.arena, request);
+        self.operations_begun += 1;
         if self.disk.in_flight() <= EAGER_OPERATIONS {
-            self.ring.submit();
+            self.submit_operations();
         }
         Ok(number)
+    }
+
+    /// Hands over file operations that were begun, if there are any.
+    pub(crate) fn submit_operations(&mut self) {
+        if std::mem::take(&mut self.operations_begun) > 0 {
+            self.ring.submit();
+        }
+    }
+
+    /// Whether what is about to be sent is so much that the disk shouldn't wait for it.
+    pub(crate) fn sends_much(&mut self) -> bool {
+        let mut bytes = 0;
+        self.to_send.iter().any(|&index| {
+            bytes += self.links.at(index).outbox.bytes();
+            bytes >= SENDS_MUCH_BYTES
+        })
     }
 
     /// File operations in flight.

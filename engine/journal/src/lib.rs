@@ -18,6 +18,7 @@ pub mod entry;
 pub mod fake_disk;
 #[cfg(test)]
 mod format_tests;
+mod gather;
 mod io;
 mod layout;
 pub mod log;
@@ -28,6 +29,7 @@ pub use device::{
     Appended, Burden, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note,
     OpenError, Opened, PageContent, Room, identify,
 };
+pub use gather::Gather;
 pub use io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken, Part, PartRange};
 pub use layout::{
     BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BlockIndex, DATA_START, DESCRIPTOR_BYTES_MAX, FORMAT_VERSION,

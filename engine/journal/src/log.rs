@@ -28,6 +28,7 @@ use crate::device::{
     Burden, Counters, DamagedBatches, Device, DeviceConfig, Draft, Expected, Format, Note, OpenError, Opened,
     PageContent, Room,
 };
+use crate::gather::Gather;
 use crate::io::{IoEffects, IoOutcome, IoToken};
 use crate::superblock::{JOINTS_MAX, Kind, Resume};
 
@@ -289,6 +290,7 @@ pub struct Log {
     damaged: Option<DamagedBatches>,
     armed: Option<Nanos>,
     last_durable: Nanos,
+    gather: Gather,
 }
 
 impl Log {
@@ -322,6 +324,7 @@ impl Log {
             damaged: None,
             armed: None,
             last_durable: Nanos(0),
+            gather: Gather::default(),
         }
     }
 
@@ -376,7 +379,7 @@ impl Log {
             self.on_note(now, note, effects);
         }
         if !gathers {
-            self.seal(memory, effects);
+            self.seal(now, memory, effects);
         }
         self.want_page(memory, effects);
         if self.stage == Stage::Closing
@@ -461,6 +464,8 @@ impl Log {
 
     fn on_durable(&mut self, now: Nanos, sequence: u64, effects: &mut LogEffects) {
         self.last_durable = now;
+        let waiting = self.gathered.iter().map(|gathered| u64::from(gathered.count)).sum();
+        self.gather.on_durable(now, waiting);
         let before = self.durable_index;
         while let Some((batch, index)) =
             self.in_flight.front().copied().filter(|(batch, _)| *batch <= sequence)
@@ -545,16 +550,18 @@ impl Log {
         self.last_index = index;
     }
 
-    /// Writes what has gathered: at once when nothing is in flight, else full buffers only, so that a flush serves many.
-    fn seal<M: Memory>(&mut self, memory: &mut M, effects: &mut LogEffects) {
+    /// Writes what has gathered: as soon as it is worth a flush when nothing is in flight, else full buffers only, so that a flush serves many.
+    fn seal<M: Memory>(&mut self, now: Nanos, memory: &mut M, effects: &mut LogEffects) {
         while let Some(first) = self.gathered.front().copied().filter(|first| first.count > 0) {
+            let is_last = self.gathered.len() == 1 && self.stage == Stage::Serving;
             let waits =
-                self.device.in_flight() > 0 && self.gathered.len() == 1 && self.stage == Stage::Serving;
+                is_last && (self.device.in_flight() > 0 || !self.gather.is_due(now, u64::from(first.count)));
             let bytes = u32::try_from(first.used).expect("at most a batch");
             if waits || self.device.room(bytes.div_ceil(4096), Burden::Neutral) != Room::Ready {
                 return;
             }
             self.gathered.pop_front();
+            self.gather.on_sealed(now, u64::from(first.count));
             let draft = Draft {
                 descriptor: first.slot,
                 body_bytes: bytes - u32::try_from(HEADER_BYTES).expect("128"),
@@ -598,6 +605,8 @@ impl Log {
         } else {
             return;
         };
+        let due = self.gather.deadline().filter(|due| *due > now && !self.is_empty());
+        let at = due.map_or(at, |due| due.min(at));
         if self.armed.is_none_or(|armed| at < armed) {
             self.armed = Some(at);
             effects.list.push(LogEffect::Arm(at));

@@ -17,7 +17,8 @@ use std::collections::BTreeSet;
 
 use journal::entry::{EntryKind, entries, payload_blocks};
 use journal::{
-    DamagedBatches, Device, DeviceConfig, Expected, Format, IoToken, Kind, Note, OpenError, Opened, Place,
+    DamagedBatches, Device, DeviceConfig, Expected, Format, Gather, IoToken, Kind, Note, OpenError, Opened,
+    Place,
 };
 use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::{ChunkId, ClusterId, Memory, Nanos, Slot, Status};
@@ -66,6 +67,7 @@ pub struct Store {
     open_error: Option<OpenError>,
     armed: Option<Nanos>,
     last_durable: Nanos,
+    gather: Gather,
 }
 
 impl Store {
@@ -100,6 +102,7 @@ impl Store {
             open_error: None,
             armed: None,
             last_durable: Nanos(0),
+            gather: Gather::default(),
         }
     }
 
@@ -117,25 +120,25 @@ impl Store {
             }
             Event::Delete { token, ids } => self.on_delete(token, ids, effects),
             Event::Inventory { token, after, limit } => self.on_inventory(token, after, limit, effects),
-            Event::Submit => self.seal_batches(memory, effects),
+            Event::Submit => self.seal_batches(now, memory, effects),
             Event::Tick => {
                 self.on_tick(now, memory, effects);
-                self.seal_batches(memory, effects);
+                self.seal_batches(now, memory, effects);
             }
             Event::Scrub(control) => self.on_scrub(now, control),
             Event::Shutdown => {
                 self.on_shutdown(effects);
-                self.seal_batches(memory, effects);
+                self.seal_batches(now, memory, effects);
             }
             Event::IoDone { io, outcome } if io.tag() >= IoToken::OWNER_TAG_MIN => {
                 self.on_read_done(now, io, outcome, memory, effects);
-                self.seal_batches(memory, effects);
+                self.seal_batches(now, memory, effects);
             }
             Event::IoDone { io, outcome } => {
                 self.device.on_io(io, outcome, memory, &mut effects.io);
                 self.settle(now, memory, effects);
                 // The window may have moved, or cleaning may have something to write.
-                self.seal_batches(memory, effects);
+                self.seal_batches(now, memory, effects);
             }
         }
         self.settle(now, memory, effects);
@@ -207,6 +210,7 @@ impl Store {
             }
             Note::Durable { sequence } => {
                 self.last_durable = now;
+                self.gather.on_durable(now, self.writes.len() as u64);
                 self.on_durable(sequence, effects);
             }
             Note::Fenced => self.on_fenced(memory, effects),
@@ -252,7 +256,7 @@ impl Store {
         if self.opened.is_none() {
             return;
         }
-        let mut at = None;
+        let mut at = self.gather.deadline().filter(|due| *due > now && !self.writes.is_empty());
         // A deadline that has passed and could not be met is tried again soon, not at once.
         let soonest = now.after(Nanos::MILLISECOND);
         let mut want = |deadline: Nanos| {

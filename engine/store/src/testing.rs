@@ -129,6 +129,9 @@ impl Bench {
 
     pub(crate) fn event(&mut self, event: Event<'_>) {
         self.events += 1;
+        if let Event::Tick = event {
+            self.armed = self.armed.filter(|at| *at > self.now);
+        }
         self.store.handle(self.now, event, &mut self.memory, &mut self.effects);
         self.take_effects();
     }
@@ -195,7 +198,6 @@ impl Bench {
             ticks += 1;
             assert!(ticks < 20_000, "the store arms without end");
             self.now = at.max(self.now);
-            self.armed = None;
             self.event(Event::Tick);
             self.run();
         }
@@ -243,6 +245,15 @@ impl Bench {
     pub(crate) fn finish(&mut self, token: u64) -> Status {
         self.event(Event::Submit);
         self.run();
+        // A batch may wait for others, a moment.
+        let patience = self.now.after(3 * Nanos::MILLISECOND);
+        while !self.answers.contains_key(&token)
+            && let Some(at) = self.armed.filter(|at| *at <= patience)
+        {
+            self.now = at.max(self.now);
+            self.event(Event::Tick);
+            self.run();
+        }
         match self.answers.remove(&token) {
             Some(Answer::Status(status)) => status,
             other => panic!("token {token}: {other:?}"),

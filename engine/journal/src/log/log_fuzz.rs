@@ -78,13 +78,16 @@ impl Bench {
         self.state.clear();
         self.image = None;
         self.image_read.clear();
-        (self.is_open, self.is_fenced, self.shut_down) = (false, false, false);
+        (self.is_open, self.is_fenced, self.shut_down, self.armed) = (false, false, false, None);
         self.config.device_bytes = self.disk.length();
         self.log = Log::open(self.config, expected());
         self.event(LogEvent::Start);
     }
 
     fn event(&mut self, event: LogEvent<'_>) {
+        if let LogEvent::Tick = event {
+            self.armed = self.armed.filter(|at| *at > self.now);
+        }
         self.log.handle(self.now, event, &mut self.memory, &mut self.effects);
         loop {
             self.disk.submit(&self.effects.io, &mut self.memory);
@@ -145,7 +148,19 @@ impl Bench {
 
     fn step(&mut self) -> bool {
         let Some((io, outcome)) = self.disk.complete(&mut self.memory) else { return false };
+        self.now = self.now.after(self.random.below(200) * Nanos::MICROSECOND);
         self.event(LogEvent::IoDone { io, outcome });
+        true
+    }
+
+    /// A step of the disk, or what the log has armed.
+    fn step_or_wait(&mut self) -> bool {
+        if self.step() {
+            return true;
+        }
+        let Some(at) = self.armed else { return false };
+        self.now = self.now.max(at);
+        self.event(LogEvent::Tick);
         true
     }
 
@@ -189,7 +204,7 @@ impl Bench {
             |bench: &Self| bench.durable == bench.state.len() && !bench.log.device().is_checkpointing();
         while !is_drained(self) {
             self.event(LogEvent::Submit);
-            if !goes_on(self) || !self.step() {
+            if !goes_on(self) || !self.step_or_wait() {
                 return;
             }
         }
@@ -197,13 +212,13 @@ impl Bench {
             self.image = Some((write_image(&self.state), 0));
             self.event(LogEvent::BeginLastCheckpoint { index: self.state.len() as u64 });
             while !self.log.ends_at_checkpoint() {
-                if !goes_on(self) || !self.step() {
+                if !goes_on(self) || !self.step_or_wait() {
                     return;
                 }
             }
         }
         self.event(LogEvent::Shutdown);
-        while !self.shut_down && goes_on(self) && self.step() {}
+        while !self.shut_down && goes_on(self) && self.step_or_wait() {}
     }
 
     fn reopened(&mut self) -> crate::Opened {

@@ -1,7 +1,7 @@
 //! Puts, deletes and cleaning's moves: they queue, gather into batches, and are answered in the order of the batches.
 //!
-//! A batch is sealed when nothing is in flight, so a lone put never waits; while one is, what arrives gathers, unless it is large enough
-//! to be worth a batch of its own. `pending` knows the last thing that was accepted and isn't durable for each id.
+//! A batch is sealed when nothing is in flight and no more is about to come ([`journal::Gather`]), so a lone put never waits; while one is, what arrives
+//! gathers, unless it is large enough to be worth a batch of its own. `pending` knows the last thing that was accepted and isn't durable for each id.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -252,7 +252,7 @@ impl Store {
         };
         self.writes.enqueue(queued, put.leaves);
         if self.device.in_flight() > 0 && self.writes.is_large() {
-            self.seal_batches(memory, effects);
+            self.seal_batches(now, memory, effects);
         }
     }
 
@@ -400,18 +400,25 @@ impl Store {
     }
 
     /// Writes what has gathered, as far as the window allows.
-    pub(super) fn seal_batches<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
+    pub(super) fn seal_batches<M: Memory>(&mut self, now: Nanos, memory: &mut M, effects: &mut Effects) {
         while !self.writes.queue.is_empty()
             && matches!(self.stage, Stage::Serving | Stage::Closing)
-            && (self.writes.is_large() || (self.device.in_flight() == 0 && !self.moves_gather()))
+            && (self.writes.is_large() || self.is_worth_a_batch(now))
         {
             let plan = self.plan_batch(|_| true);
             assert!(plan.taken > 0, "each chunk was checked to fit a batch alone");
             let Some(plan) = self.fit(plan) else { break };
-            if !self.seal_batch(&plan, memory, effects) {
+            if !self.seal_batch(now, &plan, memory, effects) {
                 break;
             }
         }
+    }
+
+    /// Whether a batch of less than [`EAGER_BATCH_BLOCKS`] is to be sealed now.
+    fn is_worth_a_batch(&mut self, now: Nanos) -> bool {
+        self.device.in_flight() == 0
+            && !self.moves_gather()
+            && (self.stage == Stage::Closing || self.gather.is_due(now, self.writes.queue.len() as u64))
     }
 
     /// Whether only moves are queued and more of them are being read: they wait for each other, nobody waits for them.
@@ -419,7 +426,13 @@ impl Store {
         self.cleaner.is_reading() && self.writes.pending.is_empty()
     }
 
-    fn seal_batch<M: Memory>(&mut self, plan: &Plan, memory: &mut M, effects: &mut Effects) -> bool {
+    fn seal_batch<M: Memory>(
+        &mut self,
+        now: Nanos,
+        plan: &Plan,
+        memory: &mut M,
+        effects: &mut Effects,
+    ) -> bool {
         let Some(descriptor) = memory.allocate(plan.descriptor_bytes()) else { return false };
         let mut operations = self.writes.spare.pop().unwrap_or_default();
         self.writes.parts.clear();
@@ -474,6 +487,7 @@ impl Store {
         };
         let appended = self.device.append(draft, memory, &mut effects.io);
         let batch = Batch { sequence: appended.sequence, place: appended.place, operations };
+        self.gather.on_sealed(now, batch.operations.len() as u64);
         self.writes.in_flight.push_back(batch);
         true
     }

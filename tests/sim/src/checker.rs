@@ -56,7 +56,7 @@ impl Summary {
 }
 
 /// More worlds than this is a history that the checker can't decide; it is reported as an anomaly of the test, never passed over.
-const WORLDS_MAX: usize = 100_000;
+const WORLDS_MAX: usize = 1_000_000;
 
 /// States that the system may be in: a tree, and what is still possible from there. Of two with one tree, one that has every possibility of
 /// the other stands for both.

@@ -15,7 +15,8 @@ const LATENCY_WEIGHT: u64 = 8;
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Gather {
-    /// Operations of the last batch.
+    /// The last batch, and its operations.
+    sequence: u64,
     sealed: u64,
     sealed_at: Nanos,
     /// How long batches take from sealing to durable, on average.
@@ -27,15 +28,20 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// A batch of so many operations is sealed.
-    pub fn on_sealed(&mut self, now: Nanos, operations: u64) {
+    /// A batch of so many operations is sealed; an idle owner's empty one has none, so that whoever comes next is alone.
+    pub fn on_sealed(&mut self, now: Nanos, sequence: u64, operations: u64) {
+        self.sequence = sequence;
         self.sealed = operations;
         self.sealed_at = now;
         self.since = None;
     }
 
-    /// It is durable, and so many operations wait.
-    pub fn on_durable(&mut self, now: Nanos, waiting: u64) {
+    /// Batches up to this one are durable, and so many operations wait.
+    pub fn on_durable(&mut self, now: Nanos, sequence: u64, waiting: u64) {
+        if sequence != self.sequence {
+            // Another one is in flight behind it: what waits goes with that one's end.
+            return;
+        }
         let took = now.since(self.sealed_at);
         let known = if self.latency == 0 { took } else { self.latency };
         self.latency = (known * (LATENCY_WEIGHT - 1) + took) / LATENCY_WEIGHT;
@@ -78,14 +84,14 @@ mod tests {
                 now = next.into_iter().chain(deadline).min().expect("somebody comes");
                 continue;
             }
-            gather.on_sealed(now, waiting);
+            gather.on_sealed(now, sizes.len() as u64, waiting);
             let answered = now.after(FLUSH);
             for at in arrivals.iter_mut().filter(|at| **at <= now) {
                 *at = answered.after(pause);
             }
             now = answered;
             let waiting = arrivals.iter().filter(|at| **at <= now).count() as u64;
-            gather.on_durable(now, waiting);
+            gather.on_durable(now, sizes.len() as u64, waiting);
             sizes.push(gather.sealed);
         }
         sizes
@@ -97,8 +103,8 @@ mod tests {
         for round in 0..20 {
             let now = Nanos(round * Nanos::MILLISECOND);
             assert!(gather.is_due(now, 1), "round {round}");
-            gather.on_sealed(now, 1);
-            gather.on_durable(now.after(FLUSH), 0);
+            gather.on_sealed(now, round, 1);
+            gather.on_durable(now.after(FLUSH), round, 0);
         }
     }
 
@@ -112,26 +118,50 @@ mod tests {
     #[test]
     fn who_waits_in_vain_waits_no_longer_than_a_flush_and_only_once() {
         let mut gather = Gather::default();
-        gather.on_sealed(Nanos(0), 8);
-        gather.on_durable(Nanos(FLUSH), 0);
+        gather.on_sealed(Nanos(0), 1, 8);
+        gather.on_durable(Nanos(FLUSH), 1, 0);
         // Seven of the eight have left.
         assert!(!gather.is_due(Nanos(FLUSH), 1));
         let deadline = gather.deadline().expect("it waits");
         assert_eq!(deadline, Nanos(2 * FLUSH));
         assert!(!gather.is_due(Nanos(2 * FLUSH - 1), 1));
         assert!(gather.is_due(deadline, 1));
-        gather.on_sealed(deadline, 1);
+        gather.on_sealed(deadline, 2, 1);
         assert_eq!(gather.deadline(), None);
-        gather.on_durable(deadline.after(FLUSH), 0);
+        gather.on_durable(deadline.after(FLUSH), 2, 0);
         assert!(gather.is_due(deadline.after(FLUSH), 1), "one is expected now");
+    }
+
+    /// The empty batch of an idle owner was taken for the last one's end, 50 ms late: whoever came next waited for 2 ms.
+    #[test]
+    fn idleness_makes_nobody_wait() {
+        let mut gather = Gather::default();
+        gather.on_sealed(Nanos(0), 1, 8);
+        gather.on_durable(Nanos(FLUSH), 1, 0);
+        let idle = Nanos(50 * Nanos::MILLISECOND);
+        gather.on_sealed(idle, 2, 0);
+        gather.on_durable(idle.after(FLUSH), 2, 0);
+        assert!(gather.is_due(idle.after(FLUSH), 1));
+        assert_eq!(gather.patience(), FLUSH);
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_batch_tells_nothing_of_the_last() {
+        let mut gather = Gather::default();
+        gather.on_sealed(Nanos(0), 1, 8);
+        gather.on_sealed(Nanos(FLUSH - 1), 2, 3);
+        gather.on_durable(Nanos(FLUSH), 1, 5);
+        assert_eq!((gather.latency, gather.expected), (0, 0));
+        gather.on_durable(Nanos(2 * FLUSH - 1), 2, 5);
+        assert_eq!((gather.latency, gather.expected), (FLUSH, 8));
     }
 
     #[test]
     fn a_slow_disk_makes_nobody_wait_for_long() {
         let mut gather = Gather::default();
-        gather.on_sealed(Nanos(0), 8);
+        gather.on_sealed(Nanos(0), 1, 8);
         let now = Nanos(Nanos::SECOND);
-        gather.on_durable(now, 1);
+        gather.on_durable(now, 1, 1);
         assert!(!gather.is_due(now, 1));
         assert_eq!(gather.deadline(), Some(now.after(PATIENCE_MAX)));
     }

@@ -465,7 +465,7 @@ impl Log {
     fn on_durable(&mut self, now: Nanos, sequence: u64, effects: &mut LogEffects) {
         self.last_durable = now;
         let waiting = self.gathered.iter().map(|gathered| u64::from(gathered.count)).sum();
-        self.gather.on_durable(now, waiting);
+        self.gather.on_durable(now, sequence, waiting);
         let before = self.durable_index;
         while let Some((batch, index)) =
             self.in_flight.front().copied().filter(|(batch, _)| *batch <= sequence)
@@ -561,7 +561,6 @@ impl Log {
                 return;
             }
             self.gathered.pop_front();
-            self.gather.on_sealed(now, u64::from(first.count));
             let draft = Draft {
                 descriptor: first.slot,
                 body_bytes: bytes - u32::try_from(HEADER_BYTES).expect("128"),
@@ -570,6 +569,7 @@ impl Log {
                 payload: &[],
             };
             let appended = self.device.append(draft, memory, &mut effects.io);
+            self.gather.on_sealed(now, appended.sequence, u64::from(first.count));
             self.bytes_since_checkpoint += u64::from(bytes.next_multiple_of(4096));
             self.in_flight.push_back((appended.sequence, first.first_index + u64::from(first.count) - 1));
         }
@@ -586,6 +586,7 @@ impl Log {
             let Some(descriptor) = memory.allocate(4096) else { return };
             let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
             let appended = self.device.append(draft, memory, &mut effects.io);
+            self.gather.on_sealed(now, appended.sequence, 0);
             self.in_flight.push_back((appended.sequence, self.last_index));
         }
     }

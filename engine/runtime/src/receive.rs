@@ -23,7 +23,7 @@ use crate::service::{CloseReason, LinkId, Payload, Service};
 const POLL_FIRST: u16 = 1;
 /// Behind a payload of more than so many bytes no more than [`NEXT_HEAD_BYTES`] are received at once.
 const LARGE_PAYLOAD_BYTES: u32 = 16 << 10;
-/// A head with its leaves, and little of what follows.
+/// A head with the leaves of 1 MiB, and little of what follows.
 const NEXT_HEAD_BYTES: u32 = 4 << 10;
 /// A stash has at least this much room when a receive is armed on it.
 const STASH_ROOM: usize = 256;

@@ -210,7 +210,7 @@ impl Store {
             }
             Note::Durable { sequence } => {
                 self.last_durable = now;
-                self.gather.on_durable(now, self.writes.len() as u64);
+                self.gather.on_durable(now, sequence, self.writes.len() as u64);
                 self.on_durable(sequence, effects);
             }
             Note::Fenced => self.on_fenced(memory, effects),
@@ -232,7 +232,7 @@ impl Store {
         }
         self.device.on_tick(now, memory, &mut effects.io);
         if self.wants_empty_batch() && now.since(self.last_durable) >= IDLE_NANOS {
-            self.append_empty_batch(memory, effects);
+            self.append_empty_batch(now, memory, effects);
         }
         self.cleaner.on_tick();
         self.keeper_tick();

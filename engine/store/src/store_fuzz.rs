@@ -352,8 +352,8 @@ fn failing_writes_and_flushes_fence_and_lose_nothing() {
         let mut fuzz = Fuzz::new(seed, 64);
         for _ in 0..8 {
             fuzz.bench.disk.faults = match seed % 3 {
-                0 => Faults { write_errors: 200, ..Faults::default() },
-                1 => Faults { flush_errors: 200, ..Faults::default() },
+                0 => Faults { write_errors: 300, ..Faults::default() },
+                1 => Faults { flush_errors: 300, ..Faults::default() },
                 _ => Faults { allocate_errors: 3000, ..Faults::default() },
             };
             fuzz.work(300);

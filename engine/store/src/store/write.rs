@@ -487,19 +487,25 @@ impl Store {
         };
         let appended = self.device.append(draft, memory, &mut effects.io);
         let batch = Batch { sequence: appended.sequence, place: appended.place, operations };
-        self.gather.on_sealed(now, batch.operations.len() as u64);
+        self.gather.on_sealed(now, batch.sequence, batch.operations.len() as u64);
         self.writes.in_flight.push_back(batch);
         true
     }
 
     /// R29: says durably that the last acknowledged batch is durable.
-    pub(super) fn append_empty_batch<M: Memory>(&mut self, memory: &mut M, effects: &mut Effects) {
+    pub(super) fn append_empty_batch<M: Memory>(
+        &mut self,
+        now: Nanos,
+        memory: &mut M,
+        effects: &mut Effects,
+    ) {
         if !self.writes.queue.is_empty() || self.device.room(1, Burden::Neutral) != Room::Ready {
             return;
         }
         let Some(descriptor) = memory.allocate(BLOCK_BYTES) else { return };
         let draft = Draft { descriptor, body_bytes: 0, entries: 0, first_index: 0, payload: &[] };
         let appended = self.device.append(draft, memory, &mut effects.io);
+        self.gather.on_sealed(now, appended.sequence, 0);
         let operations = self.writes.spare.pop().unwrap_or_default();
         self.writes.in_flight.push_back(Batch {
             sequence: appended.sequence,

@@ -677,3 +677,29 @@ fn a_full_file_system_takes_deletes_and_then_puts() {
         assert_eq!(bench.put_now(number, 12_000), Status::Ok);
     }
 }
+
+/// Who comes alone is written at once: at first, behind others, and after a rest.
+#[test]
+fn one_put_at_a_time_never_waits_for_others() {
+    let mut bench = opened(32);
+    let is_written_at_once = |bench: &mut Bench, numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            bench.put(number, 4096);
+        }
+        bench.event(Event::Submit);
+        let is_written = bench.store.device().in_flight() > 0;
+        while bench.step() {
+            bench.now = bench.now.after(100 * Nanos::MICROSECOND);
+        }
+        is_written
+    };
+    for number in 0..5 {
+        assert!(is_written_at_once(&mut bench, number..number + 1), "put {number}");
+    }
+    assert!(is_written_at_once(&mut bench, 10..26));
+    // Sixteen may be about to come again.
+    assert!(!is_written_at_once(&mut bench, 30..31));
+    // The empty batch of an idle store expects nobody.
+    bench.wait(Nanos::SECOND);
+    assert!(is_written_at_once(&mut bench, 40..41));
+}

@@ -12,3 +12,4 @@ mod mail;
 mod soak;
 mod start;
 mod support;
+mod together;

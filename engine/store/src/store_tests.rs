@@ -701,5 +701,7 @@ fn one_put_at_a_time_never_waits_for_others() {
     assert!(!is_written_at_once(&mut bench, 30..31));
     // The empty batch of an idle store expects nobody.
     bench.wait(Nanos::SECOND);
+    assert!(is_written_at_once(&mut bench, 50..66));
+    bench.wait(Nanos::SECOND);
     assert!(is_written_at_once(&mut bench, 40..41));
 }

@@ -53,7 +53,7 @@ pub(crate) struct Disk {
     background_bytes: u32,
     /// Background reads that are held back. As many as the device has under way: the store, 64 of cleaning and one of the scrubber.
     held_back: VecDeque<IoRequest>,
-    /// Reads of the foreground that wait for the disk to answer others.
+    /// Reads of the foreground that wait for the disk to answer others; as many as the store has under way.
     reads: VecDeque<IoRequest>,
     read_depth: ReadDepth,
     ranges: Vec<SlotRange>,

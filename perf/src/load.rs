@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use runtime::ceiling::Order;
 use runtime::{Sender, ThreadConfig, ThreadHandle, mailbox};
 use thiserror::Error;
 
@@ -24,10 +25,12 @@ pub enum What {
         /// A chunk's bytes.
         bytes: u32,
     },
-    /// Gets chunks of this size that were put before, at random, and verifies them.
+    /// Gets chunks of this size that were put before, and verifies them.
     Get {
         /// A chunk's bytes.
         bytes: u32,
+        /// Anywhere, or in the order of the puts, over and over.
+        order: Order,
     },
     /// Gets the chunks of this size from number `first` on, each once, and verifies them.
     Check {

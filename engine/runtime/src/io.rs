@@ -200,6 +200,9 @@ impl Io {
     pub fn listen(&mut self, address: SocketAddr) -> std::io::Result<SocketAddr> {
         let socket = TcpListener::bind(address)?;
         sys::set_no_delay(socket.as_fd())?;
+        if address.ip().is_loopback() {
+            sys::set_unpaced(socket.as_fd())?;
+        }
         sys::listen(socket.as_fd(), BACKLOG)?;
         let address = socket.local_addr()?;
         self.listeners.push(Listener { socket, armed: false });

@@ -30,7 +30,7 @@ const GET_EIGHTHS: usize = 3;
 /// A connection's puts hold one part in so many of what is left: of an idle shard with 256 MiB, 32 MiB, more than a window.
 const PUT_PART: usize = 4;
 /// And its gets: of an idle shard with 256 MiB, more than [`LINK_GET_BYTES_MAX`].
-const GET_PART: usize = 8;
+const GET_PART: usize = 4;
 
 /// What the shard's connections hold together.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use runtime::ceiling::Order;
 use runtime::clock;
 use rustix::process::Signal;
 use wire::Nanos;
@@ -69,7 +70,7 @@ pub fn gets(programs: &Programs) -> Result<[Figure; 2], CountError> {
     let mut stage = Stage::new(programs)?;
     stage.run(What::Put { bytes: CHUNK_BYTES }, WINDOW, CHUNKS)?;
     stage.server.wait_zeroed()?;
-    let what = What::Get { bytes: CHUNK_BYTES };
+    let what = What::Get { bytes: CHUNK_BYTES, order: Order::Random };
     stage.run(what, WINDOW, WARM_GETS)?;
     let before = stage.allocations()?;
     stage.run(what, WINDOW, GETS)?;
@@ -92,7 +93,7 @@ fn system_calls(stage: &Stage) -> Result<Figure, CountError> {
         Ok(tracer) => tracer,
         Err(reason) => return Ok(unknown(reason)),
     };
-    stage.run(What::Get { bytes: CHUNK_BYTES }, WINDOW, TRACED_GETS)?;
+    stage.run(What::Get { bytes: CHUNK_BYTES, order: Order::Random }, WINDOW, TRACED_GETS)?;
     tracer.detach()?;
     let calls = parse_calls(&std::fs::read_to_string(&table)?);
     let sum: u64 = calls.iter().map(|(_, count)| count).sum();

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use hdrhistogram::Histogram;
+use runtime::ceiling::Order;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Payload, Receiver, Replier, Service, SlotRange};
 use wire::limits::{CHUNK_BYTES_DEFAULT, FRAGMENT_UNIT_BYTES, PAYLOAD_BYTES_MAX};
 use wire::map::Map;
@@ -241,8 +242,10 @@ impl Client {
             return command.replier.send(Err(reason.clone()));
         }
         let Command { job, replier } = command;
-        let (What::Put { bytes } | What::Get { bytes } | What::Check { bytes, .. } | What::Create { bytes }) =
-            job.what;
+        let (What::Put { bytes }
+        | What::Get { bytes, .. }
+        | What::Check { bytes, .. }
+        | What::Create { bytes }) = job.what;
         for flight in self.flights.drain(..) {
             io.memory().release(flight.slot);
         }
@@ -297,12 +300,18 @@ impl Client {
                 self.sending.push_back(place);
                 self.pump(io);
             }
-            What::Get { bytes } => {
-                self.random ^= self.random << 13;
-                self.random ^= self.random >> 7;
-                self.random ^= self.random << 17;
+            What::Get { bytes, order } => {
+                let place_in_order = match order {
+                    Order::Sequential => number,
+                    Order::Random => {
+                        self.random ^= self.random << 13;
+                        self.random ^= self.random >> 7;
+                        self.random ^= self.random << 17;
+                        self.random
+                    }
+                };
                 let chunks = &self.stored[&bytes];
-                let at = usize::try_from(self.random % chunks.len() as u64).expect("an index");
+                let at = usize::try_from(place_in_order % chunks.len() as u64).expect("an index");
                 let chunk = chunks[at];
                 self.get(io, place, chunk);
             }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use runtime::ceiling::{CeilingError, Scratch};
+use runtime::ceiling::{CeilingError, Order, Scratch};
 use thiserror::Error;
 
 use super::{Cores, Limit, Measured, Options, Row, ceilings};
@@ -18,6 +18,9 @@ pub(crate) const SCRATCH_BYTES: u64 = 1 << 30;
 
 const LARGE: u32 = 1 << 20;
 const SMALL: u32 = 4096;
+/// A load's order is its ceiling's: large files are read through, small ones anywhere.
+pub(super) const LARGE_ORDER: Order = Order::Sequential;
+pub(super) const SMALL_ORDER: Order = Order::Random;
 const LARGE_WINDOW: u32 = 16;
 const SMALL_WINDOW: u32 = 64;
 /// A PUT run ends after so many chunks, so that all runs fit into the segments that were zeroed before the first.
@@ -110,8 +113,8 @@ impl Bench {
     fn job(&self, row: Row) -> Job {
         let (what, window, operations) = match row {
             Row::PutLarge => (What::Put { bytes: LARGE }, LARGE_WINDOW, PUTS_MAX),
-            Row::GetLarge => (What::Get { bytes: LARGE }, LARGE_WINDOW, u64::MAX),
-            Row::GetSmall => (What::Get { bytes: SMALL }, SMALL_WINDOW, u64::MAX),
+            Row::GetLarge => (What::Get { bytes: LARGE, order: LARGE_ORDER }, LARGE_WINDOW, u64::MAX),
+            Row::GetSmall => (What::Get { bytes: SMALL, order: SMALL_ORDER }, SMALL_WINDOW, u64::MAX),
             Row::Create => (What::Create { bytes: SMALL }, SMALL_WINDOW, u64::MAX),
         };
         Job { what, window, operations, time: self.time }

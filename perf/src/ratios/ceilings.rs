@@ -7,6 +7,7 @@ use runtime::ceiling::{
     Ceiling, CeilingError, DiskLoad, NetworkLoad, Order, Scratch, disk_read, disk_write, tcp_echo, tcp_stream,
 };
 
+use super::bench::{LARGE_ORDER, SMALL_ORDER};
 use super::{Cores, Limit, Row};
 use crate::fio::FioLoad;
 use crate::text;
@@ -85,21 +86,21 @@ pub(super) fn rate(
     time: Duration,
 ) -> Result<(Scratch, Option<Limit>), CeilingError> {
     let each = time / 3;
-    let large = |order| DiskLoad {
+    let large = || DiskLoad {
         operation_bytes: LARGE_BYTES,
         depths: LARGE_DEPTHS.to_vec(),
-        order,
+        order: LARGE_ORDER,
         flush: false,
         time: each,
     };
     Ok(match row {
         Row::PutLarge => {
-            let (scratch, disk) = disk(cores.server, scratch, large(Order::Sequential), true)?;
+            let (scratch, disk) = disk(cores.server, scratch, large(), true)?;
             let stream = stream(each, (cores.client, cores.server))?;
             (scratch, Some(lower(&disk, &stream)))
         }
         Row::GetLarge => {
-            let (scratch, disk) = disk(cores.server, scratch, large(Order::Sequential), false)?;
+            let (scratch, disk) = disk(cores.server, scratch, large(), false)?;
             let stream = stream(each, (cores.server, cores.client))?;
             (scratch, Some(lower(&disk, &stream)))
         }
@@ -107,7 +108,7 @@ pub(super) fn rate(
             let load = DiskLoad {
                 operation_bytes: SMALL_BYTES,
                 depths: SMALL_DEPTHS.to_vec(),
-                order: Order::Random,
+                order: SMALL_ORDER,
                 flush: false,
                 time: each,
             };

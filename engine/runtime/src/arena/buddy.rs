@@ -3,14 +3,8 @@
 //! The arena is cut into blocks of 8 MiB; a block is halved until it fits the request and halves are joined again when both
 //! are free. Buddies of order `n` differ in bit `n` of their first page's index. Every operation is at most [`ORDERS`] steps.
 //!
-//! Small runs are taken where they fit best. Large ones are taken where memory has been free for longest, so that they go
-//! round the arena: where the disk belongs to a hypervisor, a buffer that it has just read lies in another core's cache, and
-//! filling that buffer again costs up to three times the CPU of filling one that has left it (`docs/performance.md`).
-//! While less than half of the blocks are whole, large runs too are taken where they fit best: the largest runs need blocks.
-//!
 //! Invariants: each page belongs to exactly one free or used run; a run of order `n` starts at a multiple of `2^n`; two free
-//! buddies of one order below the top never coexist; a run's generation is raised when it is given back; each list of free
-//! runs is in the order in which they became free.
+//! buddies of one order below the top never coexist; a run's generation is raised when it is given back.
 
 use wire::Slot;
 use wire::limits::BLOCK_BYTES;
@@ -19,8 +13,6 @@ use wire::limits::BLOCK_BYTES;
 pub(crate) const ORDERS: usize = 12;
 /// Pages of the largest run.
 pub(crate) const TOP_PAGES: usize = 1 << (ORDERS - 1);
-/// Runs from this order on, 256 KiB, are large.
-const LARGE_ORDER: usize = 6;
 /// Bytes of the largest run: a commit batch (DESIGN §14) and two of the largest chunks.
 pub(crate) const TOP_BYTES: usize = TOP_PAGES * BLOCK_BYTES;
 
@@ -31,8 +23,6 @@ const NONE: u32 = u32::MAX;
 struct Page {
     generation: u32,
     references: u32,
-    /// When the run became free, in releases.
-    freed_at: u64,
     next: u32,
     previous: u32,
     order: u8,
@@ -47,47 +37,24 @@ enum State {
     Used,
 }
 
-/// The ends of a list of free runs.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    /// Free for longest.
-    first: u32,
-    last: u32,
-}
-
 /// The allocator's state: one record per page and one list of free runs per order.
 #[derive(Debug)]
 pub(crate) struct Buddy {
     pages: Vec<Page>,
-    free: [Ends; ORDERS],
+    free: [u32; ORDERS],
     free_pages: usize,
-    free_blocks: usize,
-    releases: u64,
 }
 
 impl Buddy {
     /// An allocator of `blocks` blocks of 8 MiB, all free.
     pub(crate) fn new(blocks: usize) -> Self {
-        let page = Page {
-            generation: 0,
-            references: 0,
-            freed_at: 0,
-            next: NONE,
-            previous: NONE,
-            order: 0,
-            state: State::Inside,
-        };
+        let page =
+            Page { generation: 0, references: 0, next: NONE, previous: NONE, order: 0, state: State::Inside };
         let count = blocks * TOP_PAGES;
         assert!(u32::try_from(count).is_ok_and(|count| count < NONE), "pages are numbered by 32 bits");
-        let mut buddy = Self {
-            pages: vec![page; count],
-            free: [Ends { first: NONE, last: NONE }; ORDERS],
-            free_pages: count,
-            free_blocks: 0,
-            releases: 0,
-        };
-        for block in 0..blocks {
-            buddy.link_last(to_page(block * TOP_PAGES), ORDERS - 1);
+        let mut buddy = Self { pages: vec![page; count], free: [NONE; ORDERS], free_pages: count };
+        for block in (0..blocks).rev() {
+            buddy.link_free(to_page(block * TOP_PAGES), ORDERS - 1);
         }
         buddy
     }
@@ -105,20 +72,12 @@ impl Buddy {
     /// A run of at least `bytes`, with one reference; `None` when no run is large enough or `bytes` is over the top run's size.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Option<Slot> {
         let order = order_of(bytes)?;
-        let mut candidates = (order..ORDERS).filter(|&order| self.free[order].first != NONE);
-        let go_round = order >= LARGE_ORDER && self.free_blocks > self.pages.len() / TOP_PAGES / 2;
-        let from = if go_round {
-            candidates.min_by_key(|&order| self.pages[self.free[order].first as usize].freed_at)?
-        } else {
-            candidates.next()?
-        };
-        let first = self.free[from].first;
-        let freed_at = self.pages[first as usize].freed_at;
+        let from = (order..ORDERS).find(|&order| self.free[order] != NONE)?;
+        let first = self.free[from];
         self.unlink_free(first, from);
         for order in (order..from).rev() {
-            // The upper half goes back to the list, the lower half is split further or used. No run in the list is free for longer:
-            // either it is empty, or the run that is split was free for longest of all.
-            self.link_first(first + to_page(1 << order), order, freed_at);
+            // The upper half goes back to the list, the lower half is split further or used.
+            self.link_free(first + to_page(1 << order), order);
         }
         let page = &mut self.pages[first as usize];
         page.state = State::Used;
@@ -156,8 +115,7 @@ impl Buddy {
             first = first.min(buddy);
             order += 1;
         }
-        self.releases += 1;
-        self.link_last(first, order);
+        self.link_free(first, order);
         true
     }
 
@@ -180,34 +138,17 @@ impl Buddy {
         page
     }
 
-    /// A run becomes free now.
-    fn link_last(&mut self, first: u32, order: usize) {
-        let previous = std::mem::replace(&mut self.free[order].last, first);
-        match previous {
-            NONE => self.free[order].first = first,
-            last => self.pages[last as usize].next = first,
+    fn link_free(&mut self, first: u32, order: usize) {
+        let head = self.free[order];
+        if head != NONE {
+            self.pages[head as usize].previous = first;
         }
-        self.mark_free(first, order, self.releases, (previous, NONE));
-    }
-
-    /// A run is free since `freed_at`, which is before all others of its order.
-    fn link_first(&mut self, first: u32, order: usize, freed_at: u64) {
-        let next = std::mem::replace(&mut self.free[order].first, first);
-        match next {
-            NONE => self.free[order].last = first,
-            next => self.pages[next as usize].previous = first,
-        }
-        self.mark_free(first, order, freed_at, (NONE, next));
-    }
-
-    fn mark_free(&mut self, first: u32, order: usize, freed_at: u64, (previous, next): (u32, u32)) {
-        self.free_blocks += usize::from(order == ORDERS - 1);
         let page = &mut self.pages[first as usize];
         page.state = State::Free;
         page.order = u8::try_from(order).expect("orders are below 12");
-        page.freed_at = freed_at;
-        page.next = next;
-        page.previous = previous;
+        page.next = head;
+        page.previous = NONE;
+        self.free[order] = first;
     }
 
     fn unlink_free(&mut self, first: u32, order: usize) {
@@ -215,15 +156,14 @@ impl Buddy {
         assert!(page.state == State::Free && usize::from(page.order) == order);
         page.state = State::Inside;
         let (next, previous) = (page.next, page.previous);
-        match next {
-            NONE => self.free[order].last = previous,
-            next => self.pages[next as usize].previous = previous,
+        if next != NONE {
+            self.pages[next as usize].previous = previous;
         }
-        match previous {
-            NONE => self.free[order].first = next,
-            previous => self.pages[previous as usize].next = next,
+        if previous == NONE {
+            self.free[order] = next;
+        } else {
+            self.pages[previous as usize].next = next;
         }
-        self.free_blocks -= usize::from(order == ORDERS - 1);
     }
 
     /// The whole of the invariants; for tests, it walks every page.
@@ -254,18 +194,14 @@ impl Buddy {
             page += 1 << order;
         }
         assert_eq!(free_pages, self.free_pages);
-        assert_eq!(lists[ORDERS - 1], self.free_blocks);
         for (order, expected) in lists.into_iter().enumerate() {
-            let (mut count, mut last, mut freed_at) = (0, NONE, 0);
-            let mut at = self.free[order].first;
+            let mut count = 0;
+            let mut at = self.free[order];
             while at != NONE {
-                let page = &self.pages[at as usize];
-                assert_eq!(page.previous, last);
-                assert!(page.freed_at >= freed_at, "order {order} is sorted");
-                (count, last, freed_at) = (count + 1, at, page.freed_at);
-                at = page.next;
+                count += 1;
+                at = self.pages[at as usize].next;
             }
-            assert_eq!((count, last), (expected, self.free[order].last), "order {order}");
+            assert_eq!(count, expected, "order {order}");
         }
     }
 }
@@ -303,7 +239,7 @@ mod tests {
             assert!(buddy.release(slot));
         }
         buddy.check();
-        assert_eq!(buddy.free[ORDERS - 1].first, 0, "all halves were joined");
+        assert_eq!(buddy.free[ORDERS - 1], 0, "all halves were joined");
         assert!(buddy.allocate(TOP_BYTES).is_some());
         assert_eq!(buddy.allocate(4096), None);
     }
@@ -316,36 +252,6 @@ mod tests {
         buddy.release(slot);
         assert!(buddy.allocate(4096).is_some());
         buddy.place(slot);
-    }
-
-    #[test]
-    fn large_runs_go_round_and_leave_whole_blocks() {
-        let mut buddy = Buddy::new(16);
-        let mut seen = std::collections::BTreeSet::new();
-        // Two in flight at any time: half of the blocks is walked before a place comes again.
-        let mut held = buddy.allocate(1 << 20).expect("free");
-        for _ in 0..64 {
-            assert!(seen.insert(held.index), "page {} again after {} runs", held.index, seen.len());
-            let next = buddy.allocate(1 << 20).expect("free");
-            buddy.release(held);
-            held = next;
-            buddy.check();
-        }
-        // Small ones stay together, wherever they are.
-        let small: Vec<_> = (0..100).map(|_| buddy.allocate(4096).expect("free")).collect();
-        let (low, high) =
-            (small.iter().map(|slot| slot.index).min(), small.iter().map(|slot| slot.index).max());
-        assert!(high.expect("some") - low.expect("some") < to_page(TOP_PAGES));
-        // Large ones that stay, among many that go, break up no more than half of the blocks.
-        for _ in 0..64 {
-            buddy.allocate(256 << 10).expect("free");
-            let gone: Vec<_> = (0..16).map(|_| buddy.allocate(256 << 10).expect("free")).collect();
-            for slot in gone {
-                buddy.release(slot);
-            }
-        }
-        buddy.check();
-        assert!(buddy.free_blocks >= 7, "{} blocks are whole", buddy.free_blocks);
     }
 
     #[test]

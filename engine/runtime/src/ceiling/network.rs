@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -124,6 +125,7 @@ fn measure(
     let (passive, _) = listener.accept()?;
     for socket in [&active, &passive] {
         socket.set_nodelay(true)?;
+        sys::set_unpaced(socket.as_fd())?;
         // A measurement never hangs: a peer that is silent this long is gone.
         socket.set_read_timeout(Some(SILENCE_MAX))?;
         socket.set_write_timeout(Some(SILENCE_MAX))?;

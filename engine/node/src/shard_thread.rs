@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use journal::{Expected, Format, Geometry, Kind, OpenError, SEGMENT_BYTES};
+use journal::{Expected, Format, Geometry, IoOutcome, IoToken, Kind, OpenError, SEGMENT_BYTES};
 use placement::ClusterMap;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
 use shard::{Dial, Effects, Link, Placement, Shard};
@@ -42,6 +42,8 @@ pub(crate) struct ShardThread {
     shard: Shard,
     effects: Effects,
     disk: Disk,
+    /// What the disk has ended and the shard hasn't been told yet.
+    ended: Vec<(IoToken, IoOutcome)>,
     mail: Receiver<ShardMail>,
     progress: Progress,
     /// Tick at this time.
@@ -72,6 +74,7 @@ impl ShardThread {
             shard,
             effects,
             disk,
+            ended: Vec::new(),
             mail,
             progress,
             deadline: None,
@@ -129,6 +132,21 @@ impl ShardThread {
         for dial in dials {
             self.dial(io, &dial);
         }
+    }
+
+    /// Tells the shard what the disk has ended in this turn. The disk first gets the reads that were held back: verifying and answering take time.
+    fn tell_ended(&mut self, io: &mut Io) {
+        if self.ended.is_empty() {
+            return;
+        }
+        io.submit_operations();
+        let mut ended = std::mem::take(&mut self.ended);
+        for (token, outcome) in ended.drain(..) {
+            let now = io.now();
+            self.shard.on_io(now, token, outcome, io.memory(), &mut self.effects);
+            self.carry_out(io);
+        }
+        self.ended = ended;
     }
 
     fn dial(&mut self, io: &mut Io, dial: &Dial) {
@@ -324,14 +342,11 @@ impl runtime::Service for ShardThread {
         if let runtime::IoOutcome::Failed { errno } = outcome {
             warn!(shard = self.index.0, error = %std::io::Error::from_raw_os_error(errno), "the store's disk failed an operation");
         }
-        if let Some((token, outcome)) = self.disk.on_io(io, token, outcome) {
-            let now = io.now();
-            self.shard.on_io(now, token, outcome, io.memory(), &mut self.effects);
-            self.carry_out(io);
-        }
+        self.ended.extend(self.disk.on_io(io, token, outcome));
     }
 
     fn on_mail(&mut self, io: &mut Io) {
+        self.tell_ended(io);
         while let Some(mail) = self.mail.pop() {
             match mail {
                 ShardMail::Map((map, bytes)) => {
@@ -345,12 +360,14 @@ impl runtime::Service for ShardThread {
     }
 
     fn on_timer(&mut self, io: &mut Io, now: Nanos) {
+        self.tell_ended(io);
         self.deadline = None;
         self.shard.on_tick(now, io.memory(), &mut self.effects);
         self.carry_out(io);
     }
 
     fn on_turn(&mut self, io: &mut Io, now: Nanos) {
+        self.tell_ended(io);
         self.shard.on_turn(now, io.memory(), &mut self.effects);
         self.carry_out(io);
         self.disk.end_turn();

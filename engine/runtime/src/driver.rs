@@ -161,6 +161,10 @@ impl<S: Service> Driver<S> {
         let batch = 1 + std::mem::take(&mut self.io.sends_begun);
         self.io.ring.enter(Wait::For { timeout, batch, gather_us: GATHER_US });
         self.io.wake.awake();
+        if self.io.ring.has_deferred() {
+            // The wait ends with the first completion; a disk may have ended many at once.
+            self.io.ring.enter(Wait::No);
+        }
     }
 
     /// As [`rest`](Self::rest) while background tasks are alive: they get their turn, and waiting is the executor's.

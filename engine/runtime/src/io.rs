@@ -504,8 +504,8 @@ impl Io {
         Ok(number)
     }
 
-    /// Hands over file operations that were begun, if there are any.
-    pub(crate) fn submit_operations(&mut self) {
+    /// Hands over file operations that were begun, if there are any, before the turn's end does. For a service that is about to take its time.
+    pub fn submit_operations(&mut self) {
         if std::mem::take(&mut self.operations_begun) > 0 {
             self.ring.submit();
         }

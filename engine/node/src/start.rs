@@ -36,10 +36,10 @@ const LINKS_TOLD_BUSY_MIN: u32 = 8;
 const DESCRIPTORS: u64 = 64;
 /// And of each thread: two urings and glommio's three, eventfds, timers, files, listeners, and the least number of links that are told `Busy`.
 const DESCRIPTORS_OF_THREAD: u64 = 32 + LINKS_TOLD_BUSY_MIN as u64;
-/// Bytes queued on a connection: a shard has 8 MiB of gets on their way to it, and the largest answer of the metadata replica is 1 MiB. Who lets more gather
-/// doesn't read.
-const QUEUE_BYTES_MAX: usize = 16 << 20;
-/// Bytes of frames queued on all connections of a thread: eight that don't read at all, and room for small answers to all others. Payloads of gets
+/// Bytes queued on a connection: a shard's gets on their way to it, and beside them small answers, or the largest of the metadata replica, 1 MiB each. Who lets
+/// more gather doesn't read.
+const QUEUE_BYTES_MAX: usize = shard::LINK_GET_BYTES_MAX as usize + (8 << 20);
+/// Bytes of frames queued on all connections of a thread: a few that read nothing of as much as they may let gather, and room for small answers to all others. Payloads of gets
 /// aren't among them, they have their shares of the buffers.
 const QUEUE_BYTES_TOTAL_MAX: usize = 128 << 20;
 /// Buffers of the metadata replica: log batches, checkpoint pages.

@@ -24,4 +24,5 @@ mod store_side;
 mod tests;
 
 pub use effects::{CloseReason, Dial, Effects, Link, Payload, Placement, Send};
+pub use link::LINK_GET_BYTES_MAX;
 pub use shard::{Identity, Shard};

@@ -19,7 +19,7 @@ pub(crate) const CREDIT_RETURN_BYTES: u32 = PUT_CREDIT_BYTES / 4;
 pub(crate) const LINK_PUT_BYTES_MAX: usize = 2 * (PUT_CREDIT_BYTES as usize + CHUNK_BYTES_MAX as usize);
 /// Bytes of one connection's gets between the disk and the peer. Further gets wait in its queue, so that a slow reader holds no
 /// more of the shard's buffers than this.
-pub(crate) const LINK_GET_BYTES_MAX: u32 = 16 << 20;
+pub const LINK_GET_BYTES_MAX: u32 = 16 << 20;
 /// Gets of one connection that wait for that; beyond it `Busy`.
 pub(crate) const LINK_GETS_WAITING_MAX: usize = 256;
 /// Puts of one connection under way; beyond it `Busy`.

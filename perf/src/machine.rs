@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use runtime::ceiling::loopback_congestion;
+
 use crate::server::Server;
 
 /// Kernel and its congestion control, processor, commit.
@@ -23,9 +25,10 @@ impl Machine {
         let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
             kernel: format!(
-                "{} with TCP {}",
+                "{} with TCP {}, over loopback {}",
                 read("/proc/sys/kernel/osrelease").trim(),
-                read("/proc/sys/net/ipv4/tcp_congestion_control").trim()
+                read("/proc/sys/net/ipv4/tcp_congestion_control").trim(),
+                loopback_congestion().as_deref().unwrap_or("unknown")
             ),
             processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

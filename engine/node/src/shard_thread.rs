@@ -374,6 +374,7 @@ impl runtime::Service for ShardThread {
     }
 
     fn on_stop(&mut self, io: &mut Io) {
+        self.tell_ended(io);
         if !std::mem::replace(&mut self.stopping, true) {
             let now = io.now();
             self.shard.on_shutdown(now, io.memory(), &mut self.effects);

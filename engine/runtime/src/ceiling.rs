@@ -16,7 +16,7 @@ use crate::arena::ArenaError;
 use crate::ring::RingError;
 
 pub use disk::{DiskLoad, Order, Scratch, disk_read, disk_write};
-pub use network::{NetworkLoad, tcp_echo, tcp_stream};
+pub use network::{NetworkLoad, loopback_congestion, tcp_echo, tcp_stream};
 
 /// A measured best.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -200,9 +200,7 @@ impl Io {
     pub fn listen(&mut self, address: SocketAddr) -> std::io::Result<SocketAddr> {
         let socket = TcpListener::bind(address)?;
         sys::set_no_delay(socket.as_fd())?;
-        if address.ip().is_loopback() {
-            sys::set_unpaced(socket.as_fd())?;
-        }
+        sys::unpace_loopback(socket.as_fd(), address);
         sys::listen(socket.as_fd(), BACKLOG)?;
         let address = socket.local_addr()?;
         self.listeners.push(Listener { socket, armed: false });

@@ -61,9 +61,7 @@ pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor was just made and nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set_no_delay(fd.as_fd())?;
-    if address.ip().is_loopback() {
-        set_unpaced(fd.as_fd())?;
-    }
+    unpace_loopback(fd.as_fd(), address);
     Ok(fd)
 }
 
@@ -83,12 +81,16 @@ pub(crate) fn set_no_delay(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets a connection inside one host send as fast as its peer reads: by `reno`, which every kernel has and which doesn't pace. What the host is set to is meant for
-/// its network; `bbr` spends a fifth of a loopback sender's time on timers. A listener hands it on to the sockets that it accepts.
-pub(crate) fn set_unpaced(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Lets a connection over loopback send as fast as its peer reads: by `reno`, which every kernel has and which doesn't pace. What the host is set to is meant for
+/// its network; `bbr` spends a fifth of a loopback sender's time on timers. A listener hands it on to the sockets that it accepts. Where the host allows
+/// its users no `reno`, connections are paced and work.
+pub(crate) fn unpace_loopback(fd: BorrowedFd<'_>, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        return;
+    }
     let name = b"reno";
     // SAFETY: the pointer and the length describe `name`, which outlives the call.
-    check(unsafe {
+    let result = check(unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::IPPROTO_TCP,
@@ -96,8 +98,28 @@ pub(crate) fn set_unpaced(fd: BorrowedFd<'_>) -> io::Result<()> {
             name.as_ptr().cast(),
             size_of_address::<[u8; 4]>(),
         )
+    });
+    if let Err(error) = result {
+        tracing::debug!(%error, "the host allows no reno (net.ipv4.tcp_allowed_congestion_control): loopback is paced as its network is");
+    }
+}
+
+/// The congestion control of a TCP socket.
+pub(crate) fn congestion(fd: BorrowedFd<'_>) -> io::Result<String> {
+    let mut name = [0_u8; 16];
+    let mut len = size_of_address::<[u8; 16]>();
+    // SAFETY: the pointers and the length describe `name` and `len`, which outlive the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_mut_ptr().cast(),
+            &raw mut len,
+        )
     })?;
-    Ok(())
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 /// Makes the calling thread's time limits exact; by default they may come 50 µs late.
@@ -408,24 +430,6 @@ pub(crate) fn unregister_ring(ring: RawFd, place: u32) {
 mod tests {
     use super::*;
 
-    fn congestion(fd: BorrowedFd<'_>) -> String {
-        let mut name = [0_u8; 16];
-        let mut len = size_of_address::<[u8; 16]>();
-        // SAFETY: the pointers and the length describe `name` and `len`, which outlive the call.
-        check(unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_CONGESTION,
-                name.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        })
-        .expect("a TCP socket");
-        let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
-        String::from_utf8(name.to_vec()).expect("ASCII")
-    }
-
     #[test]
     #[cfg_attr(miri, ignore = "asks the kernel")]
     fn only_loopback_is_unpaced() {
@@ -438,7 +442,7 @@ mod tests {
         ] {
             // A machine may be without IPv6.
             let Ok(socket) = tcp_socket(address.parse().expect("an address")) else { continue };
-            assert_eq!(congestion(socket.as_fd()), expected, "{address}");
+            assert_eq!(congestion(socket.as_fd()).expect("a TCP socket"), expected, "{address}");
         }
     }
 }

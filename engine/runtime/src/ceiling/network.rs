@@ -1,7 +1,7 @@
 //! Bytes and messages over loopback TCP, with plain blocking sockets.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -23,6 +23,12 @@ pub struct NetworkLoad {
     pub time: Duration,
     /// CPUs of the sending and of the receiving side, where threads are to be bound.
     pub cpus: Option<(usize, usize)>,
+}
+
+/// The congestion control of connections over loopback, those that are measured here and all others of this crate.
+pub fn loopback_congestion() -> io::Result<String> {
+    let socket = sys::tcp_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    sys::congestion(socket.as_fd())
 }
 
 /// The rate of a one-way stream.
@@ -125,7 +131,7 @@ fn measure(
     let (passive, _) = listener.accept()?;
     for socket in [&active, &passive] {
         socket.set_nodelay(true)?;
-        sys::set_unpaced(socket.as_fd())?;
+        sys::unpace_loopback(socket.as_fd(), socket.local_addr()?);
         // A measurement never hangs: a peer that is silent this long is gone.
         socket.set_read_timeout(Some(SILENCE_MAX))?;
         socket.set_write_timeout(Some(SILENCE_MAX))?;

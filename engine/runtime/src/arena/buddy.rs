@@ -2,6 +2,7 @@
 //!
 //! The arena is cut into blocks of 8 MiB; a block is halved until it fits the request and halves are joined again when both
 //! are free. Buddies of order `n` differ in bit `n` of their first page's index. Every operation is at most [`ORDERS`] steps.
+//! A run is taken where it fits best, and there what was freed last, which is in the caches and leaves large blocks whole.
 //!
 //! Invariants: each page belongs to exactly one free or used run; a run of order `n` starts at a multiple of `2^n`; two free
 //! buddies of one order below the top never coexist; a run's generation is raised when it is given back.
@@ -195,11 +196,12 @@ impl Buddy {
         }
         assert_eq!(free_pages, self.free_pages);
         for (order, expected) in lists.into_iter().enumerate() {
-            let mut count = 0;
+            let (mut count, mut last) = (0, NONE);
             let mut at = self.free[order];
             while at != NONE {
-                count += 1;
-                at = self.pages[at as usize].next;
+                let page = &self.pages[at as usize];
+                assert_eq!(page.previous, last, "order {order}");
+                (count, last, at) = (count + 1, at, page.next);
             }
             assert_eq!(count, expected, "order {order}");
         }
@@ -252,6 +254,38 @@ mod tests {
         buddy.release(slot);
         assert!(buddy.allocate(4096).is_some());
         buddy.place(slot);
+    }
+
+    #[test]
+    fn runs_are_used_again_at_once_and_leave_whole_blocks() {
+        let mut buddy = Buddy::new(16);
+        let whole = |buddy: &Buddy| {
+            let blocks = buddy.pages.iter().filter(|page| page.state == State::Free);
+            blocks.filter(|page| usize::from(page.order) == ORDERS - 1).count()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        // Two in flight at any time, as of a disk's reads: they take turns in few places.
+        let mut held = buddy.allocate(1 << 20).expect("free");
+        for _ in 0..64 {
+            seen.insert(held.index);
+            let next = buddy.allocate(1 << 20).expect("free");
+            buddy.release(held);
+            held = next;
+            buddy.check();
+        }
+        assert!(seen.len() <= 3, "{seen:?}");
+        assert_eq!(whole(&buddy), 15);
+        // Large ones that stay, among many that go, break up no block that isn't needed.
+        for stay in 1..=64 {
+            buddy.allocate(256 << 10).expect("free");
+            let gone: Vec<_> = (0..16).map(|_| buddy.allocate(256 << 10).expect("free")).collect();
+            for slot in gone {
+                buddy.release(slot);
+            }
+            let used = (1 << 20) + stay * (256 << 10);
+            assert!(whole(&buddy) >= 16 - (used + 16 * (256_usize << 10)).div_ceil(TOP_BYTES), "{stay}");
+        }
+        buddy.check();
     }
 
     #[test]

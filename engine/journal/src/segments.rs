@@ -187,7 +187,8 @@ impl Segments {
         }
     }
 
-    /// Takes a free segment: a written one if there is, `avoid` only if there is no other.
+    /// Takes a free segment, `avoid` only if there is no other. The log gets one that was written if there is, since it flushes each batch. A checkpoint
+    /// flushes once: it leaves those to the log.
     pub(crate) fn take_free(
         &mut self,
         state: SegmentState,
@@ -197,10 +198,14 @@ impl Segments {
             let at = list.iter().position(|index| Some(*index) != avoid)?;
             list.remove(at)
         };
-        let index = pick(&mut self.ready)
-            .or_else(|| pick(&mut self.unwritten))
-            .or_else(|| self.ready.pop_front())
-            .or_else(|| self.unwritten.pop_front())?;
+        let (first, second) = match state {
+            SegmentState::Checkpoint => (&mut self.unwritten, &mut self.ready),
+            _ => (&mut self.ready, &mut self.unwritten),
+        };
+        let index = pick(first)
+            .or_else(|| pick(second))
+            .or_else(|| first.pop_front())
+            .or_else(|| second.pop_front())?;
         self.segment_mut(index).state = state;
         Some(index)
     }

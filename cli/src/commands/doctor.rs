@@ -146,10 +146,9 @@ fn locked_memory(limit: u64, unlimited: bool) -> Check {
 
 fn uring(probe: &Probe) -> Check {
     match &probe.uring {
-        UringState::Usable { deferred, gathering, vectored_registered } => {
+        UringState::Usable { deferred, vectored_registered } => {
             let offers = [
                 (deferred, "deferred completions (6.1)"),
-                (gathering, "gathered waits (6.12)"),
                 (vectored_registered, "vectored registered I/O (6.15)"),
             ];
             let (has, lacks): (Vec<_>, Vec<_>) = offers.into_iter().partition(|(offered, _)| **offered);

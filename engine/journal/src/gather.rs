@@ -4,6 +4,11 @@
 //! what came meanwhile, and misses what its predecessor's callers, just answered, are about to ask: of two generations of callers each waits for the other's
 //! flush. So a batch waits for as many operations as its predecessor had together with those that had gathered behind it, and no longer than batches take
 //! to become durable. Nobody waits who is alone: behind a batch of one with nothing gathered, one is what is expected.
+//!
+//! Callers who ask two owners in turn, a store for the chunk and a log for its name, may be a crowd that stays parted: while one half is here, the other is
+//! there. Only a longer wait can tell. So one of the two owners, the store, now and then makes a trial: behind a batch of many, the next waits for
+//! twice as many, four times as long. If they come, they are a crowd that is waited for from then on, as long as it does come: batches with all of it raise the trust
+//! in it, others lower it faster. Trials that came to nothing become rare.
 
 use wire::Nanos;
 
@@ -11,6 +16,20 @@ use wire::Nanos;
 const PATIENCE_MAX: u64 = 2 * Nanos::MILLISECOND;
 /// A batch's time counts for one of so many parts of the average.
 const LATENCY_WEIGHT: u64 = 8;
+/// A trial is worth its wait behind a batch of so many.
+const TRIAL_SEALED_MIN: u64 = 8;
+/// Patience in a trial and for a crowd, in times of a batch.
+const CROWD_PATIENCE: u64 = 4;
+/// A crowd of which more than one of so many parts is missing hasn't come. (Those who come by chance are a sixth fewer than expected.)
+const STRAGGLERS: u64 = 8;
+/// Trust in a crowd: at first, of one that the trial was right about, at most, and what one batch without it takes away.
+const TRUST_FIRST: u32 = 16;
+const TRUST_EARNED: u32 = 32;
+const TRUST_MAX: u32 = 64;
+const TRUST_LOST: u32 = 8;
+/// Batches between two trials: behind a crowd that came, and at most.
+const TRIAL_INTERVAL_MIN: u32 = 64;
+const TRIAL_INTERVAL_MAX: u32 = 2048;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,11 +44,82 @@ pub struct Gather {
     expected: u64,
     /// When the next batch could have been sealed.
     since: Option<Nanos>,
+    crowds: Option<Crowds>,
+}
+
+/// What trials have found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Crowds {
+    /// A crowd's size; it is one while there is trust in it.
+    size: u64,
+    trust: u32,
+    /// The last trial was right.
+    came: bool,
+    /// Batches until the next trial, which is at 0.
+    trial_in: u32,
+    interval: u32,
+}
+
+impl Crowds {
+    const NEW: Self =
+        Self { size: 0, trust: 0, came: false, trial_in: TRIAL_INTERVAL_MIN, interval: TRIAL_INTERVAL_MIN };
+
+    /// A batch of so many operations is sealed; its predecessor had so many.
+    fn on_sealed(&mut self, operations: u64, before: u64) {
+        if self.trust > 0 {
+            if operations >= self.most() {
+                self.trust = (self.trust + 1).min(TRUST_MAX);
+                self.came |= self.trust >= TRUST_EARNED;
+            } else {
+                let lost = if 4 * operations < self.size { TRUST_MAX } else { TRUST_LOST };
+                self.trust = self.trust.saturating_sub(lost);
+                if self.trust == 0 {
+                    self.plan_trial();
+                }
+            }
+        } else if self.trial_in > 0 {
+            self.trial_in -= 1;
+        } else if before >= TRIAL_SEALED_MIN {
+            self.came = false;
+            // Half as many again: not just one who came late.
+            if 2 * operations >= 3 * before {
+                (self.size, self.trust) = (operations, TRUST_FIRST);
+            } else {
+                self.plan_trial();
+            }
+        }
+    }
+
+    fn plan_trial(&mut self) {
+        let longer = (2 * self.interval).min(TRIAL_INTERVAL_MAX);
+        self.interval = if self.came { TRIAL_INTERVAL_MIN } else { longer };
+        self.trial_in = self.interval;
+    }
+
+    /// So many operations were the last batch and those that have gathered behind it.
+    fn on_durable(&mut self, seen: u64) {
+        if seen >= self.most() {
+            self.size = seen;
+        }
+    }
+
+    /// The crowd without its stragglers.
+    fn most(&self) -> u64 {
+        self.size - self.size / STRAGGLERS
+    }
 }
 
 impl Gather {
+    /// For the owner that tries to bring crowds together. If the other one did so as well, each would have one half and wait for the other's.
+    pub fn with_trials() -> Self {
+        Self { crowds: Some(Crowds::NEW), ..Self::default() }
+    }
+
     /// A batch of so many operations is sealed; an idle owner's empty one has none, so that whoever comes next is alone.
     pub fn on_sealed(&mut self, now: Nanos, sequence: u64, operations: u64) {
+        if let Some(crowds) = &mut self.crowds {
+            crowds.on_sealed(operations, self.sealed);
+        }
         self.sequence = sequence;
         self.sealed = operations;
         self.sealed_at = now;
@@ -46,12 +136,16 @@ impl Gather {
         let known = if self.latency == 0 { took } else { self.latency };
         self.latency = (known * (LATENCY_WEIGHT - 1) + took) / LATENCY_WEIGHT;
         self.expected = self.sealed + waiting;
+        if let Some(crowds) = &mut self.crowds {
+            crowds.on_durable(self.expected);
+        }
     }
 
     /// Whether what waits is to be sealed now; nothing is in flight.
     pub fn is_due(&mut self, now: Nanos, waiting: u64) -> bool {
         let since = *self.since.get_or_insert(now);
-        waiting >= self.expected || now.since(since) >= self.patience()
+        let (worth, _) = self.aim();
+        waiting >= worth || now.since(since) >= self.patience()
     }
 
     /// When it is due at the latest, if [`is_due`](Self::is_due) has said no since the last batch.
@@ -60,7 +154,19 @@ impl Gather {
     }
 
     fn patience(&self) -> u64 {
-        self.latency.min(PATIENCE_MAX)
+        let (_, times) = self.aim();
+        (times * self.latency).min(PATIENCE_MAX)
+    }
+
+    /// Operations that are worth a batch at once, and the patience for them in times of a batch.
+    fn aim(&self) -> (u64, u64) {
+        match self.crowds {
+            Some(crowds) if crowds.trust > 0 => (crowds.size, CROWD_PATIENCE),
+            Some(crowds) if crowds.trial_in == 0 && self.sealed >= TRIAL_SEALED_MIN => {
+                (self.expected.max(2 * self.sealed), CROWD_PATIENCE)
+            }
+            _ => (self.expected, 1),
+        }
     }
 }
 
@@ -164,5 +270,87 @@ mod tests {
         gather.on_durable(now, 1, 1);
         assert!(!gather.is_due(now, 1));
         assert_eq!(gather.deadline(), Some(now.after(PATIENCE_MAX)));
+    }
+
+    /// Callers who ask a store and then a log, for ever: `crowds` of them that begin `apart`. Returns the sizes of the store's batches.
+    fn two_owners(crowds: u64, callers: u64, apart: u64, batches: usize) -> Vec<u64> {
+        const WORK: u64 = 2 * Nanos::MICROSECOND;
+        let mut gathers = [Gather::with_trials(), Gather::default()];
+        // When each caller comes, and to whom; the batch that each owner has in flight: its callers, and when it is durable.
+        let all = (0..crowds).flat_map(|crowd| (0..callers).map(move |caller| (crowd, caller)));
+        let mut coming: Vec<(Nanos, usize)> =
+            all.map(|(crowd, caller)| (Nanos(crowd * apart + caller * WORK), 0)).collect();
+        let mut flying: [Option<(Nanos, Vec<usize>)>; 2] = [None, None];
+        let (mut now, mut sizes, mut sequence) = (Nanos(0), Vec::new(), 0);
+        while sizes.len() < batches {
+            for owner in 0..2 {
+                let arrived = |coming: &[(Nanos, usize)], now| -> Vec<usize> {
+                    (0..coming.len()).filter(|&at| coming[at].1 == owner && coming[at].0 <= now).collect()
+                };
+                if let Some((_, callers)) = flying[owner].take_if(|(at, _)| *at <= now) {
+                    for (number, caller) in callers.into_iter().enumerate() {
+                        coming[caller] = (now.after((number as u64 + 1) * WORK), 1 - owner);
+                    }
+                    let waiting = arrived(&coming, now).len() as u64;
+                    gathers[owner].on_durable(now, gathers[owner].sequence, waiting);
+                }
+                let waiting = arrived(&coming, now);
+                let count = waiting.len() as u64;
+                if flying[owner].is_some() || count == 0 || !gathers[owner].is_due(now, count) {
+                    continue;
+                }
+                sequence += 1;
+                gathers[owner].on_sealed(now, sequence, count);
+                if owner == 0 {
+                    sizes.push(count);
+                }
+                for &caller in &waiting {
+                    coming[caller].0 = Nanos(u64::MAX);
+                }
+                flying[owner] = Some((now.after(FLUSH), waiting));
+            }
+            let comes = coming.iter().map(|(at, _)| *at);
+            let ends = flying.iter().flatten().map(|(at, _)| *at);
+            let due = gathers.iter().filter_map(Gather::deadline);
+            now = comes.chain(ends).chain(due).filter(|at| *at > now).min().expect("callers never leave");
+        }
+        sizes
+    }
+
+    #[test]
+    fn crowds_that_ask_two_owners_in_turn_meet_and_stay_together() {
+        let sizes = two_owners(2, 32, 3 * FLUSH / 2, 400);
+        assert_eq!(sizes[4..12], [32; 8], "they are apart at first");
+        for callers in [8, 32, 50] {
+            for apart in [FLUSH, 3 * FLUSH / 2, 2 * FLUSH] {
+                let sizes = two_owners(2, callers, apart, 400);
+                assert_eq!(
+                    sizes[200..],
+                    [2 * callers; 200],
+                    "crowds of {callers} that come {apart} ns apart"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn who_comes_by_chance_seldom_waits_for_a_crowd() {
+        // Twenty operations in the time of a flush, whatever is answered: waiting longer always finds more, and never pays.
+        let mut gather = Gather::with_trials();
+        let (mut now, mut taken, mut longer) = (Nanos(0), 0, 0);
+        let arrived = |now: Nanos| now.0 / (FLUSH / 20);
+        for sequence in 0..10_000 {
+            let from = now;
+            while !gather.is_due(now, arrived(now) - taken) {
+                let next = Nanos((arrived(now) + 1) * FLUSH / 20);
+                now = gather.deadline().map_or(next, |due| due.min(next));
+            }
+            longer += u64::from(now.since(from) > FLUSH);
+            gather.on_sealed(now, sequence, arrived(now) - taken);
+            taken = arrived(now);
+            now = now.after(FLUSH);
+            gather.on_durable(now, sequence, arrived(now) - taken);
+        }
+        assert!((10..=40).contains(&longer), "{longer} of 10,000 batches waited for longer than a flush");
     }
 }

@@ -43,10 +43,6 @@ pub(crate) struct Driver<S: Service> {
 const COMPLETIONS_MAX: usize = 1024;
 /// While there is always work, background tasks get a turn this often.
 const YIELD_INTERVAL: u64 = 200 * Nanos::MICROSECOND;
-/// Sends of up to so many bytes complete while they are handed over, unless the peer doesn't read.
-const SEND_INLINE_BYTES: usize = 16 << 10;
-/// How long a send that didn't complete at once may hold back other completions, in microseconds.
-const GATHER_US: u32 = 20;
 
 impl<S: Service> Driver<S> {
     pub(crate) fn new(io: Io, heads: HeadBuffers, service: S, spin: bool) -> Self {
@@ -76,7 +72,7 @@ impl<S: Service> Driver<S> {
                 }
                 // Last of all: the word that it writes to is freed with the thread.
                 self.io.cancel(Operation::Bell);
-                self.io.ring.enter(Wait::For { timeout: None, batch: 1, gather_us: 0 });
+                self.io.ring.enter(Wait::Any { timeout: None });
                 continue;
             }
             if self.io.tasks.shared.live() > 0 {
@@ -97,7 +93,6 @@ impl<S: Service> Driver<S> {
 
     /// One turn; returns whether there is more to do at once.
     fn turn(&mut self) -> bool {
-        self.io.sends_begun = 0;
         self.io.counters.turns += 1;
         self.io.now = clock::now();
         let mut active = std::mem::take(&mut self.again);
@@ -157,9 +152,7 @@ impl<S: Service> Driver<S> {
             return;
         }
         let timeout = self.next_deadline().map(|at| at.since(clock::now()));
-        // Sends mostly complete while they are handed over: with those alone there would be nothing to do.
-        let batch = 1 + std::mem::take(&mut self.io.sends_begun);
-        self.io.ring.enter(Wait::For { timeout, batch, gather_us: GATHER_US });
+        self.io.ring.enter(Wait::Any { timeout });
         self.io.wake.awake();
         if self.io.ring.has_deferred() {
             // The wait ends with the first completion; a disk may have ended many at once.
@@ -452,9 +445,6 @@ impl Io {
             return 0;
         }
         let Some(slice) = link.outbox.next_slice(&mut self.arena) else { return 0 };
-        // A large one may have to wait for the peer to read, and others lead to more work: nothing is held back for those.
-        let idle = !slice.told && !slice.more && slice.bytes <= SEND_INLINE_BYTES;
-        self.sends_begun += u32::from(idle);
         link.sending = true;
         link.send_since = now;
         link.send_bytes = slice.bytes;

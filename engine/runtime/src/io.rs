@@ -81,8 +81,6 @@ pub struct Io {
     pub(crate) to_receive: Vec<u32>,
     pub(crate) to_send: std::collections::VecDeque<u32>,
     pub(crate) to_close: Vec<u32>,
-    /// Sends handed over in this turn.
-    pub(crate) sends_begun: u32,
     /// File operations that were begun and not yet handed over.
     pub(crate) operations_begun: u32,
     pub(crate) tasks: Tasks,
@@ -127,7 +125,6 @@ impl Io {
             to_receive: Vec::new(),
             to_send: std::collections::VecDeque::new(),
             to_close: Vec::new(),
-            sends_begun: 0,
             operations_begun: 0,
             tasks: Tasks::new(config.background_tasks),
             timeout_at: None,

@@ -71,8 +71,6 @@ pub(crate) struct Slice {
     pub(crate) bytes: usize,
     /// Whether more of the batch follows.
     pub(crate) more: bool,
-    /// Whether somebody is told when it has left.
-    pub(crate) told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,14 +110,13 @@ impl Batch {
         let mut skip = self.sent;
         let mut last_head_end = None;
         let mut part = self.next;
-        let (mut cut, mut told) = (false, false);
+        let mut cut = false;
         while part < self.parts.len() && bytes < SEND_BYTES_MAX && self.vectors.len() < SEND_RANGES_MAX {
             let len = self.parts[part].len() - skip;
             let taken = len.min(SEND_BYTES_MAX - bytes);
             cut = taken < len;
             match self.parts[part] {
-                Part::Head { start, token, .. } => {
-                    told |= token.is_some();
+                Part::Head { start, .. } => {
                     let start = start + skip;
                     if last_head_end == Some(start) {
                         self.vectors.last_mut().expect("a head was pushed").iov_len += taken;
@@ -129,8 +126,7 @@ impl Batch {
                     }
                     last_head_end = Some(start + taken);
                 }
-                Part::Payload { slot, offset, token, .. } => {
-                    told |= token.is_some();
+                Part::Payload { slot, offset, .. } => {
                     let (address, _) = arena.address(slot, offset + skip, taken);
                     self.vectors.push(libc::iovec { iov_base: address.cast(), iov_len: taken });
                     last_head_end = None;
@@ -147,7 +143,7 @@ impl Batch {
             self.message.msg_iovlen = self.vectors.len() as _;
             SliceKind::Many(&raw const self.message)
         };
-        Slice { what, bytes, more: cut || part < self.parts.len(), told }
+        Slice { what, bytes, more: cut || part < self.parts.len() }
     }
 
     /// `bytes` more are sent: gives back the slots that are done with and collects the tokens of whole frames.

@@ -13,8 +13,6 @@ pub enum UringState {
     Usable {
         /// Completions are delivered when asked for (6.1); less overhead.
         deferred: bool,
-        /// Completions can be gathered for a few microseconds (6.12); fewer system calls.
-        gathering: bool,
         /// Vectored I/O on registered memory (6.15); less CPU for writes of many parts.
         vectored_registered: bool,
     },
@@ -90,11 +88,7 @@ fn uring_state() -> UringState {
     match Ring::new(8) {
         Ok(ring) => {
             let offered = ring.offered();
-            UringState::Usable {
-                deferred: offered.deferred,
-                gathering: offered.gather,
-                vectored_registered: offered.vectored_fixed,
-            }
+            UringState::Usable { deferred: offered.deferred, vectored_registered: offered.vectored_fixed }
         }
         Err(error) => UringState::Unusable(error),
     }

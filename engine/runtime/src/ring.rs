@@ -11,7 +11,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode};
 use thiserror::Error;
 
-use crate::sys::{self, EnterRing, WaitLimits};
+use crate::sys::{self, EnterRing};
 
 /// Why a thread has no uring. Each has a message of its own, because each has another mend.
 #[derive(Debug, Error)]
@@ -65,13 +65,9 @@ pub(crate) enum Wait {
     /// Not at all: completions that are there are taken.
     No,
     /// Until something completes.
-    For {
+    Any {
         /// Nanoseconds at most; `None` is for ever.
         timeout: Option<u64>,
-        /// Completions that are better waited for together…
-        batch: u32,
-        /// …for at most so many microseconds; then one is enough.
-        gather_us: u32,
     },
 }
 
@@ -88,8 +84,6 @@ pub(crate) struct Completion {
 pub(crate) struct Offered {
     /// Completions are delivered in `enter` alone.
     pub(crate) deferred: bool,
-    /// `enter` can gather completions for a while (6.12).
-    pub(crate) gather: bool,
     /// Vectored I/O on registered buffers (6.15).
     pub(crate) vectored_fixed: bool,
 }
@@ -131,7 +125,6 @@ impl Ring {
         let parameters = uring.params();
         let offered = Offered {
             deferred: parameters.is_setup_single_issuer(),
-            gather: parameters.is_feature_min_timeout(),
             vectored_fixed: probe.is_supported(opcode::WritevFixed::CODE),
         };
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
@@ -203,19 +196,15 @@ impl Ring {
         let queued = u32::try_from(self.queued()).expect("a queue has 32-bit entries");
         match wait {
             Wait::No => self.raw_enter(queued, 0, ENTER_GETEVENTS, None),
-            Wait::For { timeout, batch, gather_us } => {
-                let gather = self.offered.gather && batch > 1 && gather_us > 0;
-                let limits = WaitLimits { timeout, gather_us: if gather { gather_us } else { 0 } };
-                self.raw_enter(queued, if gather { batch } else { 1 }, ENTER_GETEVENTS, Some(limits));
-            }
+            Wait::Any { timeout } => self.raw_enter(queued, 1, ENTER_GETEVENTS, timeout),
         }
     }
 
-    fn raw_enter(&mut self, queued: u32, wanted: u32, flags: u32, limits: Option<WaitLimits>) {
+    fn raw_enter(&mut self, queued: u32, wanted: u32, flags: u32, timeout: Option<u64>) {
         self.enters += 1;
         let ring = self.registered.map_or(EnterRing::Plain(self.uring.as_raw_fd()), EnterRing::Registered);
         // SAFETY: queued entries were promised to `push`.
-        let result = unsafe { sys::enter_ring(ring, queued, wanted, flags, limits) };
+        let result = unsafe { sys::enter_ring(ring, queued, wanted, flags, timeout) };
         let Err(error) = result else { return };
         match error.raw_os_error() {
             // Interrupted, timed out, completions to reap first, no memory for a request now: all are met by the next turn.

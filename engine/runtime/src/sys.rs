@@ -339,21 +339,12 @@ pub(crate) enum EnterRing {
     Registered(u32),
 }
 
-/// How long an enter waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitLimits {
-    /// Nanoseconds at most.
-    pub(crate) timeout: Option<u64>,
-    /// After so many microseconds one completion is enough; 0: no such limit.
-    pub(crate) gather_us: u32,
-}
-
 /// `struct io_uring_getevents_arg` of include/uapi/linux/io_uring.h.
 #[repr(C)]
 struct EventsArgument {
     signal_mask: u64,
     signal_mask_bytes: u32,
-    gather_us: u32,
+    min_wait_us: u32,
     timeout: u64,
 }
 
@@ -370,7 +361,7 @@ const ENTER_REGISTERED_RING: u32 = 1 << 4;
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
-/// Enters a uring.
+/// Enters a uring; waits for `timeout` nanoseconds at most.
 ///
 /// # Safety
 ///
@@ -380,23 +371,23 @@ pub(crate) unsafe fn enter_ring(
     queued: u32,
     wanted: u32,
     flags: u32,
-    limits: Option<WaitLimits>,
+    timeout: Option<u64>,
 ) -> io::Result<()> {
     let (number, mut flags) = match ring {
         EnterRing::Plain(fd) => (libc::c_long::from(fd), flags),
         EnterRing::Registered(place) => (libc::c_long::from(place), flags | ENTER_REGISTERED_RING),
     };
-    let timeout = limits.and_then(|limits| limits.timeout).map(|nanoseconds| libc::timespec {
+    let timeout = timeout.map(|nanoseconds| libc::timespec {
         tv_sec: libc::time_t::try_from(nanoseconds / Nanos::SECOND).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::try_from(nanoseconds % Nanos::SECOND).expect("below 10^9"),
     });
     let argument = EventsArgument {
         signal_mask: 0,
         signal_mask_bytes: 0,
-        gather_us: limits.map_or(0, |limits| limits.gather_us),
+        min_wait_us: 0,
         timeout: timeout.as_ref().map_or(0, |timeout| std::ptr::from_ref(timeout) as u64),
     };
-    let (pointer, bytes) = if limits.is_some() {
+    let (pointer, bytes) = if timeout.is_some() {
         flags |= ENTER_EXT_ARG;
         (&raw const argument, size_of::<EventsArgument>())
     } else {

@@ -102,7 +102,7 @@ impl Store {
             open_error: None,
             armed: None,
             last_durable: Nanos(0),
-            gather: Gather::default(),
+            gather: Gather::with_trials(),
         }
     }
 

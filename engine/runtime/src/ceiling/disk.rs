@@ -202,7 +202,7 @@ impl<'a> Bench<'a> {
         }
         let mut failed = None;
         while in_flight > 0 {
-            self.ring.enter(Wait::For { timeout: None, batch: 1, gather_us: 0 });
+            self.ring.enter(Wait::Any { timeout: None });
             self.ring.reap(&mut completions);
             let now = clock::now();
             let mut restart = false;

@@ -337,3 +337,31 @@ impl Segments {
         u32::try_from(free.len()).expect("at most all")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::LOG_SEGMENT_BYTES;
+
+    /// Checkpoints took what was zeroed for the log, whose flushes then wrote extents as well.
+    #[test]
+    fn the_log_gets_written_segments_and_a_checkpoint_others() {
+        let mut segments = Segments::new(Geometry::new(LOG_SEGMENT_BYTES).expect("the log's"), 6, 5);
+        segments.rebuild(0);
+        for _ in 0..2 {
+            let zeroed = segments.take_unwritten().expect("none is written yet");
+            segments.put_ready(zeroed);
+        }
+        assert_eq!((segments.ready(), segments.unwritten()), (2, 3));
+        assert_eq!(segments.take_free(SegmentState::Next, None), Some(SegmentIndex(0)));
+        for left in [2, 1, 0] {
+            assert!(segments.take_free(SegmentState::Checkpoint, None).is_some());
+            assert_eq!((segments.ready(), segments.unwritten()), (1, left));
+        }
+        // Where there is nothing else, each takes what the other prefers.
+        assert_eq!(segments.take_free(SegmentState::Checkpoint, None), Some(SegmentIndex(1)));
+        segments.grew();
+        assert_eq!(segments.take_free(SegmentState::Next, None), Some(SegmentIndex(5)));
+        assert_eq!(segments.free(), 0);
+    }
+}

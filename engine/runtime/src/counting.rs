@@ -18,15 +18,19 @@ impl CountingAllocator {
         ALLOCATIONS.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are allocated now, each rounded up as glibc does.
+    /// Bytes that are allocated now, each rounded up as mimalloc does, which `catena` has.
     pub fn held_bytes() -> u64 {
         HELD_BYTES.load(Ordering::Relaxed)
     }
 }
 
-/// What glibc's malloc takes for a request: 8 bytes of header, rounded up to 16, at least 32.
+/// What mimalloc takes for a request: up to 64 bytes multiples of 16, beyond four sizes for each power of two.
 fn taken(bytes: usize) -> u64 {
-    (bytes as u64 + 8).next_multiple_of(16).max(32)
+    match bytes as u64 {
+        0..=8 => 8,
+        small @ 9..=64 => small.next_multiple_of(16),
+        large => large.next_multiple_of(1 << ((large - 1).ilog2() - 2)),
+    }
 }
 
 // SAFETY: every call goes to `System` unchanged; the counters don't touch the memory.
@@ -57,5 +61,27 @@ unsafe impl GlobalAlloc for CountingAllocator {
         HELD_BYTES.fetch_sub(taken(layout.size()), Ordering::Relaxed);
         // SAFETY: the caller keeps `dealloc`'s contract, which is handed on.
         unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::taken;
+
+    #[test]
+    fn sizes_are_those_of_mimalloc() {
+        let sizes = [
+            (1, 8),
+            (8, 8),
+            (9, 16),
+            (64, 64),
+            (65, 80),
+            (81, 96),
+            (128, 128),
+            (129, 160),
+            (6120, 6144),
+            (6145, 7168),
+        ];
+        assert_eq!(sizes.map(|(asked, _)| taken(asked)), sizes.map(|(_, got)| got));
     }
 }

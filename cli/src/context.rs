@@ -26,8 +26,15 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
     /// Give up a request after this many seconds [default: 30, and 5 for a server's first answer]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = "Global options")]
     pub(crate) timeout: Option<u32>,
+}
+
+const TIMEOUT_SECONDS_MAX: u32 = 86_400;
+
+fn seconds(text: &str) -> std::result::Result<u32, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=TIMEOUT_SECONDS_MAX).contains(seconds));
+    seconds.ok_or_else(|| format!("`{text}` is no time; write whole seconds, 1 to {TIMEOUT_SECONDS_MAX}"))
 }
 
 /// A command's surroundings.

@@ -60,14 +60,9 @@ impl Tally {
         };
         let summary = match self.done {
             0 => format!("all {} failed", text::count(all, what)),
-            _ => format!(
-                "{} of {} failed, the others are done",
-                text::size::grouped(self.failed),
-                text::count(all, what)
-            ),
+            _ => format!("{} of {} failed", text::size::grouped(self.failed), text::count(all, what)),
         };
-        Err(Failure::new(exit, "", summary)
-            .next("mend what is named above, then run the same command again: it goes on where it is needed"))
+        Err(Failure::new(exit, "", summary).next("mend what is named above, then run the same command again"))
     }
 }
 

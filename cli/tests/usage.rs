@@ -74,7 +74,7 @@ const TABLE: &[(&[&str], i32, &str)] = &[
     (&["xattr", "get", "/v/a", ""], 2, "the attribute's name: is empty"),
     (&["volume", "create", "v", "--chunk-size", "5000"], 2, "power of two"),
     (&["--endpoint", "nowhere", "ls", "/v"], 2, "no address"),
-    (&["--timeout", "0", "ls", "/v"], 2, "0 is not in 1..=86400"),
+    (&["--timeout", "0", "ls", "/v"], 2, "whole seconds, 1 to 86400"),
     (&["server"], 2, "--config"),
     (&["server", "recover", "--config", "f"], 2, "--accept-data-loss"),
     (&["server", "--config", "bad.toml"], 2, "colour"),

@@ -93,7 +93,7 @@ fn full(state: &client::ShardState) -> String {
     if left > state.reserve_bytes {
         let (used, capacity) = (size::human(state.used_bytes), size::human(state.capacity_bytes));
         format!(
-            "full at {used} of {capacity}, since its disk has no room left (`df` of its directory); {next}"
+            "full at {used} of {capacity}, since its disk has no room beside the 256 MiB that a store leaves free (`df` of its directory); {next}"
         )
     } else {
         format!("full; {next} (`catena df`)")

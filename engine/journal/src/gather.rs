@@ -98,7 +98,7 @@ impl Crowds {
 
     /// So many operations were the last batch and those that have gathered behind it.
     fn on_durable(&mut self, seen: u64) {
-        if seen >= self.most() {
+        if self.trust > 0 && seen >= self.most() {
             self.size = seen;
         }
     }
@@ -176,9 +176,13 @@ mod tests {
 
     const FLUSH: u64 = 100 * Nanos::MICROSECOND;
 
+    /// A log's and a store's.
+    fn both() -> [Gather; 2] {
+        [Gather::default(), Gather::with_trials()]
+    }
+
     /// A closed loop of `callers`, each back `pause` after its answer; returns the batches' sizes.
-    fn closed_loop(callers: u64, pause: u64, rounds: usize) -> Vec<u64> {
-        let mut gather = Gather::default();
+    fn closed_loop(mut gather: Gather, callers: u64, pause: u64, rounds: usize) -> Vec<u64> {
         let mut arrivals: Vec<Nanos> = (0..callers).map(Nanos).collect();
         let (mut now, mut sizes) = (Nanos(0), Vec::new());
         while sizes.len() < rounds {
@@ -205,20 +209,23 @@ mod tests {
 
     #[test]
     fn one_caller_alone_never_waits() {
-        let mut gather = Gather::default();
-        for round in 0..20 {
-            let now = Nanos(round * Nanos::MILLISECOND);
-            assert!(gather.is_due(now, 1), "round {round}");
-            gather.on_sealed(now, round, 1);
-            gather.on_durable(now.after(FLUSH), round, 0);
+        for mut gather in both() {
+            for round in 0..200 {
+                let now = Nanos(round * Nanos::MILLISECOND);
+                assert!(gather.is_due(now, 1), "round {round}");
+                gather.on_sealed(now, round, 1);
+                gather.on_durable(now.after(FLUSH), round, 0);
+            }
         }
     }
 
     #[test]
     fn callers_who_come_back_at_once_share_a_batch() {
         // Without waiting they would split into those who came first and all others, for ever.
-        let sizes = closed_loop(32, 20 * Nanos::MICROSECOND, 40);
-        assert_eq!(sizes[20..], [32; 20]);
+        for gather in both() {
+            let sizes = closed_loop(gather, 32, 20 * Nanos::MICROSECOND, 40);
+            assert_eq!(sizes[20..], [32; 20]);
+        }
     }
 
     #[test]
@@ -331,6 +338,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// How often, and how long at most, batches of `callers` wait that follow a crowd of 64.
+    fn behind_a_crowd(callers: u64) -> (usize, u64) {
+        let mut gather = Gather::with_trials();
+        gather.crowds = Some(Crowds { size: 64, trust: TRUST_MAX, ..Crowds::NEW });
+        (gather.sealed, gather.expected, gather.latency) = (64, 64, FLUSH);
+        let (mut now, mut waits) = (Nanos(Nanos::SECOND), Vec::new());
+        for sequence in 1..40 {
+            let from = now;
+            if !gather.is_due(now, callers) {
+                now = gather.deadline().expect("it waits");
+                assert!(gather.is_due(now, callers));
+            }
+            waits.push(now.since(from));
+            gather.on_sealed(now, sequence, callers);
+            now = now.after(FLUSH);
+            gather.on_durable(now, sequence, 0);
+        }
+        (waits.iter().filter(|wait| **wait > 0).count(), waits.iter().copied().max().expect("some"))
+    }
+
+    #[test]
+    fn who_is_left_of_a_crowd_waits_once_and_a_smaller_crowd_a_few_times() {
+        assert_eq!(behind_a_crowd(1), (1, CROWD_PATIENCE * FLUSH));
+        assert_eq!(behind_a_crowd(15), (1, CROWD_PATIENCE * FLUSH));
+        assert_eq!(behind_a_crowd(20), (8, CROWD_PATIENCE * FLUSH));
     }
 
     #[test]

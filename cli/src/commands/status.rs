@@ -92,8 +92,9 @@ fn full(state: &client::ShardState) -> String {
     let next = "deletes still work, new files are refused";
     if left > state.reserve_bytes {
         let (used, capacity) = (size::human(state.used_bytes), size::human(state.capacity_bytes));
+        let left_free = size::human(node::STORE_HEADROOM_BYTES);
         format!(
-            "full at {used} of {capacity}, since its disk has no room beside the 256 MiB that a store leaves free (`df` of its directory); {next}"
+            "full at {used} of {capacity}, since its disk has no room beside the {left_free} that a store leaves free (`df` of its directory); {next}"
         )
     } else {
         format!("full; {next} (`catena df`)")

@@ -24,7 +24,7 @@ const BACKGROUND_BYTES_BESIDE: u32 = 1 << 20;
 /// Bytes of background reads in flight while it has nothing: what cleaning reads at once.
 const BACKGROUND_BYTES_ALONE: u32 = 8 << 20;
 /// What a chunk store leaves of a file system when it grows: room for the metadata log, so that deletes work on a full disk, and for what else shares it.
-pub(crate) const STORE_HEADROOM_BYTES: u64 = 256 << 20;
+pub const STORE_HEADROOM_BYTES: u64 = 256 << 20;
 /// What the metadata log leaves: room for the cluster map, so that a full disk doesn't keep a node from starting.
 pub(crate) const LOG_HEADROOM_BYTES: u64 = 16 << 20;
 const ENOSPC: i32 = 28;

@@ -28,6 +28,7 @@ pub use bootstrap::{
     Initialized, RecoverReport, formatted_shards, init, is_initialized, is_running, recover,
 };
 pub use config::{Config, ConfigError, Disk, LogFormat};
+pub use disk::STORE_HEADROOM_BYTES;
 pub use error::Error;
 pub use node::Node;
 pub use start::start;

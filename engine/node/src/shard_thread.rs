@@ -202,7 +202,8 @@ impl ShardThread {
             warn!(
                 shard = self.index.0,
                 %path,
-                "the file system has no room for the store to grow beside the 256 MiB that it leaves free, although its capacity isn't reached: remove other files from it; what fits into the store's present length still does"
+                left_free_mib = STORE_HEADROOM_BYTES >> 20,
+                "the file system has no room for the store to grow beside what it leaves free, although its capacity isn't reached: remove other files from it; what fits into the store's present length still does"
             );
         } else {
             info!(shard = self.index.0, %path, "the store can grow again");

@@ -5,7 +5,7 @@
 pub mod peer;
 
 use client::{Client, Config, Error, ReadRange, Upload, UploadOptions, Volume, VolumePolicy};
-use harness::{Dev, Node, Scratch};
+use harness::{Content, Dev, Node, Scratch};
 use std::io::{Read, Write};
 
 /// Chunk size of the tests' volume: small, so that a file of a few hundred kilobytes has several chunks.
@@ -52,6 +52,20 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Stores a file of so many chunks on a node of one shard; returns its bytes and the shard's address.
+///
+/// # Panics
+/// If that fails.
+#[must_use]
+pub fn store_chunks(node: &Node, chunk_bytes: u32, chunks: u64) -> (Vec<u8>, String) {
+    let client = Client::connect(Config::new([node.endpoint()])).expect("an executor thread");
+    let policy = VolumePolicy { chunk_bytes, retention_seconds: 0 };
+    let volume = client.create_volume("chunks", policy).wait().expect("a volume");
+    let content = Content::new(1, u64::from(chunk_bytes) * chunks).bytes();
+    store(&volume, b"f", &content, UploadOptions::default()).expect("stored");
+    (content, client.status().wait().expect("status").map.stores[0].address.clone())
 }
 
 /// Stores `bytes` at `path`.

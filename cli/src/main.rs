@@ -37,6 +37,9 @@ mod walk;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: runtime::SplitAllocator = runtime::SplitAllocator;
+
 fn main() -> ExitCode {
     ExitCode::from(command::run().code())
 }

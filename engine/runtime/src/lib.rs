@@ -22,6 +22,7 @@
 
 #![expect(unsafe_code, reason = "io_uring, memory maps and system calls; the classes are listed above")]
 
+mod allocator;
 mod arena;
 mod background;
 pub mod ceiling;
@@ -49,6 +50,7 @@ mod tasks;
 mod thread;
 mod wake;
 
+pub use allocator::SplitAllocator;
 pub use arena::{Arena, ArenaError, ArenaReport, PageKind};
 pub use background::{Background, BackgroundBuffer, BackgroundError, SpawnRefused, TaskId};
 pub use config::{LinkLimits, ThreadConfig};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::map::{Map, Node};
+use wire::map::{Map, Node, Standing, Unit};
 use wire::message::ShardState;
 use wire::meta::{Answer, GroupState, Query};
 use wire::{ClusterId, NodeId, ShardIndex, StoreId};
@@ -50,13 +50,17 @@ pub(crate) async fn collect(handle: &Handle) -> Result<ClusterStatus, Error> {
         Pending::start(async move { handle.shard_state(&address).await })
     };
     let map = Arc::new(map.as_map().clone());
-    let answers: Vec<_> = map.stores.iter().map(|store| ask(&store.address)).collect();
-    let mut shards = Vec::with_capacity(answers.len());
-    for (store, answer) in map.stores.iter().zip(answers) {
-        shards.push(ShardStatus {
+    let shards = map.stores.iter().filter_map(|store| match store.unit {
+        Unit::Shard(shard) if store.standing == Standing::Member => Some((store, shard)),
+        _ => None,
+    });
+    let answers: Vec<_> = shards.clone().map(|(store, _)| ask(&store.address)).collect();
+    let mut states = Vec::with_capacity(answers.len());
+    for ((store, shard), answer) in shards.zip(answers) {
+        states.push(ShardStatus {
             store: store.store,
             node: store.node,
-            shard: store.shard,
+            shard,
             address: store.address.clone(),
             state: answer.await,
         });
@@ -66,5 +70,5 @@ pub(crate) async fn collect(handle: &Handle) -> Result<ClusterStatus, Error> {
         Ok(_) => Err(handle.protocol_error(Subject::Cluster)),
         Err(error) => Err(error),
     };
-    Ok(ClusterStatus { cluster: map.cluster, nodes: map.nodes.clone(), shards, group, map })
+    Ok(ClusterStatus { cluster: map.cluster, nodes: map.nodes.clone(), shards: states, group, map })
 }

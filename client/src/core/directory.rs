@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use placement::ClusterMap;
 use wire::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX};
-use wire::map::Map;
+use wire::map::{MapUpdate, Store};
 use wire::{MapNumber, Nanos};
 
 use super::effect::{Done, Failure};
@@ -84,8 +84,7 @@ impl Core {
     /// Whom to ask for the map now: the endpoints, and whoever the map itself names for metadata.
     pub(super) fn map_candidate(&self) -> Arc<str> {
         let endpoints = &self.settings.endpoints;
-        let members = self.directory.map.iter().flat_map(|map| map.as_map().groups.iter());
-        let members = members.flat_map(|group| group.members.iter());
+        let members = self.directory.map.iter().flat_map(|map| logs(map));
         let count = endpoints.len() + members.clone().count();
         let index = self.directory.candidate % count;
         endpoints.get(index).cloned().unwrap_or_else(|| {
@@ -144,8 +143,11 @@ impl Core {
             return;
         }
         let bytes = std::mem::take(&mut self.directory.bytes);
-        let map = Map::decode(&bytes).ok().and_then(|map| ClusterMap::new(map).ok());
-        let known = self.directory.map.as_ref().map(|map| map.cluster());
+        let known = self.directory.map.as_ref();
+        let update = MapUpdate::decode(&bytes).ok();
+        let map = update.and_then(|update| update.apply(known.map(|map| map.as_map())).ok());
+        let map = map.and_then(|map| ClusterMap::new(map).ok());
+        let known = known.map(|map| map.cluster());
         match map {
             Some(map) if known.is_none_or(|known| known == map.cluster()) => {
                 self.install_map(Arc::new(map));
@@ -183,6 +185,13 @@ impl Core {
             None => self.await_map(cx, id),
         }
     }
+}
+
+/// Stores of the groups' chains, whose ports answer for the map as any other.
+fn logs(map: &ClusterMap) -> impl Iterator<Item = &Store> + Clone {
+    let map = map.as_map();
+    let members = map.groups.iter().flat_map(|group| group.chain.members.iter());
+    members.map(|member| &map.stores[usize::from(member.store)])
 }
 
 /// Between two refreshes, at least: a chain that moves answers `WrongEpoch` to a whole window at once.

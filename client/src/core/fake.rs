@@ -106,7 +106,9 @@ impl FakeCluster {
             node: NodeId(1),
             name: "one".to_owned(),
             stores: vec![store(0), store(1)],
+            metadata: StoreId([0xff; 16]),
             metadata_address: meta.to_owned(),
+            control: "control:1".to_owned(),
             ring_bits: 6,
             reclaim_delay_ms: 600_000,
         })
@@ -281,7 +283,7 @@ impl FakeCluster {
         out: &mut Vec<Vec<u8>>,
     ) {
         let slice = wire::slice_of(put.id, u32::from(self.map.ring_bits));
-        if put.epoch != self.map.slices[usize::from(slice.0)].epoch {
+        if put.epoch != self.map.slices[usize::from(slice.0)].chain.epoch {
             self.return_credit(connection, payload.len(), out);
             return self.refuse_now(prefix, Status::WrongEpoch, out);
         }
@@ -596,8 +598,8 @@ impl FakeCluster {
     pub(crate) fn change_map(&mut self) {
         self.map.number = MapNumber(self.map.number.0 + 1);
         for slice in &mut self.map.slices {
-            slice.epoch.0 += 1;
-            slice.members[0].store ^= 1;
+            slice.chain.epoch.0 += 1;
+            slice.chain.members[0].store ^= 1;
         }
     }
 }

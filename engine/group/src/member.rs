@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use journal::log::Log;
 use journal::{IoOutcome, IoToken};
-use placement::{ClusterMap, map_page};
+use placement::{ClusterMap, Edition};
 use replica::{Effect, Event, LogSpace, Losses, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
@@ -69,9 +69,7 @@ pub struct Member {
     links: Links,
     stores: StoreCalls,
     /// `None` until the node has handed one over: nothing is served before.
-    map: Option<Arc<ClusterMap>>,
-    /// The map's bytes, cut into pages for `GetMap`.
-    map_bytes: Arc<[u8]>,
+    edition: Option<Arc<Edition>>,
     /// What the replica wants done, before it is carried out. Reused.
     scratch: replica::Effects,
     /// When the replica wants a tick.
@@ -88,8 +86,7 @@ impl Member {
             log: GroupLog::new(log),
             links: Links::new(identity),
             stores: StoreCalls::new(identity.group),
-            map: None,
-            map_bytes: Arc::from([]),
+            edition: None,
             scratch: replica::Effects::default(),
             tick_at: None,
             closing: None,
@@ -117,19 +114,18 @@ impl Member {
     }
 
     /// Hands the member a cluster map; it serves from the first one on.
-    pub fn on_map(&mut self, map: Arc<ClusterMap>, bytes: Arc<[u8]>, effects: &mut Effects) {
-        let newer = self.map.as_ref().is_none_or(|known| known.number() < map.number());
-        if newer {
-            self.stores.on_map(&map, effects);
-            self.map = Some(map);
-            self.map_bytes = bytes;
+    pub fn on_map(&mut self, edition: Arc<Edition>, effects: &mut Effects) {
+        if self.edition.as_ref().is_none_or(|known| known.number() < edition.number()) {
+            self.stores.on_map(edition.map(), effects);
+            self.edition = Some(edition);
             self.set_losses();
         }
     }
 
     /// Nothing is executed before the replica knows what may be lost (R8): without a map no request is taken.
     fn set_losses(&mut self) {
-        if let (Phase::Serving(replica), Some(map)) = (&mut self.phase, &self.map) {
+        if let (Phase::Serving(replica), Some(edition)) = (&mut self.phase, &self.edition) {
+            let map = edition.map();
             let stamps = map.loss_stamps().collect();
             replica.set_losses(Losses { ring_bits: u32::from(map.as_map().ring_bits), stamps });
         }
@@ -147,8 +143,8 @@ impl Member {
 
     /// A connection that was dialled stands.
     pub fn on_up(&mut self, link: Link, effects: &mut Effects) {
-        if let Some(map) = &self.map {
-            self.stores.on_up(link, map, effects);
+        if let Some(edition) = &self.edition {
+            self.stores.on_up(link, edition.map(), effects);
         }
     }
 
@@ -207,8 +203,8 @@ impl Member {
     /// No further event is at hand: what has gathered is written as one batch.
     pub fn on_turn(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
         let mut turn = Turn { clock, memory, effects };
-        if let Some(map) = &self.map {
-            self.stores.on_turn(clock.now, map, turn.effects);
+        if let Some(edition) = &self.edition {
+            self.stores.on_turn(clock.now, edition.map(), turn.effects);
         }
         self.log.submit(&mut turn);
         self.settle(&mut turn);
@@ -231,8 +227,8 @@ impl Member {
             self.tick_at = None;
             self.handle(Event::Tick, &mut turn);
         }
-        if let Some(map) = &self.map {
-            self.stores.on_turn(clock.now, map, turn.effects);
+        if let Some(edition) = &self.edition {
+            self.stores.on_turn(clock.now, edition.map(), turn.effects);
         }
         self.log.on_tick(&mut turn);
         self.settle(&mut turn);
@@ -258,14 +254,14 @@ impl Member {
         request: Request<'_>,
         turn: &mut Turn<'_, M>,
     ) -> Option<CloseReason> {
-        let Some(map) = self.map.clone() else {
+        let Some(edition) = self.edition.clone() else {
             self.links.refuse(caller, Status::NotServing, turn.effects);
             return None;
         };
         let body = match request {
-            Request::Hello(hello) => return self.links.greet(caller, &hello, map.number(), turn.effects),
+            Request::Hello(hello) => return self.links.greet(caller, &hello, edition.number(), turn.effects),
             Request::GetMap { have, page } => {
-                match map_page(map.number(), &self.map_bytes, have, page) {
+                match edition.page(have, page) {
                     Some(reply) => self.links.send(caller, Status::Ok, &reply, turn.effects),
                     None => self.links.refuse(caller, Status::BadRequest, turn.effects),
                 }
@@ -305,7 +301,7 @@ impl Member {
         message: &[u8],
         turn: &mut Turn<'_, M>,
     ) -> Option<CloseReason> {
-        let map = self.map.as_ref()?;
+        let map: &ClusterMap = self.edition.as_ref()?.map();
         let answered = self.stores.on_reply(turn.clock.now, link, (prefix, message), map, turn.effects);
         match answered.filter(|_| self.closing.is_none()) {
             Some(Answered::Deleted { first, count }) => {
@@ -340,13 +336,13 @@ impl Member {
                 self.links.answer(Link(*client), *correlation, *status, body, turn.effects);
             }
             Effect::DeleteChunks { first, count, orphans } => {
-                if let Some(map) = &self.map {
+                if let Some(map) = self.edition.as_deref().map(Edition::map) {
                     turn.effects.notes.push(Note::Deleting { orphans: *orphans });
                     self.stores.delete(now, map, (*first, *count), *orphans, turn.effects);
                 }
             }
             Effect::RequestInventory { source, after } => {
-                if let Some(map) = &self.map {
+                if let Some(map) = self.edition.as_deref().map(Edition::map) {
                     self.stores.inventory(now, map, *source, *after, turn.effects);
                 }
             }

@@ -74,7 +74,12 @@ pub fn init(config: &Config) -> Result<Initialized, Error> {
 fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
     let directory = NodeDirectory::new(&config.directory);
     let stores = (0..config.shard_count()).map(|_| StoreId(runtime::clock::random_bytes())).collect();
-    let identity = Identity { cluster: ClusterId(runtime::clock::random_bytes()), node: NodeId(1), stores };
+    let identity = Identity {
+        cluster: ClusterId(runtime::clock::random_bytes()),
+        node: NodeId(1),
+        stores,
+        metadata: StoreId(runtime::clock::random_bytes()),
+    };
 
     // They have ended when this returns, with or without an error: only then may what they made be removed.
     let mut threads = Threads::default();
@@ -102,7 +107,9 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
             .zip(&threads.shards)
             .map(|((index, store), thread)| (*store, ShardIndex(index), thread.address.to_string()))
             .collect(),
+        metadata: identity.metadata,
         metadata_address: metadata.address.to_string(),
+        control: config.control_address().to_string(),
         ring_bits: RING_BITS,
         reclaim_delay_ms: u64::try_from(config.reclaim_delay.0.as_millis()).expect("at most seven days"),
     })

@@ -29,6 +29,7 @@ const DEVELOPMENT_CAPACITY_BYTES_MAX: u64 = 64 << 30;
 /// A configuration's file has at most so many bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const OFFSET_METADATA_PORT: u16 = 1;
+const OFFSET_CONTROL_PORT: u16 = 2;
 const OFFSET_SHARD_PORT: u16 = 10;
 
 /// Everything that a node can be told.
@@ -383,6 +384,11 @@ impl Config {
     /// Where the metadata replica listens.
     pub fn metadata_address(&self) -> SocketAddr {
         self.address(OFFSET_METADATA_PORT)
+    }
+
+    /// Where the node's control agent listens.
+    pub fn control_address(&self) -> SocketAddr {
+        self.address(OFFSET_CONTROL_PORT)
     }
 
     /// Where `shard` listens.

@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::Error;
 use crate::config::Config;
 
-/// Version of the directory's layout; a newer one is refused by name.
-pub(crate) const DIRECTORY_FORMAT: u32 = 1;
+/// Version of the directory's layout; a newer one is refused by name. Since 2 the metadata log has a uuid here.
+pub(crate) const DIRECTORY_FORMAT: u32 = 2;
 const IDENTITY_FILE: &str = "identity.toml";
 const MAP_FILE: &str = "cluster.map";
 const METADATA_FILE: &str = "metadata.log";
@@ -40,6 +40,8 @@ pub(crate) struct Identity {
     pub(crate) node: NodeId,
     /// The stores of its shards, in order.
     pub(crate) stores: Vec<StoreId>,
+    /// The metadata replica's log; zero in a directory of format 1, which didn't name it.
+    pub(crate) metadata: StoreId,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -49,6 +51,8 @@ struct IdentityFile {
     cluster: String,
     node: u32,
     stores: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metadata: Option<String>,
 }
 
 /// Files of a node's own directory.
@@ -93,7 +97,10 @@ impl NodeDirectory {
         let stores: Option<Vec<StoreId>> =
             file.stores.iter().map(|text| parse_uuid(text).map(StoreId)).collect();
         let stores = stores.ok_or_else(|| damaged("`stores` has something that isn't an id".into()))?;
-        Ok(Identity { cluster: ClusterId(cluster), node: NodeId(file.node), stores })
+        let metadata = file.metadata.map_or(Some([0; 16]), |text| parse_uuid(&text));
+        let metadata = metadata.ok_or_else(|| damaged("`metadata` isn't an id".into()))?;
+        let (cluster, metadata) = (ClusterId(cluster), StoreId(metadata));
+        Ok(Identity { cluster, node: NodeId(file.node), stores, metadata })
     }
 
     /// Makes the directory a node's; the last step of formatting.
@@ -103,6 +110,7 @@ impl NodeDirectory {
             cluster: identity.cluster.to_string(),
             node: identity.node.0,
             stores: identity.stores.iter().map(ToString::to_string).collect(),
+            metadata: Some(identity.metadata.to_string()),
         };
         let text = toml::to_string(&file).expect("strings and numbers are TOML");
         let text =
@@ -210,6 +218,7 @@ mod tests {
             cluster: ClusterId([7; 16]),
             node: NodeId(1),
             stores: vec![StoreId([1; 16]), StoreId([0xfe; 16])],
+            metadata: StoreId([0xab; 16]),
         }
     }
 
@@ -245,6 +254,20 @@ mod tests {
         }
     }
 
+    /// Directories of the first release didn't name their metadata log.
+    #[test]
+    fn the_first_format_is_read() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = NodeDirectory::new(temporary.path());
+        directory.write_identity(&identity()).expect("written");
+        let path = temporary.path().join(IDENTITY_FILE);
+        let text = fs::read_to_string(&path).expect("text").replace("format = 2", "format = 1");
+        let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("metadata")).collect();
+        fs::write(&path, text.join("\n")).expect("written");
+        let first = Identity { metadata: StoreId([0; 16]), ..identity() };
+        assert_eq!(directory.read_identity().expect("read"), first);
+    }
+
     #[test]
     fn a_newer_or_damaged_identity_is_refused_by_name() {
         let temporary = tempfile::tempdir().expect("a directory");
@@ -253,9 +276,10 @@ mod tests {
         let path = temporary.path().join(IDENTITY_FILE);
         let text = fs::read_to_string(&path).expect("text");
         for (from, to, expected) in [
-            ("format = 1", "format = 2", "format 2"),
+            ("format = 2", "format = 3", "format 3"),
             ("cluster = \"07", "cluster = \"xx", "`cluster`"),
             ("node = 1", "knot = 1", "identity.toml"),
+            ("metadata = \"ab", "metadata = \"xx", "`metadata`"),
         ] {
             fs::write(&path, text.replace(from, to)).expect("written");
             let error = directory.read_identity().expect_err(to).to_string();

@@ -27,9 +27,10 @@ pub(crate) fn open_log(start: &MetaStart) -> Log {
     };
     let (cluster, node, unit) = (start.identity.cluster, start.identity.node, start.settings.group.0);
     if !start.format {
-        return Log::open(config, Expected { cluster: Some(cluster), store: None, node, unit });
+        let known = Some(start.identity.metadata).filter(|store| *store != StoreId([0; 16]));
+        return Log::open(config, Expected { cluster: Some(cluster), store: known, node, unit });
     }
-    let store = StoreId(runtime::clock::random_bytes());
+    let store = start.identity.metadata;
     let format = Format {
         identity: Identity { cluster, store, node, unit },
         geometry: Geometry::new(LOG_SEGMENT_BYTES).expect("the design's segment size"),

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use group::{Clock, CloseReason, Effects, Link, Member, Note};
 use replica::{Lack, ReplicaConfig};
 use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, StoreFile};
 use tracing::{debug, error, info, warn};
+use wire::map::Unit;
 use wire::meta::GroupState;
 use wire::{GroupId, Nanos, Prefix};
 
@@ -227,8 +227,8 @@ impl runtime::Service for MetaThread {
     fn on_mail(&mut self, io: &mut Io) {
         while let Some(mail) = self.mail.pop() {
             match mail {
-                MetaMail::Map((map, bytes)) => {
-                    self.member.on_map(Arc::clone(&map), bytes, &mut self.effects);
+                MetaMail::Map(edition) => {
+                    self.member.on_map(edition, &mut self.effects);
                     self.carry_out(io);
                 }
                 MetaMail::State(replier) => {
@@ -295,8 +295,9 @@ impl MetaStart {
         let group = map.group(GroupId(0));
         let mut start = Self::new(config, identity);
         start.settings.generation = group.map_or(0, |group| group.generation);
-        start.settings.inventory_sources =
-            u16::try_from(map.as_map().stores.len()).expect("stores have 16-bit indices");
+        // The stores of shards come first in the map.
+        let shards = map.as_map().stores.iter().filter(|store| matches!(store.unit, Unit::Shard(_)));
+        start.settings.inventory_sources = u16::try_from(shards.count()).expect("stores have 16-bit indices");
         start.accept_data_loss = accept_data_loss;
         start
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal::{Expected, Format, Geometry, IoOutcome, IoToken, Kind, OpenError, SEGMENT_BYTES};
-use placement::ClusterMap;
+use placement::Edition;
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
 use shard::{Dial, Effects, Link, Placement, Shard};
 use store::{Store, StoreConfig};
@@ -21,8 +21,8 @@ use crate::identity::Identity;
 use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
 
-/// A map and its bytes, shared by all threads.
-pub(crate) type SharedMap = (Arc<ClusterMap>, Arc<[u8]>);
+/// A map, shared by all threads.
+pub(crate) type SharedMap = Arc<Edition>;
 
 /// What a shard's thread is told from outside.
 #[derive(Debug)]
@@ -350,9 +350,9 @@ impl runtime::Service for ShardThread {
         self.tell_ended(io);
         while let Some(mail) = self.mail.pop() {
             match mail {
-                ShardMail::Map((map, bytes)) => {
+                ShardMail::Map(edition) => {
                     let now = io.now();
-                    self.shard.on_map(now, map, bytes, io.memory(), &mut self.effects);
+                    self.shard.on_map(now, edition, io.memory(), &mut self.effects);
                     self.carry_out(io);
                 }
                 ShardMail::State(replier) => replier.send(self.shard.state(io.memory_ref())),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use placement::ClusterMap;
+use placement::{ClusterMap, Edition};
 use runtime::{Io, OpenFileError, Reply, StoreFile, ThreadConfig};
 use tracing::{info, warn};
-use wire::map::Map;
+use wire::map::{Map, Unit};
 use wire::message::ShardState;
 use wire::{MapNumber, Nanos, ShardIndex};
 
@@ -75,19 +75,19 @@ pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<N
     let mut map = update_addresses(&directory, &known, &threads.shards, metadata)?;
     send_map(&threads.shards, &map)?;
     threads.shards.iter().try_for_each(wait_ready)?;
-    if let Some(stamped) = stamp_damage(&directory, &map.0, &threads.shards)? {
+    if let Some(stamped) = stamp_damage(&directory, &map, &threads.shards)? {
         map = stamped;
         send_map(&threads.shards, &map)?;
     }
     // Not before: until it has a map it executes nothing, so no commit names a chunk that its store has just found missing (R8).
-    hand_over(metadata, metadata.mail.send(MetaMail::Map(map.clone())).is_ok())?;
+    hand_over(metadata, metadata.mail.send(MetaMail::Map(Arc::clone(&map))).is_ok())?;
     wait_ready(metadata)?;
 
-    let number = map.0.number();
+    let number = map.number();
     let shards = std::mem::take(&mut threads.shards);
     let metadata = threads.metadata.take().expect("it was just put in");
     let draining = Arc::new(AtomicBool::new(false));
-    let accepted_losses = map.0.accepted_losses();
+    let accepted_losses = map.map().accepted_losses();
     let inspect = inspector(&config.name, number, accepted_losses, &shards, &metadata, Arc::clone(&draining));
     let address = config.admin_address();
     let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
@@ -168,30 +168,32 @@ fn update_addresses(
 ) -> Result<SharedMap, Error> {
     let mut map = known.as_map().clone();
     for store in &mut map.stores {
-        if let Some(shard) = shards.get(usize::from(store.shard.0)) {
-            store.address = shard.address.to_string();
+        match store.unit {
+            Unit::Shard(index) => {
+                if let Some(shard) = shards.get(usize::from(index.0)) {
+                    store.address = shard.address.to_string();
+                }
+            }
+            Unit::Group(_) => store.address = metadata.address.to_string(),
         }
-    }
-    for member in map.groups.iter_mut().flat_map(|group| &mut group.members) {
-        member.address = metadata.address.to_string();
     }
     let changed = map != *known.as_map();
     if changed {
         map.number = MapNumber(map.number.0 + 1);
     }
-    let bytes = map.encode();
-    if changed {
-        directory.write_map(&bytes)?;
-    }
     let map = ClusterMap::new(map)
         .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    Ok((Arc::new(map), Arc::from(bytes)))
+    let edition = Edition::new(map);
+    if changed {
+        directory.write_map(edition.bytes())?;
+    }
+    Ok(Arc::new(edition))
 }
 
 /// Stores that lack chunks after their recovery: what was acked in them may be gone, and whoever still means to commit it has to write it again (R8).
 fn stamp_damage(
     directory: &NodeDirectory,
-    map: &ClusterMap,
+    edition: &Edition,
     shards: &[Thread<ShardMail>],
 ) -> Result<Option<SharedMap>, Error> {
     let states = shard_states(shards)?;
@@ -204,12 +206,13 @@ fn stamp_damage(
         stores = damaged.len(),
         "chunks can't be read: `catena verify` names the files; uploads that were under way begin again"
     );
-    let stamped = map
+    let stamped = edition
+        .map()
         .with_damaged_stores(&damaged)
         .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    let bytes = stamped.as_map().encode();
-    directory.write_map(&bytes)?;
-    Ok(Some((Arc::new(stamped), Arc::from(bytes))))
+    let stamped = edition.next(stamped);
+    directory.write_map(stamped.bytes())?;
+    Ok(Some(Arc::new(stamped)))
 }
 
 /// What the shards say of themselves, all asked at once. Nothing is served before each of them has said what it lacks.
@@ -242,7 +245,9 @@ fn await_state<T>(mut reply: Reply<T>, notice: Duration, is_over: impl Fn() -> b
 }
 
 fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> {
-    shards.iter().try_for_each(|shard| hand_over(shard, shard.mail.send(ShardMail::Map(map.clone())).is_ok()))
+    shards
+        .iter()
+        .try_for_each(|shard| hand_over(shard, shard.mail.send(ShardMail::Map(Arc::clone(map))).is_ok()))
 }
 
 /// Starts a shard's thread and waits until it listens.

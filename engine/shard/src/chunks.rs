@@ -122,11 +122,11 @@ impl Shard {
         head: &PutChunk<'_>,
         effects: &mut Effects,
     ) -> Result<Admission, Status> {
-        let Some(map) =
-            self.map.as_ref().filter(|_| !self.draining && self.condition == StoreCondition::Serving)
-        else {
+        let serves = !self.draining && self.condition == StoreCondition::Serving;
+        let Some(edition) = self.edition.clone().filter(|_| serves) else {
             return Err(Status::NotServing);
         };
+        let map = edition.map();
         let Some(state) = self.links.state(caller.link) else {
             return Err(Status::NotServing);
         };
@@ -142,10 +142,8 @@ impl Shard {
         if hop.class != head.class {
             return Err(Status::BadRequest);
         }
-        // Too few copies to be safe: none is made (`min_in_sync` counts Serving only, R6).
-        if hop.predecessor.is_none()
-            && route.readers().count() < usize::from(map.as_map().settings.min_in_sync)
-        {
+        // An epoch that is being prepared acks nothing (R5); too few copies to be safe: none is made (R6).
+        if !route.takes_writes() {
             return Err(Status::NotServing);
         }
         head_verifies(head)?;
@@ -312,7 +310,7 @@ impl Shard {
             return;
         }
         let caller = Self::put_caller(link, correlation);
-        let map = self.map.as_ref().expect("a put is admitted under a map");
+        let map = self.map().expect("a put is admitted under a map");
         let stands = map.route(id).epoch == epoch;
         let number = map.number();
         match status {
@@ -350,7 +348,7 @@ impl Shard {
             self.refuse(caller, Status::BadRequest, effects);
             return None;
         }
-        if self.map.is_none() || self.condition == StoreCondition::Starting {
+        if self.edition.is_none() || self.condition == StoreCondition::Starting {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use placement::ClusterMap;
 use wire::limits::{FRAGMENT_UNIT_BYTES, PAYLOAD_BYTES_MAX};
 use wire::message::{Hello, HopClass, Leaves, PayloadMeta, PutChunk, Reply, Request, RequestHead};
 use wire::{
@@ -123,7 +124,7 @@ impl Relays {
 impl Shard {
     /// Whether a put may be handed on to this successor; dials it where it isn't connected.
     pub(crate) fn reach(&mut self, now: Nanos, to: StoreId, effects: &mut Effects) -> Result<(), Status> {
-        let address = self.map.as_ref().and_then(|map| map.store(to)).map(|store| store.address.as_str());
+        let address = self.map().and_then(|map| map.store(to)).map(|store| Arc::from(store.address.as_str()));
         let Some(address) = address else { return Err(Status::NotServing) };
         if !self.relays.is_hopeful(now, to) {
             return Err(Status::NotServing);
@@ -310,7 +311,8 @@ impl Shard {
 
     /// A new map: puts of chains that have changed end, for their acks wouldn't count (R1); successors that moved are dialled anew.
     pub(crate) fn follow_map(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
-        let Some(map) = self.map.clone() else { return };
+        let Some(edition) = self.edition.clone() else { return };
+        let map = edition.map();
         for index in 0..self.puts.places() {
             let Some(put) = self.puts.find(index) else { continue };
             if map.route(put.id).epoch == put.epoch {
@@ -395,7 +397,7 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        let number = self.map.as_ref().map_or(MapNumber(0), |map| map.number());
+        let number = self.map().map_or(MapNumber(0), ClusterMap::number);
         let put = self.puts.at(index);
         let (Stage::Receiving(slot) | Stage::Storing(slot) | Stage::Abandoned(slot)) = put.stage else {
             unreachable!("a put that has ended relays nothing");

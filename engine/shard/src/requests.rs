@@ -1,6 +1,6 @@
 //! Requests that any port answers, and those of the group: hello, map, deletes, inventory, status.
 
-use placement::map_page;
+use placement::ClusterMap;
 use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::message::{ChunkIds, Hello, HelloReply, Reply, Role, StoreCondition};
 use wire::{ChunkId, Incarnation, MapNumber, Memory, Nanos, Status};
@@ -30,7 +30,7 @@ impl Shard {
             self.refuse(caller, Status::Busy, effects);
             return Some(CloseReason::TooMany);
         }
-        let Some(map) = &self.map else {
+        let Some(map) = self.map() else {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         };
@@ -51,12 +51,11 @@ impl Shard {
         page: u32,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        let Some(number) = self.map.as_ref().map(|map| map.number()) else {
+        let Some(edition) = self.edition.clone() else {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         };
-        let bytes = std::sync::Arc::clone(&self.map_bytes);
-        match map_page(number, &bytes, have, page) {
+        match edition.page(have, page) {
             Some(reply) => self.replier.send(caller, &reply, effects),
             None => self.refuse(caller, Status::BadRequest, effects),
         }
@@ -73,7 +72,7 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        let known = self.map.as_ref().map_or(MapNumber(0), |map| map.number());
+        let known = self.map().map_or(MapNumber(0), ClusterMap::number);
         if map > known {
             self.refuse(caller, Status::NotServing, effects);
             return None;
@@ -117,9 +116,7 @@ impl Shard {
 
     /// Whether the store is a serving member of the chunk's chain.
     pub(crate) fn owns(&self, id: ChunkId) -> bool {
-        self.map
-            .as_ref()
-            .is_some_and(|map| map.route(id).readers().any(|store| store.store == self.identity.store))
+        self.map().is_some_and(|map| map.route(id).readers().any(|store| store.store == self.identity.store))
     }
 
     /// Gauges and counters of shard, store and arena.

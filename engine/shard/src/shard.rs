@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use placement::ClusterMap;
+use placement::{ClusterMap, Edition};
 use store::Store;
 use wire::checksum::BlockHasher;
 use wire::message::{HopClass, PutChunk, Request, StoreCondition};
@@ -38,9 +38,7 @@ pub struct Identity {
 pub struct Shard {
     pub(crate) identity: Identity,
     /// `None` until the node has handed one over: nothing is served before.
-    pub(crate) map: Option<Arc<ClusterMap>>,
-    /// The map's bytes, cut into pages for `GetMap`.
-    pub(crate) map_bytes: Arc<[u8]>,
+    pub(crate) edition: Option<Arc<Edition>>,
     pub(crate) store: Store,
     pub(crate) links: Links,
     pub(crate) puts: Puts,
@@ -86,8 +84,7 @@ impl Shard {
     pub fn new(identity: Identity, store: Store) -> Self {
         Self {
             identity,
-            map: None,
-            map_bytes: Arc::from([]),
+            edition: None,
             store,
             links: Links::default(),
             puts: Puts::default(),
@@ -117,17 +114,19 @@ impl Shard {
     pub fn on_map(
         &mut self,
         now: Nanos,
-        map: Arc<ClusterMap>,
-        bytes: Arc<[u8]>,
+        edition: Arc<Edition>,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        let newer = self.map.as_ref().is_none_or(|known| known.number() < map.number());
-        if newer {
-            self.map = Some(map);
-            self.map_bytes = bytes;
+        if self.edition.as_ref().is_none_or(|known| known.number() < edition.number()) {
+            self.edition = Some(edition);
             self.follow_map(now, memory, effects);
         }
+    }
+
+    /// The map that is followed.
+    pub(crate) fn map(&self) -> Option<&ClusterMap> {
+        self.edition.as_deref().map(Edition::map)
     }
 
     /// From now on no new chunk is taken; what is under way is finished.

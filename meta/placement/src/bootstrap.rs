@@ -1,7 +1,7 @@
 //! A cluster's first map: one node, chains of length 1.
 
-use wire::map::{Group, GroupMember, Map, Member, Node, ReplicaState, Settings, Slice, Store};
-use wire::{ClusterId, Epoch, GroupId, MapNumber, NodeId, ShardIndex, StoreId};
+use wire::map::{Chain, Group, Map, Node, Settings, Slice, Standing, Store, Unit};
+use wire::{ClusterId, GroupId, Incarnation, MapNumber, NodeId, ShardIndex, StoreId};
 
 use crate::{ClusterMap, MapError};
 
@@ -16,8 +16,12 @@ pub struct OneNode {
     pub name: String,
     /// One for each shard: store, shard, `host:port` of the shard's port.
     pub stores: Vec<(StoreId, ShardIndex, String)>,
+    /// The log of group 0's replica.
+    pub metadata: StoreId,
     /// `host:port` of group 0's replica.
     pub metadata_address: String,
+    /// `host:port` of the node's control port.
+    pub control: String,
     /// The ring has `2^ring_bits` slices; 12 by default.
     pub ring_bits: u8,
     /// How long a chunk outlives its last reference (R25).
@@ -30,32 +34,39 @@ pub fn one_node(parts: OneNode) -> Result<ClusterMap, MapError> {
     let stores: Vec<Store> = parts
         .stores
         .into_iter()
-        .map(|(store, shard, address)| Store { store, node, shard, address })
+        .map(|(store, shard, address)| new_store(node, store, Unit::Shard(shard), address))
         .collect();
+    let shards = stores.len();
+    let log = u16::try_from(shards).unwrap_or(u16::MAX);
+    let mut all = stores;
+    all.push(new_store(node, parts.metadata, Unit::Group(GroupId(0)), parts.metadata_address));
     // Neighbouring slices go to different stores, so that counts differ by at most one.
-    let store_of = |slice: usize| u16::try_from(slice % stores.len().max(1)).unwrap_or(0);
+    let store_of = |slice: usize| u16::try_from(slice % shards.max(1)).unwrap_or(0);
     let slices = (0..1_usize << parts.ring_bits.min(wire::limits::RING_BITS_MAX))
-        .map(|slice| Slice {
-            epoch: Epoch(1),
-            loss_map_number: MapNumber(0),
-            members: vec![Member { store: store_of(slice), state: ReplicaState::Serving }],
-        })
+        .map(|slice| Slice { chain: Chain::of_one(store_of(slice)), loss_map_number: MapNumber(0) })
         .collect();
-    let member = GroupMember { node, state: ReplicaState::Serving, address: parts.metadata_address };
     ClusterMap::new(Map {
         number: MapNumber(1),
         cluster: parts.cluster,
         ring_bits: parts.ring_bits,
         settings: Settings { chain_length: 1, min_in_sync: 1, reclaim_delay_ms: parts.reclaim_delay_ms },
-        nodes: vec![Node { node, name: parts.name }],
-        stores,
+        nodes: vec![Node { node, name: parts.name, rack: String::new(), control: parts.control, voter: 1 }],
+        stores: all,
         slices,
-        groups: vec![Group { group: GroupId(0), generation: 0, epoch: Epoch(1), members: vec![member] }],
+        groups: vec![Group { group: GroupId(0), generation: 0, chain: Chain::of_one(log) }],
     })
+}
+
+/// A store that has just been made: of the usual weight where it holds chunks.
+fn new_store(node: NodeId, store: StoreId, unit: Unit, address: String) -> Store {
+    let weight = u32::from(matches!(unit, Unit::Shard(_)));
+    Store { store, node, unit, address, incarnation: Incarnation(0), weight, standing: Standing::Member }
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::Epoch;
+
     use super::*;
 
     fn parts(stores: u8, ring_bits: u8) -> OneNode {
@@ -67,7 +78,9 @@ mod tests {
             node: NodeId(1),
             name: "node-1".to_owned(),
             stores: (0..stores).map(store).collect(),
+            metadata: StoreId([0xff; 16]),
             metadata_address: "127.0.0.1:7421".to_owned(),
+            control: "127.0.0.1:7422".to_owned(),
             ring_bits,
             reclaim_delay_ms: 600_000,
         }
@@ -77,8 +90,8 @@ mod tests {
     fn slices_are_spread_evenly() {
         for (stores, ring_bits) in [(1, 0), (1, 12), (3, 12), (7, 12), (16, 16), (5, 3)] {
             let map = one_node(parts(stores, ring_bits)).expect("a valid map");
-            let counts: Vec<usize> =
-                map.as_map().stores.iter().map(|store| map.slices_of(store.store).count()).collect();
+            let shards = map.as_map().stores.iter().filter(|store| store.weight > 0);
+            let counts: Vec<usize> = shards.map(|store| map.slices_of(store.store).count()).collect();
             let (least, most) = (counts.iter().min(), counts.iter().max());
             assert_eq!(counts.iter().sum::<usize>(), 1 << ring_bits);
             assert!(most.expect("a store") - least.expect("a store") <= 1, "{counts:?}");
@@ -89,9 +102,9 @@ mod tests {
     fn the_first_map_is_number_1_in_epoch_1_and_generation_0() {
         let map = one_node(parts(2, 12)).expect("a valid map");
         assert_eq!(map.number(), MapNumber(1));
-        assert!(map.as_map().slices.iter().all(|slice| slice.epoch == Epoch(1)));
+        assert!(map.as_map().slices.iter().all(|slice| slice.chain.epoch == Epoch(1)));
         let group = map.group(GroupId(0)).expect("group 0");
-        assert_eq!((group.epoch, group.generation), (Epoch(1), 0));
+        assert_eq!((group.chain.epoch, group.generation), (Epoch(1), 0));
         assert!(!map.is_redundant());
     }
 
@@ -104,6 +117,6 @@ mod tests {
         );
         assert_eq!(one_node(parts(1, 17)), Err(MapError::SliceCount { found: 1 << 16, expected: 0 }));
         let nowhere = OneNode { metadata_address: String::new(), ..parts(1, 2) };
-        assert_eq!(one_node(nowhere), Err(MapError::GroupMembers(GroupId(0))));
+        assert_eq!(one_node(nowhere), Err(MapError::StoreAddress(1)));
     }
 }

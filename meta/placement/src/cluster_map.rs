@@ -1,9 +1,7 @@
 //! The map with its lookups. Whoever holds one knows that it was validated.
 
-use wire::map::{Group, GroupMember, Map, Member, ReplicaState, Store};
+use wire::map::{Chain, Group, Map, MapDelta, Member, Phase, Store};
 use wire::{ChunkId, ClusterId, Epoch, GroupId, MapNumber, SessionId, SliceIndex, StoreId};
-
-use wire::message::Reply;
 
 use crate::MapError;
 
@@ -22,6 +20,8 @@ pub struct Route<'a> {
     pub epoch: Epoch,
     /// The chain, head first, in every state.
     pub members: &'a [Member],
+    /// All of the chain.
+    pub chain: &'a Chain,
     stores: &'a [Store],
 }
 
@@ -34,19 +34,18 @@ impl<'a> Route<'a> {
     /// The stores that answer reads, head first.
     pub fn readers(&self) -> impl Iterator<Item = &'a Store> + use<'a> {
         let stores = self.stores;
-        self.members
-            .iter()
-            .filter(|member| member.state == ReplicaState::Serving)
-            .map(move |member| &stores[usize::from(member.store)])
+        self.chain.serving().map(move |member| &stores[usize::from(member.store)])
+    }
+
+    /// Whether the epoch acks: not while it is being prepared, nor with too few copies in sync (R5, R6).
+    pub fn takes_writes(&self) -> bool {
+        self.chain.phase == Phase::Active && self.chain.can_ack()
     }
 
     /// The stores that take part in acks, in chain order (I2).
     pub fn ackers(&self) -> impl Iterator<Item = &'a Store> + use<'a> {
         let stores = self.stores;
-        self.members
-            .iter()
-            .filter(|member| matches!(member.state, ReplicaState::Serving | ReplicaState::Syncing))
-            .map(move |member| &stores[usize::from(member.store)])
+        self.chain.ackers().map(move |member| &stores[usize::from(member.store)])
     }
 }
 
@@ -60,6 +59,11 @@ impl ClusterMap {
     /// The plain data.
     pub fn as_map(&self) -> &Map {
         &self.map
+    }
+
+    /// The map that the delta leads to, if it can be a cluster's.
+    pub fn with(&self, delta: &MapDelta) -> Result<Self, MapError> {
+        Self::new(self.map.with(delta)?)
     }
 
     /// Its number.
@@ -84,8 +88,8 @@ impl ClusterMap {
 
     /// Where a slice's chunks live; the slice is one of this map's.
     pub fn route_of_slice(&self, slice: SliceIndex) -> Route<'_> {
-        let chain = &self.map.slices[usize::from(slice.0)];
-        Route { slice, epoch: chain.epoch, members: &chain.members, stores: &self.map.stores }
+        let chain = &self.map.slices[usize::from(slice.0)].chain;
+        Route { slice, epoch: chain.epoch, members: &chain.members, chain, stores: &self.map.stores }
     }
 
     /// The map in which a loss of this slice's chunks was accepted last; 0: never (R8).
@@ -108,7 +112,7 @@ impl ClusterMap {
             .slices
             .iter()
             .zip(0_u32..)
-            .filter(move |(slice, _)| holds(&slice.members))
+            .filter(move |(slice, _)| holds(&slice.chain.members))
             .map(|(_, number)| SliceIndex(u16::try_from(number).expect("a ring has at most 2^16 slices")))
     }
 
@@ -126,10 +130,10 @@ impl ClusterMap {
         self.group(session.group())
     }
 
-    /// The serving members of a group, head first: mutations go to the first, queries to the last (R13).
-    pub fn group_members(&self, group: GroupId) -> impl Iterator<Item = &GroupMember> {
-        let members = self.group(group).map_or(&[][..], |group| &group.members);
-        members.iter().filter(|member| member.state == ReplicaState::Serving)
+    /// The logs of a group's serving members, head first: mutations go to the first, queries to the last (R13).
+    pub fn group_members(&self, group: GroupId) -> impl DoubleEndedIterator<Item = &Store> {
+        let serving = self.group(group).into_iter().flat_map(|group| group.chain.serving());
+        serving.map(|member| &self.map.stores[usize::from(member.store)])
     }
 
     /// Whether anything is kept twice.
@@ -138,57 +142,72 @@ impl ClusterMap {
     }
 }
 
-/// The reply that carries a page of the map's `bytes` to whoever has map `have`; `None` for a page that isn't there.
-pub fn map_page(number: MapNumber, bytes: &[u8], have: MapNumber, page: u32) -> Option<Reply<'_>> {
-    if have == number {
-        return Some(Reply::Map { number, page: 0, pages: 0, bytes: &[] });
-    }
-    let pages = Map::page_count(bytes);
-    Map::page(bytes, page).map(|bytes| Reply::Map { number, page, pages, bytes })
-}
-
 #[cfg(test)]
 mod tests {
-    use wire::map::{GroupMember, Node, Settings, Slice};
-    use wire::{NodeId, ShardIndex};
+    use wire::map::{Node, ReplicaState, Settings, Slice, Standing, Unit};
+    use wire::{Incarnation, NodeId, ShardIndex};
 
     use super::*;
 
     /// Two slices on three stores: one healthy chain with a joiner, one whose head is gone.
     fn sample() -> ClusterMap {
         use ReplicaState::{LastServing, Offline, Serving, Syncing, Waiting};
-        let member = |store, state| Member { store, state };
+        let member = |store, state| Member { store, state, is_seed: state == Serving };
         let store = |i: u8| Store {
             store: StoreId([i; 16]),
             node: NodeId(1),
-            shard: ShardIndex(i.into()),
+            unit: match i {
+                0..3 => Unit::Shard(ShardIndex(i.into())),
+                6 => Unit::Group(GroupId(7)),
+                _ => Unit::Group(GroupId(0)),
+            },
             address: format!("127.0.0.1:{}", 7430 + u16::from(i)),
+            incarnation: Incarnation(1),
+            weight: 1,
+            standing: Standing::Member,
         };
-        let slice = |epoch, members| Slice { epoch: Epoch(epoch), loss_map_number: MapNumber(0), members };
-        let replica =
-            |port: u16, state| GroupMember { node: NodeId(1), state, address: format!("127.0.0.1:{port}") };
-        let group = |id, members| Group { group: GroupId(id), generation: 0, epoch: Epoch(1), members };
+        let chain = |epoch, phase, members: Vec<Member>| Chain {
+            epoch: Epoch(epoch),
+            phase,
+            min_in_sync: 2,
+            members: members.into_iter().collect(),
+        };
+        let slice = |epoch, phase, members| Slice {
+            chain: chain(epoch, phase, members),
+            loss_map_number: MapNumber(0),
+        };
+        let group = |id, members| Group {
+            group: GroupId(id),
+            generation: 0,
+            chain: chain(1, Phase::Active, members),
+        };
         ClusterMap::new(Map {
             number: MapNumber(5),
             cluster: ClusterId([1; 16]),
             ring_bits: 1,
             settings: Settings { chain_length: 3, min_in_sync: 2, reclaim_delay_ms: 1_000 },
-            nodes: vec![Node { node: NodeId(1), name: "n".to_owned() }],
-            stores: (0..3).map(store).collect(),
+            nodes: vec![Node {
+                node: NodeId(1),
+                name: "n".to_owned(),
+                rack: String::new(),
+                control: "127.0.0.1:7422".to_owned(),
+                voter: 1,
+            }],
+            stores: (0..7).map(store).collect(),
             slices: vec![
-                slice(7, vec![member(2, Serving), member(0, Serving), member(1, Syncing)]),
-                slice(9, vec![member(1, Offline), member(0, Serving), member(2, Waiting)]),
+                slice(7, Phase::Active, vec![member(2, Serving), member(0, Serving), member(1, Syncing)]),
+                slice(9, Phase::Prepared, vec![member(1, Offline), member(0, Serving), member(2, Waiting)]),
             ],
             groups: vec![
-                group(0, vec![replica(1, Serving), replica(2, Serving), replica(3, Waiting)]),
-                group(7, vec![replica(4, LastServing)]),
+                group(0, vec![member(3, Serving), member(4, Serving), member(5, Waiting)]),
+                group(7, vec![member(6, LastServing)]),
             ],
         })
         .expect("a valid map")
     }
 
-    fn shards<'a>(stores: impl Iterator<Item = &'a Store>) -> Vec<u16> {
-        stores.map(|store| store.shard.0).collect()
+    fn shards<'a>(stores: impl Iterator<Item = &'a Store>) -> Vec<u8> {
+        stores.map(|store| store.store.0[0]).collect()
     }
 
     #[test]
@@ -196,11 +215,13 @@ mod tests {
         let map = sample();
         let route = map.route_of_slice(SliceIndex(0));
         assert_eq!(route.epoch, Epoch(7));
-        assert_eq!(route.head().map(|store| store.shard), Some(ShardIndex(2)));
+        assert_eq!(route.head().map(|store| store.unit), Some(Unit::Shard(ShardIndex(2))));
+        assert!(route.takes_writes());
         assert_eq!(shards(route.ackers()), [2, 0, 1], "I2: Syncing members ack too");
         assert_eq!(shards(route.readers()), [2, 0]);
         let route = map.route_of_slice(SliceIndex(1));
         assert_eq!((shards(route.ackers()), shards(route.readers())), (vec![0], vec![0]));
+        assert!(!route.takes_writes(), "R5: it is being prepared");
     }
 
     #[test]
@@ -220,9 +241,8 @@ mod tests {
         let session = SessionId::new(GroupId(7), 3, 9).expect("in range");
         assert_eq!(map.group_of_session(session).map(|group| group.group), Some(GroupId(7)));
         assert_eq!(map.group(GroupId(1)), None);
-        let serving: Vec<&str> =
-            map.group_members(GroupId(0)).map(|member| member.address.as_str()).collect();
-        assert_eq!(serving, ["127.0.0.1:1", "127.0.0.1:2"]);
+        let serving: Vec<&str> = map.group_members(GroupId(0)).map(|store| store.address.as_str()).collect();
+        assert_eq!(serving, ["127.0.0.1:7433", "127.0.0.1:7434"]);
         assert_eq!(map.group_members(GroupId(7)).count(), 0, "the last that served doesn't serve");
     }
 
@@ -232,6 +252,6 @@ mod tests {
         let slices = |store| map.slices_of(store).collect::<Vec<_>>();
         assert_eq!(slices(StoreId([1; 16])), [SliceIndex(0), SliceIndex(1)]);
         assert_eq!(slices(StoreId([9; 16])), []);
-        assert_eq!(map.store(StoreId([2; 16])).map(|store| store.shard), Some(ShardIndex(2)));
+        assert_eq!(map.store(StoreId([2; 16])).map(|store| store.unit), Some(Unit::Shard(ShardIndex(2))));
     }
 }

@@ -1,11 +1,15 @@
 //! What makes a map unusable.
 
 use thiserror::Error;
+use wire::map::DeltaError;
 use wire::{GroupId, NodeId, SliceIndex, StoreId};
 
 /// Why a well-formed map can't be a cluster's. Whoever received it keeps the map it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum MapError {
+    /// A delta that doesn't fit.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
     /// Numbers begin at 1.
     #[error("a map's number is at least 1")]
     Number,
@@ -31,7 +35,7 @@ pub enum MapError {
     /// Nodes are in strictly rising order of their numbers.
     #[error("node {0} is out of order or repeated")]
     NodeOrder(NodeId),
-    /// A store or replica is on a node that the map hasn't.
+    /// A store is on a node that the map hasn't.
     #[error("node {0} is not in the map")]
     NodeUnknown(NodeId),
     /// A store appears twice.
@@ -40,7 +44,7 @@ pub enum MapError {
     /// Every address is `host:port`.
     #[error("the address of store number {0} isn't host:port")]
     StoreAddress(usize),
-    /// A chain has a head, and at most eight members, of different stores of the map.
+    /// A chain has one to eight members, of different stores of the map that hold chunks.
     #[error("slice {0} has no valid chain")]
     SliceMembers(SliceIndex),
     /// Epochs begin at 1; a loss isn't stamped with a later map than this one.
@@ -49,7 +53,7 @@ pub enum MapError {
     /// Groups are in strictly rising order of their ids, group 0 first.
     #[error("group {0} is out of order or repeated, or group 0 is missing")]
     GroupOrder(GroupId),
-    /// A group's generation is below 1,024, its epoch at least 1, its members 1 to 8 with addresses.
+    /// A group's generation is below 1,024, its epoch at least 1, its members 1 to 8 different logs of this group.
     #[error("group {0} has no valid chain")]
     GroupMembers(GroupId),
 }

@@ -7,13 +7,15 @@
 
 mod bootstrap;
 mod cluster_map;
+mod edition;
 mod error;
 mod loss;
 mod plan;
 mod validate;
 
 pub use bootstrap::{OneNode, one_node};
-pub use cluster_map::{ClusterMap, Route, map_page};
+pub use cluster_map::{ClusterMap, Route};
+pub use edition::Edition;
 pub use error::MapError;
 pub use plan::{
     Balance, FINE_TARGET, HeadChange, Layout, Lost, Member, Move, NODES_MAX, NodeShare, Plan, PlanError,

@@ -60,7 +60,9 @@ mod tests {
             node: NodeId(1),
             name: "node-1".into(),
             stores: vec![store(0), store(1)],
+            metadata: StoreId([0xff; 16]),
             metadata_address: "127.0.0.1:7421".into(),
+            control: "127.0.0.1:7422".into(),
             ring_bits: 2,
             reclaim_delay_ms: 1000,
         })

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wire::limits::{CHAIN_MEMBERS_MAX, MAP_STORES_MAX, RING_BITS_MAX};
-use wire::map::{Group, Map};
+use wire::map::{Chain, Group, Map, Standing, Unit};
 use wire::{GroupId, NodeId, SessionId, SliceIndex};
 
 use crate::MapError;
@@ -56,7 +56,9 @@ fn validate_stores(map: &Map) -> Result<(), MapError> {
         if index >= MAP_STORES_MAX || !seen.insert(store.store) {
             return Err(MapError::StoreRepeated(store.store));
         }
-        known(map, store.node)?;
+        if store.standing == Standing::Member {
+            known(map, store.node)?;
+        }
         if !is_address(&store.address) {
             return Err(MapError::StoreAddress(index));
         }
@@ -72,18 +74,26 @@ fn validate_slices(map: &Map) -> Result<(), MapError> {
     }
     for (slice, number) in map.slices.iter().zip(0_u32..) {
         let number = SliceIndex(u16::try_from(number).expect("a ring has at most 2^16 slices"));
-        if slice.epoch.0 == 0 || slice.loss_map_number > map.number {
+        if slice.chain.epoch.0 == 0 || slice.loss_map_number > map.number {
             return Err(MapError::SliceEpoch(number));
         }
-        let repeated =
-            |i: usize| slice.members[..i].iter().any(|other| other.store == slice.members[i].store);
-        let unknown = |i: usize| usize::from(slice.members[i].store) >= map.stores.len();
-        let count = slice.members.len();
-        if !(1..=CHAIN_MEMBERS_MAX).contains(&count) || (0..count).any(|i| repeated(i) || unknown(i)) {
+        if !is_chain(map, &slice.chain, |unit| matches!(unit, Unit::Shard(_))) {
             return Err(MapError::SliceMembers(number));
         }
     }
     Ok(())
+}
+
+/// Whether it has members, all different and of the right kind, whose stores may be members of chains.
+fn is_chain(map: &Map, chain: &Chain, is_right: impl Fn(Unit) -> bool) -> bool {
+    let members = &chain.members;
+    let count = members.len();
+    let repeated = |i: usize| members[..i].iter().any(|other| other.store == members[i].store);
+    let fits = |i: usize| {
+        let store = map.stores.get(usize::from(members[i].store));
+        store.is_some_and(|store| is_right(store.unit) && store.standing == Standing::Member)
+    };
+    (1..=CHAIN_MEMBERS_MAX).contains(&count) && (0..count).all(|i| fits(i) && !repeated(i))
 }
 
 fn validate_groups(map: &Map) -> Result<(), MapError> {
@@ -98,16 +108,11 @@ fn validate_groups(map: &Map) -> Result<(), MapError> {
 }
 
 fn validate_group(map: &Map, group: &Group) -> Result<(), MapError> {
-    let count = group.members.len();
     let well_formed = group.group.0 < SessionId::GROUP_COUNT
         && group.generation < SessionId::GENERATION_COUNT
-        && group.epoch.0 > 0
-        && (1..=CHAIN_MEMBERS_MAX).contains(&count)
-        && group.members.iter().all(|member| is_address(&member.address));
-    if !well_formed {
-        return Err(MapError::GroupMembers(group.group));
-    }
-    group.members.iter().try_for_each(|member| known(map, member.node))
+        && group.chain.epoch.0 > 0
+        && is_chain(map, &group.chain, |unit| unit == Unit::Group(group.group));
+    if well_formed { Ok(()) } else { Err(MapError::GroupMembers(group.group)) }
 }
 
 fn known(map: &Map, node: NodeId) -> Result<(), MapError> {
@@ -133,7 +138,6 @@ fn is_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use wire::map::{GroupMember, ReplicaState};
     use wire::{Epoch, MapNumber, ShardIndex, StoreId};
 
     use super::*;
@@ -147,7 +151,9 @@ mod tests {
             node: NodeId(1),
             name: "node-1".to_owned(),
             stores: stores.collect(),
+            metadata: StoreId([0xff; 16]),
             metadata_address: "127.0.0.1:7421".to_owned(),
+            control: "127.0.0.1:7422".to_owned(),
             ring_bits: 3,
             reclaim_delay_ms: 600_000,
         };
@@ -198,22 +204,27 @@ mod tests {
     #[test]
     fn slices_are_checked() {
         let count = |found| Err(MapError::SliceCount { found, expected: 8 });
-        assert_eq!(check(|map| drop(map.slices.pop())), count(7));
+        assert_eq!(check(|map| map.slices.truncate(7)), count(7));
         assert_eq!(
             check(|map| map.ring_bits = 17),
             Err(MapError::SliceCount { found: 8, expected: 0 }),
             "R40"
         );
         let members = Err(MapError::SliceMembers(SliceIndex(5)));
-        assert_eq!(check(|map| map.slices[5].members.clear()), members);
-        assert_eq!(check(|map| map.slices[5].members[0].store = 3), members);
+        assert_eq!(check(|map| map.slices[5].chain.members.clear()), members);
+        assert_eq!(check(|map| map.slices[5].chain.members[0].store = 4), members);
+        assert_eq!(check(|map| map.slices[5].chain.members[0].store = 3), members, "a log holds no chunks");
+        assert_eq!(
+            check(|map| map.stores[2].standing = Standing::Expelled),
+            Err(MapError::SliceMembers(SliceIndex(2)))
+        );
         let repeat = |map: &mut Map| {
-            let member = map.slices[5].members[0];
-            map.slices[5].members.push(member);
+            let member = map.slices[5].chain.members[0];
+            assert!(map.slices[5].chain.members.push(member));
         };
         assert_eq!(check(repeat), members);
         let epoch = Err(MapError::SliceEpoch(SliceIndex(5)));
-        assert_eq!(check(|map| map.slices[5].epoch = Epoch(0)), epoch);
+        assert_eq!(check(|map| map.slices[5].chain.epoch = Epoch(0)), epoch);
         assert_eq!(check(|map| map.slices[5].loss_map_number = MapNumber(2)), epoch, "R8: a later map");
         assert_eq!(check(|map| map.slices[5].loss_map_number = MapNumber(1)), Ok(()));
     }
@@ -226,7 +237,11 @@ mod tests {
         assert_eq!(check(|map| map.groups.push(map.groups[0].clone())), order(0));
         let add = |change: fn(&mut Group)| {
             check(|map| {
-                let mut group = Group { group: GroupId(4), ..map.groups[0].clone() };
+                let log = u16::try_from(map.stores.len()).expect("few");
+                let mut store = map.stores[3].clone();
+                (store.store, store.unit) = (StoreId([0xee; 16]), Unit::Group(GroupId(4)));
+                map.stores.push(store);
+                let mut group = Group { group: GroupId(4), generation: 0, chain: Chain::of_one(log) };
                 change(&mut group);
                 map.groups.push(group);
             })
@@ -234,11 +249,10 @@ mod tests {
         assert_eq!(add(|_| ()), Ok(()));
         assert_eq!(add(|group| group.group = GroupId(4_096)), members(4_096), "R20: 12 bits");
         assert_eq!(add(|group| group.generation = 1_024), members(4), "R20: 10 bits");
-        assert_eq!(add(|group| group.epoch = Epoch(0)), members(4));
-        assert_eq!(add(|group| group.members.clear()), members(4));
-        let member =
-            GroupMember { node: NodeId(9), state: ReplicaState::Serving, address: "host:1".to_owned() };
-        let change = |map: &mut Map| map.groups[0].members.push(member);
-        assert_eq!(check(change), Err(MapError::NodeUnknown(NodeId(9))));
+        assert_eq!(add(|group| group.chain.epoch = Epoch(0)), members(4));
+        assert_eq!(add(|group| group.chain.members.clear()), members(4));
+        assert_eq!(add(|group| group.chain = Chain::of_one(3)), members(4), "another group's log");
+        assert_eq!(add(|group| group.chain = Chain::of_one(0)), members(4), "a shard's store");
+        assert_eq!(check(|map| map.stores[3].node = NodeId(9)), Err(MapError::NodeUnknown(NodeId(9))));
     }
 }

@@ -368,7 +368,7 @@ impl Client {
                     length,
                     root,
                     map: self.cluster.map.number,
-                    epoch: self.cluster.map.slices[usize::from(slice.0)].epoch,
+                    epoch: self.cluster.map.slices[usize::from(slice.0)].chain.epoch,
                     class: HopClass::Client,
                     leaves: Leaves::new(&leaves),
                 })

@@ -17,7 +17,7 @@ use group::Clock;
 use journal::fake_disk::Faults;
 use journal::log::{Log, LogConfig};
 use journal::{Expected, Format, Geometry, Identity};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{Edition, OneNode, one_node};
 use replica::ReplicaConfig;
 use wire::{ClusterId, GroupId, Nanos, NodeId, ShardIndex, StoreId, Timestamp, VolumeId};
 
@@ -103,8 +103,7 @@ struct Settings {
     capacity: u64,
     replica: ReplicaConfig,
     secrets: (u64, u64),
-    map: Arc<ClusterMap>,
-    map_bytes: Arc<[u8]>,
+    edition: Arc<Edition>,
     chunk_bytes: u64,
 }
 
@@ -144,7 +143,9 @@ impl Settings {
             node: NodeId(1),
             name: "node".to_owned(),
             stores: vec![(StoreId([8; 16]), ShardIndex(0), "store:1".to_owned())],
+            metadata: StoreId([0xff; 16]),
             metadata_address: "log:1".to_owned(),
+            control: "control:1".to_owned(),
             ring_bits: 6,
             reclaim_delay_ms: 1_000,
         })
@@ -155,8 +156,7 @@ impl Settings {
             capacity: settings::device_bytes(geometry, segments),
             replica,
             secrets: (random.next(), random.next()),
-            map_bytes: map.as_map().encode().into(),
-            map: Arc::new(map),
+            edition: Arc::new(Edition::new(map)),
             chunk_bytes: *random.pick(&[4 << 10, 8 << 10]),
         }
     }
@@ -603,6 +603,6 @@ fn start(
         Log::open(config, Expected { cluster: Some(CLUSTER), store: Some(LOG), node: NodeId(1), unit: 1 })
     };
     let who = group::Identity { cluster: CLUSTER, node: NodeId(1), group: GroupId(0), links_max: 64 };
-    let map = (Arc::clone(&settings.map), Arc::clone(&settings.map_bytes));
-    MetaUnit::start(clock(times), (who, settings.replica), log, map, memory, out)
+    let edition = Arc::clone(&settings.edition);
+    MetaUnit::start(clock(times), (who, settings.replica), log, edition, memory, out)
 }

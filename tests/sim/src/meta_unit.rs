@@ -5,7 +5,7 @@ use std::sync::Arc;
 use group::{Clock, Dial, Effects, Identity, Link, Member};
 use journal::log::Log;
 use journal::{IoOutcome, IoToken};
-use placement::ClusterMap;
+use placement::Edition;
 use replica::{Replica, ReplicaConfig};
 use wire::{PREFIX_BYTES, Prefix};
 
@@ -26,12 +26,12 @@ impl MetaUnit {
         clock: Clock,
         (identity, settings): (Identity, ReplicaConfig),
         log: Log,
-        map: (Arc<ClusterMap>, Arc<[u8]>),
+        edition: Arc<Edition>,
         memory: &mut SimMemory,
         out: &mut Out,
     ) -> Self {
         let mut unit = Self { member: Member::new(identity, settings, log), effects: Effects::default() };
-        unit.member.on_map(map.0, map.1, &mut unit.effects);
+        unit.member.on_map(edition, &mut unit.effects);
         unit.member.on_start(clock, memory, &mut unit.effects);
         unit.carry_out(clock, memory, out);
         unit

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use group::Clock;
 use journal::log::{Log, LogConfig};
 use journal::{Expected, Format, Geometry, Identity};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{ClusterMap, Edition, OneNode, one_node};
 use replica::ReplicaConfig;
 use store::{Store, StoreConfig};
-use wire::map::{Member, ReplicaState};
+use wire::map::{Member, ReplicaState, Unit};
 use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
 
 use crate::disk::SimDisk;
@@ -121,8 +121,7 @@ pub(crate) struct Node {
     pub is_dark: bool,
     /// Nothing happens in it before.
     pub paused_until: Nanos,
-    map: Arc<ClusterMap>,
-    map_bytes: Arc<[u8]>,
+    edition: Arc<Edition>,
     random: Random,
     /// The wall clock minus the monotonic one.
     wall_offset: i64,
@@ -159,7 +158,9 @@ impl Node {
             node: node_id(number),
             name: format!("node-{number}"),
             stores,
+            metadata: store_id(number, settings.shards),
             metadata_address: address(number, settings.shards),
+            control: address(number, settings.shards + 1),
             ring_bits: 6,
             reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
         })
@@ -182,8 +183,7 @@ impl Node {
             secrets: (random.next(), random.next()),
         };
         let hosts = (0..=settings.shards).map(host).collect();
-        let map_bytes: Arc<[u8]> = map.as_map().encode().into();
-        let map = Arc::new(map);
+        let edition = Arc::new(Edition::new(map));
         Self {
             number,
             settings,
@@ -191,8 +191,7 @@ impl Node {
             life: 0,
             is_dark: false,
             paused_until: Nanos(0),
-            map,
-            map_bytes,
+            edition,
             random,
             wall_offset: 1_700_000_000_000_000_000,
         }
@@ -215,7 +214,7 @@ impl Node {
             host.condition = Condition::Opening;
             host.armed.clear();
             host.turn_is_due = false;
-            let map = (Arc::clone(&self.map), Arc::clone(&self.map_bytes));
+            let edition = Arc::clone(&self.edition);
             let logic = if unit < self.settings.shards {
                 let store = self.open_store(unit);
                 let identity = shard::Identity {
@@ -226,7 +225,9 @@ impl Node {
                     links_max: LINKS_MAX,
                 };
                 let memory = &mut self.hosts[unit].memory;
-                Logic::Shard(Box::new(ShardUnit::start(clock.now, identity, store, map, memory, &mut out)))
+                Logic::Shard(Box::new(ShardUnit::start(
+                    clock.now, identity, store, edition, memory, &mut out,
+                )))
             } else {
                 let log = self.open_log(unit);
                 let identity = group::Identity {
@@ -237,7 +238,7 @@ impl Node {
                 };
                 let who = (identity, self.settings.replica);
                 let memory = &mut self.hosts[unit].memory;
-                Logic::Meta(Box::new(MetaUnit::start(clock, who, log, map, memory, &mut out)))
+                Logic::Meta(Box::new(MetaUnit::start(clock, who, log, edition, memory, &mut out)))
             };
             self.hosts[unit].logic = Some(logic);
             self.carry_out(unit, out, around);
@@ -618,16 +619,18 @@ impl Node {
 /// The map with chains of so many of its stores, in every order.
 fn with_copies(map: &ClusterMap, copies: usize) -> ClusterMap {
     let mut map = map.as_map().clone();
-    let stores = map.stores.len();
+    let stores = map.stores.iter().filter(|store| matches!(store.unit, Unit::Shard(_))).count();
     map.settings.chain_length = u8::try_from(copies).expect("at most three");
     map.settings.min_in_sync = map.settings.chain_length.min(2);
     for (number, slice) in map.slices.iter_mut().enumerate() {
         // Half of the chains run the other way round.
         let step = if number % 2 == 0 { 1 } else { stores - 1 };
-        slice.members = (0..copies)
+        slice.chain.min_in_sync = map.settings.min_in_sync;
+        slice.chain.members = (0..copies)
             .map(|place| Member {
                 store: u16::try_from((number / 2 + place * step) % stores).expect("few stores"),
                 state: ReplicaState::Serving,
+                is_seed: true,
             })
             .collect();
     }

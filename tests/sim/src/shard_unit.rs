@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use journal::{IoOutcome, IoToken};
-use placement::ClusterMap;
+use placement::Edition;
 use shard::{Dial, Effects, Identity, Link, Placement, Shard};
 use store::Store;
 use wire::{Memory, Nanos, PREFIX_BYTES, Prefix, StoreId};
@@ -28,7 +28,7 @@ impl ShardUnit {
         now: Nanos,
         identity: Identity,
         store: Store,
-        map: (Arc<ClusterMap>, Arc<[u8]>),
+        edition: Arc<Edition>,
         memory: &mut SimMemory,
         out: &mut Out,
     ) -> Self {
@@ -37,7 +37,7 @@ impl ShardUnit {
             effects: Effects::default(),
             arriving: BTreeMap::new(),
         };
-        unit.shard.on_map(now, map.0, map.1, memory, &mut unit.effects);
+        unit.shard.on_map(now, edition, memory, &mut unit.effects);
         unit.shard.on_start(now, memory, &mut unit.effects);
         unit.carry_out(now, memory, out);
         unit

@@ -782,6 +782,356 @@ impl<'a> LossRecord {
 
 }
 
+// struct NodeDetail, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct NodeDetail(pub [u8; 16]);
+impl Default for NodeDetail { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for NodeDetail {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("NodeDetail")
+      .field("voter", &self.voter())
+      .field("rack_bytes", &self.rack_bytes())
+      .field("control_bytes", &self.control_bytes())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for NodeDetail {}
+impl<'a> ::flatbuffers::Follow<'a> for NodeDetail {
+  type Inner = &'a NodeDetail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a NodeDetail>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a NodeDetail {
+  type Inner = &'a NodeDetail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<NodeDetail>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for NodeDetail {
+    type Output = NodeDetail;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const NodeDetail as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for NodeDetail {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> NodeDetail {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    voter: u64,
+    rack_bytes: u16,
+    control_bytes: u16,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_voter(voter);
+    s.set_rack_bytes(rack_bytes);
+    s.set_control_bytes(control_bytes);
+    s
+  }
+
+  pub fn voter(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_voter(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn rack_bytes(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_rack_bytes(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn control_bytes(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[10..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_control_bytes(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[10..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct StoreDetail, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct StoreDetail(pub [u8; 16]);
+impl Default for StoreDetail { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for StoreDetail {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("StoreDetail")
+      .field("incarnation", &self.incarnation())
+      .field("weight", &self.weight())
+      .field("unit", &self.unit())
+      .field("standing", &self.standing())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StoreDetail {}
+impl<'a> ::flatbuffers::Follow<'a> for StoreDetail {
+  type Inner = &'a StoreDetail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a StoreDetail>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a StoreDetail {
+  type Inner = &'a StoreDetail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<StoreDetail>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for StoreDetail {
+    type Output = StoreDetail;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const StoreDetail as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StoreDetail {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> StoreDetail {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    incarnation: u64,
+    weight: u32,
+    unit: u8,
+    standing: u8,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_incarnation(incarnation);
+    s.set_weight(weight);
+    s.set_unit(unit);
+    s.set_standing(standing);
+    s
+  }
+
+  pub fn incarnation(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_incarnation(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn weight(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_weight(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn unit(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_unit(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn standing(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[13..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_standing(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[13..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum MapFormatOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -911,6 +1261,16 @@ impl<'a> ClusterMap<'a> {
   pub const VT_GROUPS: ::flatbuffers::VOffsetT = 32;
   pub const VT_GROUP_MEMBERS: ::flatbuffers::VOffsetT = 34;
   pub const VT_TEXT: ::flatbuffers::VOffsetT = 36;
+  pub const VT_BASE: ::flatbuffers::VOffsetT = 38;
+  pub const VT_NODE_DETAILS: ::flatbuffers::VOffsetT = 40;
+  pub const VT_STORE_DETAILS: ::flatbuffers::VOffsetT = 42;
+  pub const VT_SLICE_PHASES: ::flatbuffers::VOffsetT = 44;
+  pub const VT_GROUP_PHASES: ::flatbuffers::VOffsetT = 46;
+  pub const VT_GROUP_MEMBER_STORES: ::flatbuffers::VOffsetT = 48;
+  pub const VT_GROUP_MEMBER_STATES: ::flatbuffers::VOffsetT = 50;
+  pub const VT_SLICE_INDICES: ::flatbuffers::VOffsetT = 52;
+  pub const VT_STORE_INDICES: ::flatbuffers::VOffsetT = 54;
+  pub const VT_REMOVED_NODES: ::flatbuffers::VOffsetT = 56;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -922,8 +1282,18 @@ impl<'a> ClusterMap<'a> {
     args: &'args ClusterMapArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ClusterMap<'bldr>> {
     let mut builder = ClusterMapBuilder::new(_fbb);
+    builder.add_base(args.base);
     builder.add_reclaim_delay_ms(args.reclaim_delay_ms);
     builder.add_number(args.number);
+    if let Some(x) = args.removed_nodes { builder.add_removed_nodes(x); }
+    if let Some(x) = args.store_indices { builder.add_store_indices(x); }
+    if let Some(x) = args.slice_indices { builder.add_slice_indices(x); }
+    if let Some(x) = args.group_member_states { builder.add_group_member_states(x); }
+    if let Some(x) = args.group_member_stores { builder.add_group_member_stores(x); }
+    if let Some(x) = args.group_phases { builder.add_group_phases(x); }
+    if let Some(x) = args.slice_phases { builder.add_slice_phases(x); }
+    if let Some(x) = args.store_details { builder.add_store_details(x); }
+    if let Some(x) = args.node_details { builder.add_node_details(x); }
     if let Some(x) = args.text { builder.add_text(x); }
     if let Some(x) = args.group_members { builder.add_group_members(x); }
     if let Some(x) = args.groups { builder.add_groups(x); }
@@ -1062,6 +1432,76 @@ impl<'a> ClusterMap<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ClusterMap::VT_TEXT, None).unwrap()}
   }
+  #[inline]
+  pub fn base(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ClusterMap::VT_BASE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn node_details(&self) -> Option<::flatbuffers::Vector<'a, NodeDetail>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, NodeDetail>>>(ClusterMap::VT_NODE_DETAILS, None)}
+  }
+  #[inline]
+  pub fn store_details(&self) -> Option<::flatbuffers::Vector<'a, StoreDetail>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, StoreDetail>>>(ClusterMap::VT_STORE_DETAILS, None)}
+  }
+  #[inline]
+  pub fn slice_phases(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ClusterMap::VT_SLICE_PHASES, None)}
+  }
+  #[inline]
+  pub fn group_phases(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ClusterMap::VT_GROUP_PHASES, None)}
+  }
+  #[inline]
+  pub fn group_member_stores(&self) -> Option<::flatbuffers::Vector<'a, u16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u16>>>(ClusterMap::VT_GROUP_MEMBER_STORES, None)}
+  }
+  #[inline]
+  pub fn group_member_states(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ClusterMap::VT_GROUP_MEMBER_STATES, None)}
+  }
+  #[inline]
+  pub fn slice_indices(&self) -> Option<::flatbuffers::Vector<'a, u16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u16>>>(ClusterMap::VT_SLICE_INDICES, None)}
+  }
+  #[inline]
+  pub fn store_indices(&self) -> Option<::flatbuffers::Vector<'a, u16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u16>>>(ClusterMap::VT_STORE_INDICES, None)}
+  }
+  #[inline]
+  pub fn removed_nodes(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(ClusterMap::VT_REMOVED_NODES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ClusterMap<'_> {
@@ -1087,6 +1527,16 @@ impl ::flatbuffers::Verifiable for ClusterMap<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, GroupRecord>>>("groups", Self::VT_GROUPS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, GroupMemberRecord>>>("group_members", Self::VT_GROUP_MEMBERS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("text", Self::VT_TEXT, true)?
+     .visit_field::<u64>("base", Self::VT_BASE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, NodeDetail>>>("node_details", Self::VT_NODE_DETAILS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, StoreDetail>>>("store_details", Self::VT_STORE_DETAILS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("slice_phases", Self::VT_SLICE_PHASES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("group_phases", Self::VT_GROUP_PHASES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u16>>>("group_member_stores", Self::VT_GROUP_MEMBER_STORES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("group_member_states", Self::VT_GROUP_MEMBER_STATES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u16>>>("slice_indices", Self::VT_SLICE_INDICES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u16>>>("store_indices", Self::VT_STORE_INDICES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("removed_nodes", Self::VT_REMOVED_NODES, false)?
      .finish();
     Ok(())
   }
@@ -1109,6 +1559,16 @@ pub struct ClusterMapArgs<'a> {
     pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, GroupRecord>>>,
     pub group_members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, GroupMemberRecord>>>,
     pub text: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub base: u64,
+    pub node_details: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, NodeDetail>>>,
+    pub store_details: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, StoreDetail>>>,
+    pub slice_phases: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub group_phases: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub group_member_stores: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u16>>>,
+    pub group_member_states: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub slice_indices: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u16>>>,
+    pub store_indices: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u16>>>,
+    pub removed_nodes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
 }
 impl<'a> Default for ClusterMapArgs<'a> {
   #[inline]
@@ -1131,6 +1591,16 @@ impl<'a> Default for ClusterMapArgs<'a> {
       groups: None, // required field
       group_members: None, // required field
       text: None, // required field
+      base: 0,
+      node_details: None,
+      store_details: None,
+      slice_phases: None,
+      group_phases: None,
+      group_member_stores: None,
+      group_member_states: None,
+      slice_indices: None,
+      store_indices: None,
+      removed_nodes: None,
     }
   }
 }
@@ -1209,6 +1679,46 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClusterMapBuilder<'a, 'b, A> 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_TEXT, text);
   }
   #[inline]
+  pub fn add_base(&mut self, base: u64) {
+    self.fbb_.push_slot::<u64>(ClusterMap::VT_BASE, base, 0);
+  }
+  #[inline]
+  pub fn add_node_details(&mut self, node_details: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , NodeDetail>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_NODE_DETAILS, node_details);
+  }
+  #[inline]
+  pub fn add_store_details(&mut self, store_details: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , StoreDetail>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_STORE_DETAILS, store_details);
+  }
+  #[inline]
+  pub fn add_slice_phases(&mut self, slice_phases: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_SLICE_PHASES, slice_phases);
+  }
+  #[inline]
+  pub fn add_group_phases(&mut self, group_phases: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_GROUP_PHASES, group_phases);
+  }
+  #[inline]
+  pub fn add_group_member_stores(&mut self, group_member_stores: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u16>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_GROUP_MEMBER_STORES, group_member_stores);
+  }
+  #[inline]
+  pub fn add_group_member_states(&mut self, group_member_states: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_GROUP_MEMBER_STATES, group_member_states);
+  }
+  #[inline]
+  pub fn add_slice_indices(&mut self, slice_indices: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u16>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_SLICE_INDICES, slice_indices);
+  }
+  #[inline]
+  pub fn add_store_indices(&mut self, store_indices: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u16>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_STORE_INDICES, store_indices);
+  }
+  #[inline]
+  pub fn add_removed_nodes(&mut self, removed_nodes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterMap::VT_REMOVED_NODES, removed_nodes);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClusterMapBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ClusterMapBuilder {
@@ -1253,6 +1763,16 @@ impl ::core::fmt::Debug for ClusterMap<'_> {
       ds.field("groups", &self.groups());
       ds.field("group_members", &self.group_members());
       ds.field("text", &self.text());
+      ds.field("base", &self.base());
+      ds.field("node_details", &self.node_details());
+      ds.field("store_details", &self.store_details());
+      ds.field("slice_phases", &self.slice_phases());
+      ds.field("group_phases", &self.group_phases());
+      ds.field("group_member_stores", &self.group_member_stores());
+      ds.field("group_member_states", &self.group_member_states());
+      ds.field("slice_indices", &self.slice_indices());
+      ds.field("store_indices", &self.store_indices());
+      ds.field("removed_nodes", &self.removed_nodes());
       ds.finish()
   }
 }

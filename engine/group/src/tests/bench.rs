@@ -5,7 +5,7 @@ use std::sync::Arc;
 use journal::Expected;
 use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use journal::log::{Log, LogConfig};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{ClusterMap, Edition, OneNode, one_node};
 use replica::ReplicaConfig;
 use wire::message::{Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
 use wire::meta::{Mutation, NewAttributes, Operation, Place, SessionGrant, VolumePolicy};
@@ -53,7 +53,9 @@ pub(super) fn map(number: u64, ports: [u16; 2]) -> ClusterMap {
         node: NodeId(1),
         name: "node".into(),
         stores: vec![store(0), store(1)],
+        metadata: StoreId([0xff; 16]),
         metadata_address: "127.0.0.1:2".into(),
+        control: "127.0.0.1:3".into(),
         ring_bits: 4,
         reclaim_delay_ms: 1000,
     });
@@ -109,10 +111,9 @@ impl Bench {
     }
 
     fn begin(&mut self) {
-        let map = map(1, [10, 11]);
-        let bytes = map.as_map().encode();
+        let edition = Arc::new(Edition::new(map(1, [10, 11])));
         self.event(|member, clock, memory, effects| {
-            member.on_map(Arc::new(map), bytes.into(), effects);
+            member.on_map(edition, effects);
             member.on_start(clock, memory, effects);
         });
     }

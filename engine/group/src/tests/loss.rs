@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use placement::ClusterMap;
+use placement::{ClusterMap, Edition};
 use replica::ReplicaConfig;
 use wire::message::{Reply, Request};
 use wire::meta::{Change, Commit, Extents, Operation, Place, Precondition, Query, Run};
@@ -33,8 +33,8 @@ fn what_was_acked_before_a_loss_is_not_committed() {
     let session = bench.filled(0);
     let stamped: ClusterMap = map(1, [10, 11]).with_accepted_loss().expect("a legal map");
     let number = stamped.number();
-    let bytes = stamped.as_map().encode();
-    bench.event(|member, _, _, effects| member.on_map(Arc::new(stamped), bytes.into(), effects));
+    let edition = Arc::new(Edition::new(stamped));
+    bench.event(|member, _, _, effects| member.on_map(edition, effects));
     bench.request(1, 50, &mutation(session, 2, commit(session, 1, MapNumber(1))));
     bench.run();
     let reply = bench.reply();

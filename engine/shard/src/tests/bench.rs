@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{ClusterMap, Edition, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count};
 use wire::message::{
@@ -51,14 +51,16 @@ pub(super) fn map(number: u64) -> ClusterMap {
         node: NodeId(1),
         name: "node".into(),
         stores: vec![(STORE, ShardIndex(0), "127.0.0.1:1".into())],
+        metadata: StoreId([0xff; 16]),
         metadata_address: "127.0.0.1:2".into(),
+        control: "127.0.0.1:3".into(),
         ring_bits: 1,
         reclaim_delay_ms: 1000,
     });
     let mut map = first.expect("a legal map").as_map().clone();
     map.number = MapNumber(number);
     for slice in &mut map.slices {
-        slice.epoch = Epoch(number);
+        slice.chain.epoch = Epoch(number);
     }
     ClusterMap::new(map).expect("a legal map")
 }
@@ -140,9 +142,8 @@ impl Bench {
     }
 
     pub(super) fn change_map(&mut self, number: u64) {
-        let map = map(number);
-        let bytes = map.as_map().encode();
-        self.shard.on_map(self.now, Arc::new(map), bytes.into(), &mut self.memory, &mut self.effects);
+        let edition = Arc::new(Edition::new(map(number)));
+        self.shard.on_map(self.now, edition, &mut self.memory, &mut self.effects);
     }
 
     /// Carries effects out, but for the disk's work, which is only taken in.

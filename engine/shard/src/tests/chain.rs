@@ -299,7 +299,7 @@ fn clients_write_to_the_head_only_and_peers_not_as_clients() {
 fn below_min_in_sync_nothing_is_written() {
     let mut world = World::new(3, 0);
     let mut map = chain_map(1, 3, &[&[(0, Serving), (1, Syncing), (2, Offline)]]).as_map().clone();
-    map.settings.min_in_sync = 2;
+    map.slices.iter_mut().for_each(|slice| slice.chain.min_in_sync = 2);
     world.set_map(&placement::ClusterMap::new(map).unwrap());
     let chunk = Chunk::new(1, 4096);
     world.put(0, 1, &chunk, 1);

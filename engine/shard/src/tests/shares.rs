@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use journal::SEGMENT_BYTES;
 use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{ClusterMap, Edition, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::checksum::{BlockHasher, leaf_count, root};
 use wire::message::{
@@ -61,7 +61,8 @@ impl Bench {
             shut_down: false,
         };
         bench.memory.limit_bytes = ARENA_BYTES;
-        bench.shard.on_map(bench.now, Arc::new(map()), Arc::from([]), &mut bench.memory, &mut bench.effects);
+        let edition = Arc::new(Edition::new(map()));
+        bench.shard.on_map(bench.now, edition, &mut bench.memory, &mut bench.effects);
         bench.shard.on_start(bench.now, &mut bench.memory, &mut bench.effects);
         bench.run();
         bench
@@ -217,7 +218,9 @@ fn map() -> ClusterMap {
         node: NodeId(1),
         name: "n".into(),
         stores: vec![(STORE, ShardIndex(0), "127.0.0.1:7430".into())],
+        metadata: StoreId([0xff; 16]),
         metadata_address: "127.0.0.1:7421".into(),
+        control: "127.0.0.1:7422".into(),
         ring_bits: 0,
         reclaim_delay_ms: 1000,
     })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use journal::fake_disk::{FakeDisk, FakeMemory, Random, format_of};
-use placement::{ClusterMap, OneNode, one_node};
+use placement::{ClusterMap, Edition, OneNode, one_node};
 use store::{Store, StoreConfig};
 use wire::map::{Member, ReplicaState};
 use wire::message::{
@@ -88,7 +88,9 @@ pub(super) fn chain_map(number: u64, sites: usize, chains: &[&[(usize, ReplicaSt
         node: NodeId(1),
         name: "node".into(),
         stores: (0..sites).map(store).collect(),
+        metadata: StoreId([0xff; 16]),
         metadata_address: "127.0.0.1:2".into(),
+        control: "127.0.0.1:3".into(),
         ring_bits: bits,
         reclaim_delay_ms: 1000,
     });
@@ -97,10 +99,12 @@ pub(super) fn chain_map(number: u64, sites: usize, chains: &[&[(usize, ReplicaSt
     map.settings.chain_length = 3;
     map.settings.min_in_sync = 1;
     for (slice, chain) in map.slices.iter_mut().zip(chains) {
-        slice.epoch = Epoch(number);
-        let member =
-            |&(site, state): &(usize, ReplicaState)| Member { store: u16::try_from(site).unwrap(), state };
-        slice.members = chain.iter().map(member).collect();
+        slice.chain.epoch = Epoch(number);
+        let member = |&(site, state): &(usize, ReplicaState)| {
+            let is_seed = state == ReplicaState::Serving;
+            Member { store: u16::try_from(site).unwrap(), state, is_seed }
+        };
+        slice.chain.members = chain.iter().map(member).collect();
     }
     ClusterMap::new(map).expect("a legal map")
 }
@@ -149,10 +153,9 @@ impl World {
     }
 
     pub(super) fn set_map_of(&mut self, site: usize, map: &ClusterMap) {
-        let bytes = map.as_map().encode();
-        let (map, now) = (Arc::new(map.clone()), self.now);
+        let (edition, now) = (Arc::new(Edition::new(map.clone())), self.now);
         let Site { shard, memory, effects, .. } = &mut self.sites[site];
-        shard.on_map(now, map, bytes.into(), memory, effects);
+        shard.on_map(now, edition, memory, effects);
         self.carry_out(site);
     }
 

@@ -7,7 +7,7 @@
 //!  Heartbeat ─────────────────────────►  every 250 ms
 //!  ◄──────────────────── HeartbeatReply  the lease (R18), and the number of the map to follow
 //! ```
-//! Types only: `meta/control` decides, the codec stands elsewhere. Every list has a limit in [`crate::limits`].
+//! Types only: `meta/control` decides, `message/plain` has the codec. Every list has a limit in [`crate::limits`].
 
 mod command;
 mod status;
@@ -22,6 +22,15 @@ use crate::{CommitIndex, Epoch, GroupId, Incarnation, MapNumber, Nanos, NodeId, 
 /// are held by one process at a time (R33).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Life(pub u64);
+
+/// What whoever leads the control group answers; others say who that is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Led<T> {
+    /// The answer.
+    Here(T),
+    /// Ask this node, where it is known who leads.
+    Elsewhere(Option<NodeId>),
+}
 
 /// Names a chain: a slice's or a group's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -46,6 +46,10 @@ pub const MESSAGE_CHUNKS_MAX: usize = 4096;
 pub const SESSION_RESULTS_MAX: usize = 256;
 /// Open sessions of a group (R17).
 pub const GROUP_SESSIONS_MAX: usize = 65_536;
+/// Values in any list of a control message; each kind has a lower limit of its own.
+pub const CONTROL_LIST_MAX: usize = 65_536;
+/// Bytes of a control message in its plain codec, and of a raft message.
+pub const CONTROL_BYTES_MAX: usize = 900 << 10;
 /// Changes of epoch that a log tells of (R7).
 pub const TERMS_MAX: usize = 64;
 /// Bytes of entries, or of a checkpoint's image, in one message between members of a chain.

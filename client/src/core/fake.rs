@@ -238,7 +238,12 @@ impl FakeCluster {
             Request::Credit { .. }
             | Request::DeleteChunks { .. }
             | Request::Inventory { .. }
-            | Request::Replicate(_) => {
+            | Request::Replicate(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::MapNews { .. }
+            | Request::Raft(_)
+            | Request::Manage(_) => {
                 panic!("a client doesn't send this")
             }
         };

@@ -124,7 +124,9 @@ impl<T: Plain> Plain for Vec<T> {
     fn put(&self, out: &mut Vec<u8>) {
         assert!(self.len() <= CONTROL_LIST_MAX, "lists keep their limits");
         u32::try_from(self.len()).expect("few").put(out);
-        self.iter().for_each(|value| value.put(out));
+        for value in self {
+            value.put(out);
+        }
     }
 
     fn take(input: &mut Input<'_>) -> Result<Self, DecodeError> {

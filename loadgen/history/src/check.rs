@@ -50,7 +50,10 @@ pub struct Component {
 impl Component {
     /// Whether one says that it can have happened, and the other that it can't: one of the two is wrong.
     pub fn is_disputed(&self) -> bool {
-        matches!((self.search, self.oracle), (Verdict::Clean, Verdict::Wrong) | (Verdict::Wrong, Verdict::Clean))
+        matches!(
+            (self.search, self.oracle),
+            (Verdict::Clean, Verdict::Wrong) | (Verdict::Wrong, Verdict::Clean)
+        )
     }
 
     /// Whether neither could say.

@@ -4,7 +4,7 @@
 //! that may have taken effect: what has no second line is of unknown outcome. The reader is total: any bytes give a history or an error.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
@@ -138,7 +138,10 @@ impl Writer {
             buffer.clear();
         }
         if history.is_ended {
-            Self::end(&mut buffer, history.records.iter().filter_map(|record| record.ended).max().unwrap_or(0));
+            Self::end(
+                &mut buffer,
+                history.records.iter().filter_map(|record| record.ended).max().unwrap_or(0),
+            );
         }
         out.write_all(&buffer)
     }
@@ -251,7 +254,7 @@ pub fn read(input: impl BufRead) -> Result<History, FormatError> {
                 history.is_ended = true;
                 continue;
             }
-            Ok(Parsed::Record(record)) => record,
+            Ok(Parsed::Record(record)) => *record,
         };
         if history.is_ended {
             return Err(wrong("stands behind the end"));
@@ -323,21 +326,21 @@ impl<R: BufRead> Reader<R> {
 
 /// Each path once, however many operations name it.
 #[derive(Debug, Default)]
-struct Names(BTreeMap<Arc<str>, ()>);
+struct Names(BTreeSet<Arc<str>>);
 
 impl Names {
     fn name(&mut self, text: &str) -> Arc<str> {
-        if let Some((name, ())) = self.0.get_key_value(text) {
+        if let Some(name) = self.0.get(text) {
             return Arc::clone(name);
         }
         let name: Arc<str> = Arc::from(text);
-        self.0.insert(Arc::clone(&name), ());
+        self.0.insert(Arc::clone(&name));
         name
     }
 }
 
 enum Parsed {
-    Record(Record),
+    Record(Box<Record>),
     End,
 }
 
@@ -351,7 +354,8 @@ struct Raw<'a> {
 }
 
 const NUMBERS: [&str; 12] = [
-    "client", "number", "began", "ended", "length", "offset", "index", "inode", "version", "size", "at", "end",
+    "client", "number", "began", "ended", "length", "offset", "index", "inode", "version", "size", "at",
+    "end",
 ];
 const TEXTS: [&str; 4] = ["op", "path", "to", "outcome"];
 
@@ -417,7 +421,7 @@ fn parse(
     if outcome != Outcome::Unknown && ended.is_none() {
         return Err("has an outcome and no end");
     }
-    Ok(Parsed::Record(Record { stamp, began, ended, action, outcome }))
+    Ok(Parsed::Record(Box::new(Record { stamp, began, ended, action, outcome })))
 }
 
 fn parse_action(raw: &Raw<'_>, names: &mut Names) -> Result<Action, &'static str> {
@@ -455,7 +459,9 @@ fn parse_answer(raw: &Raw<'_>, names: &mut Names) -> Result<Answer, &'static str
         size: raw.number("size"),
         offset: raw.number("at"),
         seen: seen.map(|seen| seen.ok_or("`seen` isn't a list of pieces")).transpose()?,
-        listed: listed.map(|files: Option<Vec<Listed>>| files.ok_or("`files` isn't a list of files")).transpose()?,
+        listed: listed
+            .map(|files: Option<Vec<Listed>>| files.ok_or("`files` isn't a list of files"))
+            .transpose()?,
     })
 }
 

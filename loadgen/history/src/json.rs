@@ -38,7 +38,10 @@ impl Value<'_> {
 pub(crate) struct Malformed;
 
 /// The fields of an object, in order. `fields` is cleared first, and used again from line to line.
-pub(crate) fn object<'a>(line: &'a str, fields: &mut Vec<(Cow<'a, str>, Value<'a>)>) -> Result<(), Malformed> {
+pub(crate) fn object<'a>(
+    line: &'a str,
+    fields: &mut Vec<(Cow<'a, str>, Value<'a>)>,
+) -> Result<(), Malformed> {
     fields.clear();
     let mut parser = Parser { text: line, at: 0 };
     parser.expect(b'{')?;
@@ -219,9 +222,24 @@ mod tests {
         check(r#"{"a":[[1,"b"],[]]}"#, Some(r#"[("a", List([List([Number(1), Text("b")]), List([])]))]"#));
         check(r#"{"a":"\"\\\u0041\n"}"#, Some(r#"[("a", Text("\"\\A\n"))]"#));
         for wrong in [
-            "", "{", "[]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{\"a\":-1}", "{\"a\":1.5}", "{\"a\":true}",
-            "{\"a\":1}x", "{\"a\":18446744073709551616}", "{\"a\":\"", "{\"a\":\"\\", "{\"a\":\"\\u12\"}",
-            "{\"a\":\"\\ud800\"}", "{\"a\":[1}", "{\"a\":[[[[1]]]]}", "{\"a\":\"\\ü\"}",
+            "",
+            "{",
+            "[]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":-1}",
+            "{\"a\":1.5}",
+            "{\"a\":true}",
+            "{\"a\":1}x",
+            "{\"a\":18446744073709551616}",
+            "{\"a\":\"",
+            "{\"a\":\"\\",
+            "{\"a\":\"\\u12\"}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":[1}",
+            "{\"a\":[[[[1]]]]}",
+            "{\"a\":\"\\ü\"}",
         ] {
             check(wrong, None);
         }

@@ -73,7 +73,7 @@ impl Contents {
         let mut pieces = seen.pieces.iter().rev();
         // The chain is walked from the file's end; `high` is where the node's bytes end.
         let (mut at, mut high) = (content, size);
-        while high > start {
+        while start < end && high > start {
             if at == Content::ANY {
                 return true;
             }
@@ -283,18 +283,27 @@ impl Found {
 
 /// What a path and its file add to the hash of a state: the exclusive or of all.
 pub(crate) fn hash_of(path: usize, file: Option<File>) -> u128 {
-    let Some(file) = file else { return 0 };
-    let path = path as u64;
-    mix(path, file.version) ^ mix(file.inode, file.size).rotate_left(31) ^ mix(file.content.0.into(), path)
+    let Some(File { inode, version, size, content }) = file else { return 0 };
+    hash(&[TAG_FILE, path as u64, inode, version, size, content.0.into()])
 }
 
-/// 128 bits of two numbers: two states with the same ones are taken for one, which in 2^64 states happens once.
-pub(crate) fn mix(left: u64, right: u64) -> u128 {
+/// What an operation that is done adds to it.
+pub(crate) fn hash_of_op(op: usize) -> u128 {
+    hash(&[TAG_OP, op as u64])
+}
+
+const TAG_FILE: u64 = 1;
+const TAG_OP: u64 = 2;
+
+/// 128 bits of some numbers: two states with the same ones are taken for one, which would take 2^64 states.
+fn hash(words: &[u64]) -> u128 {
     let half = |seed: u64| {
-        let mut word = left.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ right.wrapping_add(seed).rotate_left(23);
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ right;
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).wrapping_add(seed);
-        word ^ (word >> 31)
+        words.iter().fold(seed, |hash, word| {
+            let mut word = (hash ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ (word >> 31)
+        })
     };
     u128::from(half(0x2545_f491_4f6c_dd1d)) << 64 | u128::from(half(0xc2b2_ae3d_27d4_eb4f))
 }

@@ -127,7 +127,9 @@ impl<'a> Walk<'a> {
         // Ends of reads that have their place, with the place; and the highest place of those that had ended.
         let mut placed: BTreeMap<(u64, usize), u64> = BTreeMap::new();
         let mut floor = 0;
-        for (number, op) in part.ops.iter().enumerate().filter(|(_, op)| op.kind.is_read() && op.index.is_none()) {
+        for (number, op) in
+            part.ops.iter().enumerate().filter(|(_, op)| op.kind.is_read() && op.index.is_none())
+        {
             while let Some(first) = placed.first_entry()
                 && first.key().0 < op.began
             {
@@ -135,13 +137,12 @@ impl<'a> Walk<'a> {
             }
             let Kind::Read { path, effect } = &op.kind else { unreachable!("filtered above") };
             let low = op.bounds.low.max(floor);
-            match self.place(*path, effect, low, op.bounds.high) {
-                Some(place) => drop(placed.insert((op.ended, number), place)),
-                None => {
-                    let at = self.timelines[*path].partition_point(|(index, _)| *index <= low);
-                    let expected = self.timelines[*path][at - 1].1;
-                    self.contradiction(op, *path, expected, op.bounds.high);
-                }
+            if let Some(place) = self.place(*path, effect, low, op.bounds.high) {
+                placed.insert((op.ended, number), place);
+            } else {
+                let at = self.timelines[*path].partition_point(|(index, _)| *index <= low);
+                let expected = self.timelines[*path][at - 1].1;
+                self.contradiction(op, *path, expected, op.bounds.high);
             }
         }
     }
@@ -165,7 +166,8 @@ impl<'a> Walk<'a> {
 
     /// An answer and the state contradict each other. Whether an operation of unknown outcome may be why; else it is an anomaly.
     fn contradiction(&mut self, op: &'a Op, path: usize, expected: Option<File>, before: u64) -> bool {
-        let may_explain = |free: &&Op| free.kind.touches(path) && free.bounds.low < before && free.began <= op.ended;
+        let may_explain =
+            |free: &&Op| free.kind.touches(path) && free.bounds.low < before && free.began <= op.ended;
         if self.free.iter().any(may_explain) {
             self.findings.undecided += 1;
             return true;
@@ -192,10 +194,13 @@ impl<'a> Walk<'a> {
         {
             return class;
         }
-        let is_refused = |(record, at): &(usize, usize)| *at == path && self.records[*record].began <= op.ended;
+        let is_refused =
+            |(record, at): &(usize, usize)| *at == path && self.records[*record].began <= op.ended;
         let took_effect = self.part.refused.iter().any(is_refused);
         let (found, is_gone) = match &op.kind {
-            Kind::Append { offset: Some(offset), .. } if expected.is_some_and(|file| file.size != *offset) => {
+            Kind::Append { offset: Some(offset), .. }
+                if expected.is_some_and(|file| file.size != *offset) =>
+            {
                 let is_less = expected.is_some_and(|file| *offset < file.size);
                 return if is_less { Class::Lost } else { Class::Double };
             }
@@ -214,17 +219,14 @@ impl<'a> Walk<'a> {
         match expected {
             _ if took_effect && is_gone => Class::TookEffect,
             Some(_) if is_gone => Class::Lost,
-            None if is_gone => Class::Impossible,
-            None if self.was_there(path, &found) => Class::Resurrected,
-            None if took_effect => Class::TookEffect,
-            None => Class::Impossible,
+            None if !is_gone && self.was_there(path, &found) => Class::Resurrected,
             Some(file) if found.version.is_some_and(|version| version < file.version) => {
                 // Whoever saw the newer one later says that it isn't lost.
                 let is_seen = self.seen_last.get(&file.version).is_some_and(|began| *began > op.ended);
                 if is_seen { Class::Stale } else { Class::Lost }
             }
-            Some(_) if took_effect => Class::TookEffect,
-            Some(_) => Class::Impossible,
+            _ if took_effect => Class::TookEffect,
+            _ => Class::Impossible,
         }
     }
 

@@ -88,8 +88,8 @@ impl Kind {
             Self::Put { found, .. }
             | Self::Append { found, .. }
             | Self::Delete { found, .. }
-            | Self::Rename { found, .. } => Some(found),
-            Self::Read { effect: Effect::Present { found, .. }, .. } => Some(found),
+            | Self::Rename { found, .. }
+            | Self::Read { effect: Effect::Present { found, .. }, .. } => Some(found),
             Self::Read { effect: Effect::Absent, .. } => None,
         }
     }
@@ -152,8 +152,11 @@ pub(crate) struct Prepared<'a> {
 /// Makes histories ready.
 pub(crate) fn prepare(histories: &[History]) -> Prepared<'_> {
     let records: Vec<&Record> = histories.iter().flat_map(|history| &history.records).collect();
-    let writes: BTreeMap<Stamp, u32> =
-        (0..).zip(&records).filter(|(_, record)| record.action.is_write()).map(|(i, r)| (r.stamp, i)).collect();
+    let writes: BTreeMap<Stamp, u32> = (0..)
+        .zip(&records)
+        .filter(|(_, record)| record.action.is_write())
+        .map(|(i, r)| (r.stamp, i))
+        .collect();
     let mut prepared = Prepared { records, ..Prepared::default() };
     let base = histories.iter().map(|history| history.header.index).min().unwrap_or(0);
     prepared.note_at_once(histories, &writes, base);
@@ -390,7 +393,15 @@ impl<'a> Builder<'a> {
         let is_open = record.outcome == Outcome::Unknown;
         let ended = record.ended.filter(|_| !is_open).unwrap_or(u64::MAX);
         let is_sure = !is_open || index.is_some();
-        self.parts[part].ops.push(Op { record: place, began: record.began, ended, is_sure, index, bounds, kind });
+        self.parts[part].ops.push(Op {
+            record: place,
+            began: record.began,
+            ended,
+            is_sure,
+            index,
+            bounds,
+            kind,
+        });
     }
 
     /// Pieces by the record that wrote them, runs that continue each other put together.

@@ -114,10 +114,7 @@ impl Action {
 
     /// Whether it changes something.
     pub fn is_mutation(&self) -> bool {
-        matches!(
-            self,
-            Self::Put { .. } | Self::Append { .. } | Self::Delete { .. } | Self::Rename { .. }
-        )
+        matches!(self, Self::Put { .. } | Self::Append { .. } | Self::Delete { .. } | Self::Rename { .. })
     }
 
     /// Whether it writes bytes that carry its stamp.

@@ -13,7 +13,7 @@ mod list;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{File, Model, Undo, VERSION_ANY, VERSION_NEVER, hash_of, mix};
+use crate::model::{File, Model, Undo, VERSION_ANY, VERSION_NEVER, hash_of, hash_of_op};
 use crate::prepare::{Effect, Kind, Op, Part};
 use list::{Events, Step};
 
@@ -33,9 +33,18 @@ const STEPS_PER_OP: u64 = 64;
 /// Steps that any component may take: some seconds.
 const STEPS_MIN: u64 = 2_000_000;
 
-/// Looks for an order.
+/// Looks for an order: first with operations of unknown outcome only where something needs them, then, where there are such and that finds
+/// none, with them everywhere.
 pub(crate) fn search(part: &Part) -> Answer {
-    Search::new(part).run()
+    let answer = Search::new(part, true).run();
+    let has_free = part.ops.iter().any(|op| !op.is_sure);
+    if has_free
+        && matches!(answer, Answer::Stuck { .. })
+        && Search::new(part, false).run() == Answer::Linearizable
+    {
+        return Answer::Linearizable;
+    }
+    answer
 }
 
 /// One way to go on: an operation, and which version it gets where that isn't known.
@@ -74,10 +83,16 @@ struct Search<'a> {
     used: Vec<bool>,
     /// Versions that were seen and that nobody is known to have written.
     mysteries: Vec<u64>,
+    /// Of each version: how many of the operations that aren't done name it.
+    observers: BTreeMap<u64, u32>,
     /// Of each operation: how late its bytes are wanted, for histories without indices.
     wanted: Vec<u64>,
     has_appends: bool,
     has_choice: bool,
+    /// Operations of unknown outcome are tried only where something needs them.
+    is_lazy: bool,
+    /// Paths that something needs to be otherwise, in the present state.
+    needed: Vec<bool>,
     /// The highest index executed.
     last: u64,
     hash: u128,
@@ -91,17 +106,21 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(part: &'a Part) -> Self {
+    fn new(part: &'a Part, is_lazy: bool) -> Self {
         let ops = part.ops.as_slice();
         let places = 0..ops.len();
         let is_mutation = |place: &usize| !ops[*place].kind.is_read();
         let mut sequence: Vec<usize> =
             places.clone().filter(is_mutation).filter(|place| ops[*place].index.is_some()).collect();
         sequence.sort_by_key(|place| ops[*place].index);
-        let has_unordered = places.clone().filter(is_mutation).any(|place| ops[place].is_sure && ops[place].index.is_none());
+        let has_unordered =
+            places.clone().filter(is_mutation).any(|place| ops[place].is_sure && ops[place].index.is_none());
         let free: Vec<usize> = places.clone().filter(|place| !ops[*place].is_sure).collect();
-        let written: BTreeSet<u64> =
-            sequence.iter().filter(|place| ops[**place].kind.is_write()).filter_map(|place| ops[*place].index).collect();
+        let written: BTreeSet<u64> = sequence
+            .iter()
+            .filter(|place| ops[**place].kind.is_write())
+            .filter_map(|place| ops[*place].index)
+            .collect();
         let seen = ops.iter().filter_map(|op| op.kind.found()?.version);
         let mysteries: BTreeSet<u64> = seen.filter(|version| !written.contains(version)).collect();
         Self {
@@ -111,11 +130,14 @@ impl<'a> Search<'a> {
             sequence,
             next: 0,
             used: vec![false; ops.len()],
+            is_lazy,
+            needed: vec![!is_lazy; part.paths.len()],
             mysteries: mysteries.into_iter().collect(),
             has_choice: has_unordered || !free.is_empty(),
             free,
+            observers: observers(ops),
             wanted: wanted(ops),
-            has_appends: ops.iter().any(|op| op.is_sure && matches!(op.kind, Kind::Append { .. })),
+            has_appends: ops.iter().any(|op| matches!(op.kind, Kind::Append { .. })),
             last: 0,
             hash: 0,
             lifted: 0,
@@ -174,6 +196,7 @@ impl<'a> Search<'a> {
         let mut before = Events::HEAD;
         let mut limit = u64::MAX;
         let mut blocking = None;
+        self.needed.fill(!self.is_lazy);
         while let Some((step, node)) = self.events.after(before) {
             match step {
                 Step::End { op } => {
@@ -187,6 +210,9 @@ impl<'a> Search<'a> {
                     let is_turn = self.ops[op].index.is_none() || self.sequence.get(self.next) == Some(&op);
                     if is_mutation && is_turn {
                         self.candidates.push(Candidate { op, version: VERSION_ANY });
+                    }
+                    if !self.free.is_empty() {
+                        self.note_need(op, is_mutation && is_turn, next);
                     }
                     before = node;
                 }
@@ -209,12 +235,18 @@ impl<'a> Search<'a> {
     }
 
     /// Operations of unknown outcome that had begun, where executing them could make a difference.
+    ///
+    /// An operation without end can wait until somebody needs what it does: it changes places with whatever doesn't touch its paths, and what
+    /// agrees with the state, and says enough of it, wouldn't any more.
     fn add_free(&mut self, limit: u64, next: u64) {
+        self.follow_renames();
         for &op in &self.free {
             let Op { began, bounds, kind, .. } = &self.ops[op];
             // An index has to be left for it between the last one and the next.
             let is_room = next.saturating_sub(1) > self.last.max(bounds.low);
-            if self.used[op] || *began > limit || !is_room {
+            let is_needed =
+                self.needed.iter().enumerate().any(|(path, is_needed)| *is_needed && kind.touches(path));
+            if self.used[op] || *began > limit || !is_room || !is_needed {
                 continue;
             }
             if !kind.is_write() {
@@ -224,9 +256,48 @@ impl<'a> Search<'a> {
             let fits = |version: &&u64| **version > self.last.max(bounds.low) && **version < next;
             let versions = self.mysteries.iter().filter(fits);
             self.candidates.extend(versions.map(|version| Candidate { op, version: *version }));
-            // A version that nobody saw matters as the ground of an append, or where nothing tells versions.
-            if self.has_appends || self.sequence.is_empty() {
+            // A version that nobody saw matters where it makes a file, as the ground of an append, or where nothing tells versions.
+            let is_new = self.model.file(kind.path()).is_none();
+            if is_new || self.has_appends || self.sequence.is_empty() {
                 self.candidates.push(Candidate { op, version: VERSION_NEVER });
+            }
+        }
+    }
+
+    /// What an operation that could be next wants to be otherwise.
+    fn note_need(&mut self, op: usize, is_turn: bool, next: u64) {
+        let Op { index, kind, .. } = &self.ops[op];
+        let path = kind.path();
+        match kind {
+            Kind::Read { .. } => self.needed[path] |= self.is_time(op, next),
+            _ if !is_turn => {}
+            Kind::Rename { to, found, .. } => {
+                self.needed[*to] = true;
+                self.needed[path] |= found.version.is_none() || !self.can_apply(op);
+            }
+            // Bytes of the same number may be there, and others.
+            Kind::Append { .. } => self.needed[path] = true,
+            Kind::Put { found, .. } => self.needed[path] |= found.inode.is_none() || !self.can_apply(op),
+            Kind::Delete { .. } => self.needed[path] |= index.is_none() || !self.can_apply(op),
+        }
+    }
+
+    fn can_apply(&mut self, op: usize) -> bool {
+        let undo = self.model.apply(&self.ops[op].kind, self.ops[op].version());
+        undo.map(|undo| self.model.undo(undo)).is_ok()
+    }
+
+    /// What a rename of unknown outcome could bring to a needed path is needed, too.
+    fn follow_renames(&mut self) {
+        let mut is_new = self.is_lazy;
+        while std::mem::take(&mut is_new) {
+            for &free in &self.free {
+                if let Kind::Rename { path, to, .. } = &self.ops[free].kind
+                    && self.needed[*to]
+                    && !std::mem::replace(&mut self.needed[*path], true)
+                {
+                    is_new = true;
+                }
             }
         }
     }
@@ -237,13 +308,17 @@ impl<'a> Search<'a> {
 
     /// Whether a read can be executed in this state.
     fn reads(&self, op: usize, next: u64) -> bool {
-        let Op { index, bounds, kind, .. } = &self.ops[op];
-        let is_time = match index {
+        let Kind::Read { path, effect } = &self.ops[op].kind else { unreachable!("the caller has looked") };
+        self.is_time(op, next) && self.model.agrees(*path, effect)
+    }
+
+    /// Whether a read can be made at this place of the log.
+    fn is_time(&self, op: usize, next: u64) -> bool {
+        let Op { index, bounds, .. } = &self.ops[op];
+        match index {
             Some(index) => self.last <= *index && *index < next && bounds.admit(*index, false),
             None => self.last <= bounds.high && next > bounds.low,
-        };
-        let Kind::Read { path, effect } = kind else { unreachable!("the caller has looked") };
-        is_time && self.model.agrees(*path, effect)
+        }
     }
 
     /// Executes a mutation if the model lets it.
@@ -253,8 +328,17 @@ impl<'a> Search<'a> {
         if index.is_some_and(|index| index <= self.last || !bounds.admit(index, true)) {
             return false;
         }
+        let is_seen = kind.is_write() && ![VERSION_ANY, VERSION_NEVER].contains(&version);
+        // Reads of what was there before come before it.
+        if index.or(is_seen.then_some(version)).is_some_and(|index| index > self.events.index_max()) {
+            return false;
+        }
         let version = if *is_sure { self.ops[op].version() } else { version };
         let Ok(undo) = self.model.apply(kind, version) else { return false };
+        if self.is_missed(&undo, kind) {
+            self.model.undo(undo);
+            return false;
+        }
         for (path, before) in Model::before(&undo) {
             self.hash ^= hash_of(path, before) ^ hash_of(path, self.model.file(path));
         }
@@ -267,20 +351,37 @@ impl<'a> Search<'a> {
             self.lift(op);
         } else {
             // A version that was seen is an index, too.
-            if kind.is_write() && version != VERSION_NEVER {
+            if is_seen {
                 self.last = version;
             }
             self.used[op] = true;
-            self.hash ^= mix(op as u64, 1);
+            self.hash ^= hash_of_op(op);
             self.trail.push(Done::Used { free: op });
         }
         true
     }
 
+    /// Whether a version is gone that operations name which aren't done: it never comes back.
+    fn is_missed(&self, undo: &Undo, kind: &Kind) -> bool {
+        let mut gone = Model::before(undo).filter_map(|(_, file)| Some(file?.version));
+        gone.any(|version| {
+            let own = u32::from(named_version(kind) == Some(version));
+            let is_named = self.observers.get(&version).is_some_and(|count| *count > own);
+            is_named
+                && !Model::touched(undo)
+                    .any(|path| self.model.file(path).is_some_and(|f| f.version == version))
+        })
+    }
+
     fn lift(&mut self, op: usize) {
         self.events.lift(op);
+        if let Some(count) =
+            named_version(&self.ops[op].kind).and_then(|version| self.observers.get_mut(&version))
+        {
+            *count -= 1;
+        }
         self.lifted += 1;
-        self.hash ^= mix(op as u64, 0);
+        self.hash ^= hash_of_op(op);
         self.trail.push(Done::Lifted { op });
     }
 
@@ -289,12 +390,16 @@ impl<'a> Search<'a> {
             match self.trail.pop().expect("it is longer") {
                 Done::Lifted { op } => {
                     self.events.put_back(op);
+                    let version = named_version(&self.ops[op].kind);
+                    if let Some(count) = version.and_then(|version| self.observers.get_mut(&version)) {
+                        *count += 1;
+                    }
                     self.lifted -= 1;
-                    self.hash ^= mix(op as u64, 0);
+                    self.hash ^= hash_of_op(op);
                 }
                 Done::Used { free } => {
                     self.used[free] = false;
-                    self.hash ^= mix(free as u64, 1);
+                    self.hash ^= hash_of_op(free);
                 }
                 Done::Applied { undo, last, next } => {
                     for path in Model::touched(&undo) {
@@ -309,6 +414,19 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+/// The version that has to be there for an operation: of what is read, removed or moved.
+fn named_version(kind: &Kind) -> Option<u64> {
+    if kind.is_write() { None } else { kind.found()?.version }
+}
+
+fn observers(ops: &[Op]) -> BTreeMap<u64, u32> {
+    let mut observers = BTreeMap::new();
+    for version in ops.iter().filter(|op| op.is_sure).filter_map(|op| named_version(&op.kind)) {
+        *observers.entry(version).or_default() += 1;
+    }
+    observers
 }
 
 /// When the bytes of each write are wanted: the last end of a read that saw them; 0: never.

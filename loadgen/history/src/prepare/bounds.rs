@@ -50,7 +50,8 @@ pub(crate) fn bounds(records: &[&Record], attributed: &BTreeMap<usize, Found>) -
         let before = ends.partition_point(|(ended, _)| *ended < record.began);
         let low = before.checked_sub(1).map_or(0, |last| ends[last].1);
         let open = record.outcome == Outcome::Unknown;
-        let after = record.ended.filter(|_| !open).map(|ended| begins.partition_point(|(began, _)| *began <= ended));
+        let after =
+            record.ended.filter(|_| !open).map(|ended| begins.partition_point(|(began, _)| *began <= ended));
         let high = after.and_then(|first| begins.get(first)).map_or(u64::MAX, |(_, index)| *index);
         Bounds { low, high }
     };

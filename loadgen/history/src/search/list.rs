@@ -9,14 +9,46 @@ pub(super) enum Step {
     End { op: usize },
 }
 
-/// The list. Node 0 is its head; what is taken out keeps its neighbours' numbers, and is put back in reverse order.
+/// A list of nodes from 1 on, between which node 0 is the head. What is taken out keeps its neighbours' numbers, and is put back in reverse order.
+#[derive(Debug)]
+struct Chain {
+    next: Vec<usize>,
+    previous: Vec<usize>,
+}
+
+impl Chain {
+    fn new(nodes: usize) -> Self {
+        let count = nodes + 1;
+        Self {
+            next: (1..=count).map(|node| node % count).collect(),
+            previous: (0..count).map(|node| (node + count - 1) % count).collect(),
+        }
+    }
+
+    fn unlink(&mut self, node: usize) {
+        let (next, previous) = (self.next[node], self.previous[node]);
+        self.next[previous] = next;
+        self.previous[next] = previous;
+    }
+
+    fn relink(&mut self, node: usize) {
+        let (next, previous) = (self.next[node], self.previous[node]);
+        self.next[previous] = node;
+        self.previous[next] = node;
+    }
+}
+
+/// What isn't done: in order of time, and reads by the index behind which they can't be made any more.
 #[derive(Debug)]
 pub(super) struct Events {
     steps: Vec<Step>,
-    next: Vec<usize>,
-    previous: Vec<usize>,
+    times: Chain,
     /// Of each operation: the nodes of its beginning and end; 0 where it isn't in the list.
     nodes: Vec<(usize, usize)>,
+    /// The index up to which each read has to be made, lowest first.
+    limits: Vec<u64>,
+    reads: Chain,
+    read_nodes: Vec<usize>,
 }
 
 impl Events {
@@ -43,43 +75,54 @@ impl Events {
                 steps.push(Step::Begin { op });
             }
         }
-        let count = steps.len();
-        let next = (1..=count).map(|node| node % count).collect();
-        let previous = (0..count).map(|node| (node + count - 1) % count).collect();
-        Self { steps, next, previous, nodes }
+        let is_read = |(_, op): &(usize, &Op)| op.kind.is_read();
+        let limit = |(place, op): (usize, &Op)| (op.index.unwrap_or(op.bounds.high), place);
+        let mut reads: Vec<(u64, usize)> = ops.iter().enumerate().filter(is_read).map(limit).collect();
+        reads.sort_unstable();
+        let mut read_nodes = vec![0; ops.len()];
+        for (node, (_, op)) in (1..).zip(&reads) {
+            read_nodes[*op] = node;
+        }
+        Self {
+            times: Chain::new(steps.len() - 1),
+            steps,
+            nodes,
+            reads: Chain::new(reads.len()),
+            limits: reads.into_iter().map(|(limit, _)| limit).collect(),
+            read_nodes,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.next[0] == 0
+        self.times.next[0] == 0
     }
 
-    /// The moment behind a node's.
+    /// The moment behind a node's, and its node.
     pub(super) fn after(&self, node: usize) -> Option<(Step, usize)> {
-        let node = self.next[node];
+        let node = self.times.next[node];
         (node != 0).then(|| (self.steps[node], node))
+    }
+
+    /// The highest index that a mutation can have now without some read being too late.
+    pub(super) fn index_max(&self) -> u64 {
+        self.reads.next[0].checked_sub(1).map_or(u64::MAX, |first| self.limits[first])
     }
 
     pub(super) fn lift(&mut self, op: usize) {
         let (begin, end) = self.nodes[op];
-        self.unlink(begin);
-        self.unlink(end);
+        self.times.unlink(begin);
+        self.times.unlink(end);
+        if self.read_nodes[op] != 0 {
+            self.reads.unlink(self.read_nodes[op]);
+        }
     }
 
     pub(super) fn put_back(&mut self, op: usize) {
+        if self.read_nodes[op] != 0 {
+            self.reads.relink(self.read_nodes[op]);
+        }
         let (begin, end) = self.nodes[op];
-        self.relink(end);
-        self.relink(begin);
-    }
-
-    fn unlink(&mut self, node: usize) {
-        let (next, previous) = (self.next[node], self.previous[node]);
-        self.next[previous] = next;
-        self.previous[next] = previous;
-    }
-
-    fn relink(&mut self, node: usize) {
-        let (next, previous) = (self.next[node], self.previous[node]);
-        self.next[previous] = node;
-        self.previous[next] = node;
+        self.times.relink(end);
+        self.times.relink(begin);
     }
 }

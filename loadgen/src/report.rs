@@ -179,6 +179,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report of nothing, to which others may be added.
+    pub fn empty(directory: impl Into<String>) -> Self {
+        Self::new(directory.into())
+    }
+
     pub(crate) fn new(directory: String) -> Self {
         Self {
             nanoseconds: 0,

@@ -58,7 +58,7 @@ impl Component {
 
     /// Whether neither could say.
     pub fn is_undecided(&self) -> bool {
-        self.search == Verdict::Undecided && self.oracle != Verdict::Wrong
+        self.search == Verdict::Undecided && self.oracle == Verdict::Undecided
     }
 }
 

@@ -141,11 +141,11 @@ pub enum CheckError {
 pub fn check(histories: &[History]) -> Result<Checked, CheckError> {
     check_headers(histories)?;
     let prepared = prepare(histories);
-    if prepared.is_old {
-        return Err(CheckError::NotEmpty);
-    }
     if let Some(process) = prepared.missing.first() {
         return Err(CheckError::Missing { process: *process });
+    }
+    if prepared.is_old {
+        return Err(CheckError::NotEmpty);
     }
     let Prepared { records, parts, anomalies, unknown, .. } = prepared;
     let mut checked = Checked {

@@ -194,10 +194,10 @@ impl Prepared<'_> {
                     }
                     let pieces = answer.seen.iter().flatten();
                     for stamp in pieces.map(|piece| piece.stamp).filter(|stamp| !writes.contains_key(stamp)) {
-                        if answer.version.is_some_and(|version| version <= base) {
-                            self.is_old = true;
-                        } else if !processes.contains(&stamp.process) {
+                        if !processes.contains(&stamp.process) {
                             self.missing.insert(stamp.process);
+                        } else if answer.version.is_some_and(|version| version <= base) {
+                            self.is_old = true;
                         }
                     }
                 }

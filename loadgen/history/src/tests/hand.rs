@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{agreed, verdict};
-use crate::{Action, Answer, Class, Header, History, Listed, Outcome, Piece, Record, Stamp, Verdict};
+use crate::{
+    Action, Answer, CheckError, Class, Header, History, Listed, Outcome, Piece, Record, Stamp, Verdict, check,
+};
 
 /// A history that grows line by line. Each operation has a client of its own.
 #[derive(Default)]
@@ -263,4 +265,23 @@ fn order_in_time_holds_across_files() {
 #[test]
 fn writers_that_nobody_knows() {
     Hand::default().get((1, 2), 11, 11, &[9]).shows(Some(Class::Foreign));
+}
+
+#[test]
+fn histories_that_do_not_belong_together_are_refused() {
+    let of = |process: u32, boot: &str, directory: &str| {
+        let header = Header { process, boot: boot.into(), directory: directory.into(), ..Header::default() };
+        History { header, ..History::default() }
+    };
+    let refused = |histories: &[History]| check(histories).expect_err("they don't belong together");
+    assert_eq!(refused(&[]), CheckError::None);
+    assert_eq!(refused(&[of(1, "a", "d"), of(1, "a", "d")]), CheckError::SameProcess { process: 1 });
+    assert_eq!(refused(&[of(1, "a", "d"), of(2, "b", "d")]), CheckError::Clocks);
+    assert_eq!(refused(&[of(1, "a", "d"), of(2, "a", "e")]), CheckError::Places);
+    assert!(check(&[of(1, "a", "d"), of(2, "a", "d")]).is_ok());
+    // What another process wrote, and what this one had written in an earlier run.
+    let mut history = History { records: Hand::default().get((1, 2), 11, 11, &[9]).0, ..of(2, "a", "d") };
+    assert_eq!(refused(std::slice::from_ref(&history)), CheckError::Missing { process: 1 });
+    (history.header.process, history.header.index) = (1, 11);
+    assert_eq!(refused(&[history]), CheckError::NotEmpty);
 }

@@ -40,7 +40,11 @@ impl World {
 
     /// A word of a command line; one that ends in `.jsonl` is a file of the test's.
     fn word(&self, word: &str) -> String {
-        if word.ends_with(".jsonl") { self.scratch.join(word).display().to_string() } else { word.to_owned() }
+        if Path::new(word).extension().is_some_and(|ending| ending == "jsonl") {
+            self.scratch.join(word).display().to_string()
+        } else {
+            word.to_owned()
+        }
     }
 
     fn check(&self, files: &[&str]) -> Outcome {

@@ -254,6 +254,29 @@ fn unknown_outcomes_stay_open() {
     hand().stat((5, 6), "d/a", 12, 12).stat((7, 8), "d/a", 12, 11).fits_nothing();
 }
 
+/// Nobody saw what it wrote, but its file has a lower inode than one that was made later.
+#[test]
+fn an_unknown_write_may_have_made_the_file() {
+    let put = |hand: Hand, time, path: &str, index, inode| {
+        let answer = Answer { inode: Some(inode), ..ok(index, index, 10) };
+        hand.add(time, Action::Put { path: path.into(), length: 10 }, Outcome::Ok(answer))
+    };
+    let hand = Hand::default().put_with((1, 2), Outcome::Unknown);
+    let hand = put(put(hand, (3, 4), "d/b", 12, 102), (5, 6), "d/a", 13, 101);
+    hand.rename((7, 8), Outcome::Ok(Answer { inode: Some(101), ..ok(14, 13, 10) })).shows(None);
+    let hand = put(put(Hand::default(), (3, 4), "d/b", 12, 102), (5, 6), "d/a", 13, 101);
+    hand.rename((7, 8), Outcome::Ok(Answer { inode: Some(101), ..ok(14, 13, 10) })).fits_nothing();
+}
+
+/// Each of the answers fits somewhere, but not one behind the other.
+#[test]
+fn answers_without_an_index_are_in_order() {
+    let gone = Outcome::Ok(ok(12, 11, 10));
+    let hand = || Hand::default().put((1, 100), 11).delete((1, 100), gone.clone());
+    hand().absent((2, 3)).list((4, 5), &[("a", 11)]).absent((6, 7)).shows(None);
+    hand().list((2, 3), &[("a", 11)]).absent((4, 5)).list((6, 7), &[("a", 11)]).fits_nothing();
+}
+
 #[test]
 fn order_in_time_holds_across_files() {
     let other = Action::Put { path: "d/z".into(), length: 10 };

@@ -1,0 +1,158 @@
+//! Connections that the agent makes: one to whoever leads, and one to each other voter.
+//!
+//! ```text
+//! wanted ─► dialled ─► up, Hello sent ─► greeted ─► down: again after RECONNECT
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wire::message::{Encoder, Hello, PayloadMeta, Request, RequestHead};
+use wire::{ClusterId, Nanos, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+
+use crate::effects::{CloseReason, Dial, Effects, Link, PeerId};
+
+/// A connection that can't be had is tried again after this.
+const RECONNECT: u64 = 100 * Nanos::MILLISECOND;
+/// A connection that isn't greeted in this time is given up.
+const PATIENCE: u64 = 2 * Nanos::SECOND;
+
+#[derive(Debug)]
+struct Peer {
+    address: Arc<str>,
+    link: Option<Link>,
+    greeted: bool,
+    since: Nanos,
+    retry_at: Nanos,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    by_id: BTreeMap<PeerId, Peer>,
+    by_link: BTreeMap<Link, PeerId>,
+    encoder: Encoder,
+}
+
+impl Peers {
+    /// Whether a frame can be sent to this peer at this address now; sees to it that it can soon.
+    pub(crate) fn reach(
+        &mut self,
+        now: Nanos,
+        id: PeerId,
+        address: &Arc<str>,
+        effects: &mut Effects,
+    ) -> Option<Link> {
+        if self.by_id.get(&id).is_some_and(|peer| peer.address != *address) {
+            self.drop_peer(id, effects);
+        }
+        let peer = self.by_id.entry(id).or_insert_with(|| Peer {
+            address: Arc::clone(address),
+            link: None,
+            greeted: false,
+            since: now,
+            retry_at: Nanos(0),
+        });
+        if peer.link.is_some() && !peer.greeted && now.since(peer.since) >= PATIENCE {
+            self.redial(now, id, effects);
+            return None;
+        }
+        if peer.link.is_none() {
+            if now >= peer.retry_at {
+                (peer.retry_at, peer.since) = (now.after(RECONNECT), now);
+                effects.dials.push(Dial { peer: id, address: Arc::clone(address) });
+            }
+            return None;
+        }
+        peer.link.filter(|_| peer.greeted)
+    }
+
+    /// When a peer that can't be reached is tried again.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        self.by_id.values().filter(|peer| !peer.greeted).map(|peer| peer.retry_at).min()
+    }
+
+    pub(crate) fn on_dialled(&mut self, id: PeerId, link: Option<Link>, effects: &mut Effects) {
+        match (self.by_id.get_mut(&id), link) {
+            (Some(peer), Some(link)) if peer.link.is_none() => {
+                peer.link = Some(link);
+                self.by_link.insert(link, id);
+            }
+            (_, Some(link)) => effects.closes.push((link, CloseReason::Redial)),
+            (_, None) => {}
+        }
+    }
+
+    pub(crate) fn on_up(&mut self, cluster: ClusterId, name: &str, link: Link, effects: &mut Effects) {
+        if !self.by_link.contains_key(&link) {
+            return;
+        }
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION,
+            features: wire::message::FEATURES,
+            name: format!("control of {name}").chars().take(60).collect(),
+            cluster: Some(cluster),
+            peer: None,
+        };
+        self.send(link, 0, &Request::Hello(hello), effects);
+    }
+
+    pub(crate) fn of(&self, link: Link) -> Option<PeerId> {
+        self.by_link.get(&link).copied()
+    }
+
+    /// Where a connection leads to.
+    pub(crate) fn address_of(&self, link: Link) -> Option<&Arc<str>> {
+        self.by_link.get(&link).and_then(|id| self.by_id.get(id)).map(|peer| &peer.address)
+    }
+
+    pub(crate) fn on_greeted(&mut self, id: PeerId) {
+        if let Some(peer) = self.by_id.get_mut(&id) {
+            peer.greeted = true;
+        }
+    }
+
+    /// Whether it was one of these.
+    pub(crate) fn on_close(&mut self, now: Nanos, link: Link) -> Option<PeerId> {
+        let id = self.by_link.remove(&link)?;
+        if let Some(peer) = self.by_id.get_mut(&id) {
+            (peer.link, peer.greeted) = (None, false);
+            peer.retry_at = peer.retry_at.max(now.after(RECONNECT / 2));
+        }
+        Some(id)
+    }
+
+    /// Ends the connection to a peer; another one is made when it is wanted.
+    pub(crate) fn redial(&mut self, now: Nanos, id: PeerId, effects: &mut Effects) {
+        let Some(peer) = self.by_id.get_mut(&id) else { return };
+        if let Some(link) = peer.link.take() {
+            self.by_link.remove(&link);
+            effects.closes.push((link, CloseReason::Redial));
+        }
+        (peer.greeted, peer.retry_at) = (false, now.after(RECONNECT / 2));
+    }
+
+    /// Forgets a peer.
+    pub(crate) fn drop_peer(&mut self, id: PeerId, effects: &mut Effects) {
+        if let Some(link) = self.by_id.remove(&id).and_then(|peer| peer.link) {
+            self.by_link.remove(&link);
+            effects.closes.push((link, CloseReason::Redial));
+        }
+    }
+
+    /// Forgets voters that `keep` doesn't hold for.
+    pub(crate) fn retain_voters(&mut self, keep: impl Fn(u64) -> bool, effects: &mut Effects) {
+        let gone = |id: &&PeerId| matches!(id, PeerId::Voter(voter) if !keep(*voter));
+        let gone: Vec<PeerId> = self.by_id.keys().filter(gone).copied().collect();
+        for id in gone {
+            self.drop_peer(id, effects);
+        }
+    }
+
+    pub(crate) fn send(&mut self, link: Link, correlation: u64, request: &Request<'_>, effects: &mut Effects) {
+        let encoder = &mut self.encoder;
+        let head = RequestHead { correlation, deadline_ms: 0 };
+        effects.send(link, |out| encoder.request(out, head, request, PayloadMeta::default()));
+    }
+}

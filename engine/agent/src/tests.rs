@@ -1,0 +1,1 @@
+//! Agents on simulated links and disks.

@@ -90,10 +90,10 @@ impl Agent {
         let units = start.stores.iter().map(|store| store.unit);
         let follow = Follow::new(Arc::clone(&start.edition), units);
         let cluster = identity.cluster;
-        let seed = u64::from(identity.node.0);
+        let node = identity.node;
         let council = start.voter.map(|voter| {
             let id = VoterId { cluster, id: voter.id };
-            Council::new(id, seed, voter.log, voter.origin, Arc::clone(&start.edition))
+            Council::new((node, id), voter.log, voter.origin, Arc::clone(&start.edition))
         });
         Self {
             identity,
@@ -312,9 +312,9 @@ impl Agent {
     ) {
         let (Some(id), Some(log)) = (self.formatting.take(), log) else { return };
         let id = VoterId { cluster: self.identity.cluster, id };
-        let seed = u64::from(self.identity.node.0);
+        let node = self.identity.node;
         let mut council =
-            Council::new(id, seed, log, VoterOrigin::Joining, Arc::clone(self.follow.edition()));
+            Council::new((node, id), log, VoterOrigin::Joining, Arc::clone(self.follow.edition()));
         council.start(now, memory, effects);
         self.council = Some(council);
         self.settle(now, memory, effects);

@@ -94,16 +94,21 @@ pub enum VoterOrigin {
 }
 
 impl Council {
-    pub(crate) fn new(id: VoterId, seed: u64, log: Log, origin: VoterOrigin, edition: Arc<Edition>) -> Self {
+    pub(crate) fn new(
+        (node, id): (NodeId, VoterId),
+        log: Log,
+        origin: VoterOrigin,
+        edition: Arc<Edition>,
+    ) -> Self {
         let first = match origin {
             VoterOrigin::Kept => Vec::new(),
             VoterOrigin::Founding => Voter::found(id, edition.bytes()),
             VoterOrigin::Joining => Voter::join(id),
         };
-        let membership = Membership::new(Config::default(), edition.map().clone());
+        let membership = Membership::new(node, Config::default(), edition.map().clone());
         Self {
             id,
-            seed,
+            seed: u64::from(node.0),
             phase: Phase::Opening(Box::default()),
             first,
             log: VoterLog::new(log),

@@ -32,6 +32,7 @@ const CRATES: &[Crate] = &[
     pure("placement", "meta/placement", &["wire"]),
     pure("namespace", "meta/namespace", &["wire"]),
     pure("replica", "meta/replica", &["wire", "namespace"]),
+    pure("control", "meta/control", &["wire", "placement"]),
     pure("journal", "engine/journal", &["wire"]),
     pure("store", "engine/store", &["wire", "journal"]),
     // A shard passes the store's I/O requests on, and they are the journal's words.

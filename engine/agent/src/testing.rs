@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use placement::{ClusterMap, Edition, OneNode, one_node};
+use wire::message::Hello;
+use wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use wire::{ClusterId, MapNumber, NodeId, ShardIndex, StoreId};
 
 /// The cluster of all tests.
@@ -24,4 +26,16 @@ pub(crate) fn edition(number: u64) -> Arc<Edition> {
     let mut map = map.expect("a valid map").as_map().clone();
     map.number = MapNumber(number);
     Arc::new(Edition::new(ClusterMap::new(map).expect("a valid map")))
+}
+
+/// What an operator's tool says first.
+pub(crate) fn hello() -> Hello {
+    Hello {
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION,
+        features: wire::message::FEATURES,
+        name: "an operator".to_owned(),
+        cluster: Some(CLUSTER),
+        peer: None,
+    }
 }

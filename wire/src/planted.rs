@@ -44,6 +44,14 @@ pub enum Bug {
     ReplicaStaysFull,
     /// A chain's head acks once its own copy is durable (I2).
     ShardAcksAlone,
+    /// A voter's messages leave before what they say is durable (R35).
+    VoterSendsEarly,
+    /// A leader confirms its own term without asking anybody (R18).
+    VoterTrustsItself,
+    /// A restarted voter has entries again that a later leader's had replaced.
+    VoterKeepsTruncated,
+    /// A voter votes on although its log is damaged (R35).
+    VoterForgetsDamage,
 }
 
 impl Bug {
@@ -68,6 +76,18 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+        Self::VoterSendsEarly,
+        Self::VoterTrustsItself,
+        Self::VoterKeepsTruncated,
+        Self::VoterForgetsDamage,
+    ];
+
+    /// Those that a simulation beside the code catches, and not the whole cluster's.
+    pub const BESIDE_THE_CODE: &'static [Self] = &[
+        Self::VoterSendsEarly,
+        Self::VoterTrustsItself,
+        Self::VoterKeepsTruncated,
+        Self::VoterForgetsDamage,
     ];
 }
 

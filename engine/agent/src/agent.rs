@@ -488,7 +488,7 @@ impl Agent {
         self.look_at_votes(effects);
         self.talk.watch_lease(now, effects);
         let council = self.council.as_ref().map(Council::deadline);
-        let wanted = [Some(self.talk.deadline()), council, self.peers.deadline()];
+        let wanted = [self.talk_deadline(), council];
         let next = wanted.into_iter().flatten().min().filter(|_| !self.closing || self.council.is_some());
         effects.deadline = next.map(|at| at.max(now.after(1)));
     }
@@ -583,6 +583,16 @@ impl Agent {
             self.say(link, word, effects);
         }
         false
+    }
+
+    /// When there is something to say to whoever leads, or another way to them to be tried.
+    fn talk_deadline(&self) -> Option<Nanos> {
+        let due = self.talk.deadline();
+        if self.leads() {
+            return Some(due);
+        }
+        self.talk.address(self.follow.edition().map(), self.identity.node)?;
+        Some(self.peers.wait_for(PeerId::Leader).map_or(due, |at| at.max(due)))
     }
 
     fn say(&mut self, link: Link, word: Word, effects: &mut Effects) {

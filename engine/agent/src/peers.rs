@@ -67,9 +67,10 @@ impl Peers {
         peer.link.filter(|_| peer.greeted)
     }
 
-    /// When a peer that can't be reached is tried again.
-    pub(crate) fn deadline(&self) -> Option<Nanos> {
-        self.by_id.values().filter(|peer| !peer.greeted).map(|peer| peer.retry_at).min()
+    /// When a peer that isn't reached yet is tried again, or given up.
+    pub(crate) fn wait_for(&self, id: PeerId) -> Option<Nanos> {
+        let peer = self.by_id.get(&id).filter(|peer| !peer.greeted)?;
+        Some(if peer.link.is_some() { peer.since.after(PATIENCE) } else { peer.retry_at })
     }
 
     pub(crate) fn on_dialled(&mut self, id: PeerId, link: Option<Link>, effects: &mut Effects) {

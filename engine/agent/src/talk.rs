@@ -151,6 +151,7 @@ impl Talk {
     /// When there is something to do next.
     pub(crate) fn deadline(&self) -> Nanos {
         let due = match self.stage {
+            Stage::Searching if self.unanswered_since.is_some() => Nanos(u64::MAX),
             Stage::Searching => self.next_at,
             Stage::Registered if self.has_news => self.last_beat.after(NEWS_INTERVAL),
             Stage::Registered => self.last_beat.after(HEARTBEAT_INTERVAL),

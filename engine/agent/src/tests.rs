@@ -16,8 +16,11 @@ fn one_node_serves_in_milliseconds() {
 #[test]
 fn three_nodes_vote_and_hold_three_copies_of_everything() {
     let mut world = World::of(3, 1);
+    let ticks = world.ticks;
     world.pass(10 * Nanos::SECOND);
     assert!(world.is_whole(3), "{}", world.describe());
+    let ticks = world.ticks - ticks;
+    assert!(ticks <= 3 * 10 * 100, "{ticks} deadlines in 10 s: nobody spins");
 }
 
 #[test]
@@ -25,13 +28,13 @@ fn writes_go_on_after_the_death_of_the_leader_or_another_node() {
     for seed in 0..8 {
         for (is_leader, is_power_cut) in [(true, false), (true, true), (false, false), (false, true)] {
             let mut world = World::of(3, seed);
-            world.pass(world.random.below(1000) * MS);
+            world.pass_up_to(1000 * MS);
             let leader = world.leader().expect("one leads");
             let victim = if is_leader { leader } else { (leader + 1) % 3 };
             world.kill(victim, is_power_cut);
             let took = world.until("writes go on", 10 * Nanos::SECOND, |world| world.is_writable(2));
             assert!(took <= 3500 * MS, "seed {seed}, leader: {is_leader}: {took} ns\n{}", world.describe());
-            world.pass(world.random.below(5) * Nanos::SECOND);
+            world.pass_up_to(5 * Nanos::SECOND);
             world.start_again(victim);
             world.until("it is back", 30 * Nanos::SECOND, |world| world.is_whole(3));
         }
@@ -74,12 +77,12 @@ fn whoever_is_cut_off_is_left_out_and_comes_back() {
 fn a_power_cut_of_all_is_survived() {
     for seed in 0..4 {
         let mut world = World::of(3, seed);
-        world.pass(world.random.below(1000) * MS);
+        world.pass_up_to(1000 * MS);
         for at in 0..3 {
             world.kill(at, true);
         }
         for at in 0..3 {
-            world.pass(world.random.below(3000) * MS);
+            world.pass_up_to(3000 * MS);
             world.start_again(at);
         }
         world.until("all are back", 60 * Nanos::SECOND, |world| world.is_whole(3));

@@ -81,6 +81,8 @@ pub(super) struct World {
     /// An operator's connections: what came on them.
     operators: BTreeMap<u64, Vec<(Prefix, Vec<u8>)>>,
     pub(super) jitter: u64,
+    /// Deadlines that came.
+    pub(super) ticks: u64,
 }
 
 /// The operator, as a node that never dies.
@@ -123,6 +125,7 @@ impl World {
             cuts: BTreeSet::new(),
             operators: BTreeMap::new(),
             jitter: MS,
+            ticks: 0,
         };
         world.add(NodeId(1), edition(1), Incarnation(0), Some((1, VoterOrigin::Founding)));
         world
@@ -422,6 +425,7 @@ impl World {
             && next.is_none_or(|next| due <= next)
         {
             self.nodes[at].deadline = Nanos(u64::MAX);
+            self.ticks += 1;
             self.step(at, Agent::on_tick);
             return true;
         }
@@ -526,6 +530,12 @@ impl World {
         while self.advance(until) {
             self.check_leases();
         }
+    }
+
+    /// Some time passes.
+    pub(super) fn pass_up_to(&mut self, nanos: u64) {
+        let nanos = self.random.below(nanos);
+        self.pass(nanos);
     }
 
     /// Time passes until it is so, which must be soon. Returns how long it took.

@@ -259,6 +259,13 @@ impl Nodes {
         };
     }
 
+    /// A node has to register again. It counts as it did until its lease has run out.
+    pub(super) fn ask_again(&mut self, node: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.life = None;
+        }
+    }
+
     /// None of a node's stores counts until it is accepted again.
     pub(super) fn clear_stores(&mut self, map: &Map, node: NodeId) {
         for (record, store) in map.stores.iter().zip(&mut self.stores) {

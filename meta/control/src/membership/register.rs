@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use wire::control::{
     Condition, LogEnd, Registration, RegistrationRefusal, RegistrationReply, StoreReport, StoreVerdict,
 };
-use wire::limits::{MAP_NAME_BYTES_MAX, NODE_STORES_MAX};
+use wire::limits::{MAP_NAME_BYTES_MAX, NODE_STORES_MAX, STORE_LIVES_MAX};
 use wire::map::{Map, Node, Standing, Store, Unit};
 use wire::planted::{Bug, planted};
 use wire::{Incarnation, MapNumber, Nanos, NodeId};
@@ -152,16 +152,13 @@ impl Leader {
         let known = self.nodes.store(place);
         let last_life = self.nodes.node(node).and_then(|node| node.last_life);
         let same_life = last_life == Some(registration.life);
-        // R34: an older copy, another copy that lived on beside it, or the same life in another process.
-        // A store that says itself that it lost the log's end is judged by that (R7).
-        let lost_batches = report.sequence < known.sequence && !report.recovered_cut;
-        let is_older = report.incarnation < record.incarnation || lost_batches;
-        let is_beside = report.incarnation > record.incarnation && report.previous < record.incarnation;
-        let is_copy = report.incarnation == record.incarnation
-            && record.incarnation > Incarnation(0)
-            && last_life.is_some()
-            && !same_life;
-        if !same_life && (is_older || is_beside || is_copy) {
+        // R34. An older copy doesn't remember the life that the map knows; another process can't have the same one.
+        let is_known = record.incarnation == Incarnation(0) || report.lives.contains(&record.incarnation);
+        let continues = report.incarnation == record.incarnation && (same_life || last_life.is_none());
+        let begins = report.incarnation > record.incarnation && is_known;
+        // Nor has it the batches that were heard of. A store that says itself that it lost the log's end is judged by that (R7).
+        let lost_batches = report.sequence < known.sequence && !report.recovered_cut && !same_life;
+        if !(continues || begins) || lost_batches {
             return StoreVerdict::Stale { known: record.incarnation, known_sequence: known.sequence };
         }
         StoreVerdict::Accepted
@@ -255,6 +252,22 @@ impl Leader {
         }
     }
 
+    /// Stores that the map didn't have when they were registered, and has now: their nodes aren't asked again.
+    pub(super) fn take_strays_in(&mut self, map: &Map) {
+        for (store, stray) in std::mem::take(&mut self.strays) {
+            let Some(place) = self.nodes.place(store) else {
+                self.strays.insert(store, stray);
+                continue;
+            };
+            if map.stores[usize::from(place)].incarnation == stray.report.incarnation {
+                self.nodes.accept_store(place, &stray.report);
+            } else {
+                // Its node was started anew in between.
+                self.nodes.ask_again(stray.node);
+            }
+        }
+    }
+
     fn accept(&mut self, now: Nanos, map: &Map, pending: Pending, effects: &mut Effects) {
         let Pending { token, registration, judged, .. } = pending;
         let mut places = registration.stores.iter().filter_map(|report| self.nodes.place(report.store));
@@ -264,6 +277,13 @@ impl Leader {
         let Some(node) = judged.node.or_else(joined).or_else(named) else {
             return refuse(token, RegistrationRefusal::Busy, effects);
         };
+        let mut verdicts = registration.stores.iter().zip(&judged.verdicts);
+        if verdicts.any(|(report, verdict)| {
+            *verdict == StoreVerdict::Unknown && self.nodes.place(report.store).is_some()
+        }) {
+            // The map has the store since.
+            return refuse(token, RegistrationRefusal::Busy, effects);
+        }
         self.nodes.clear_stores(map, node);
         let Registration { life, installed, .. } = registration;
         let is_new = judged.is_fresh || judged.node.is_none();
@@ -303,6 +323,7 @@ fn check_form(registration: &Registration) -> Result<(), RegistrationRefusal> {
         && !registration.name.is_empty()
         && names.into_iter().chain(addresses).all(|name| name.len() <= MAP_NAME_BYTES_MAX)
         && registration.stores.iter().all(|report| placement::is_address(&report.address))
+        && registration.stores.iter().all(|report| report.lives.len() <= STORE_LIVES_MAX)
         && registration.stores.iter().all(|report| seen.insert(report.store));
     if fits { Ok(()) } else { Err(RegistrationRefusal::Malformed) }
 }

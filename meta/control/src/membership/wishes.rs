@@ -19,7 +19,7 @@ impl View<'_> {
         self.leave(id, next);
         self.part(id, next, outcome);
         if outcome.choice.is_none() {
-            self.let_in(id, next, outcome);
+            self.let_in(id, chain, next, outcome);
         }
         self.follow_setting(next);
         let is_new_epoch = !next.ackers().map(|member| member.store).eq(chain.ackers().map(|member| member.store))
@@ -122,19 +122,21 @@ impl View<'_> {
     }
 
     /// Members that wait come in: of slices at once, of groups when they follow the log closely (R11).
-    fn let_in(&self, id: ChainId, next: &mut Chain, outcome: &mut Outcome) {
+    fn let_in(&self, id: ChainId, chain: &Chain, next: &mut Chain, outcome: &mut Outcome) {
         for place in 0..next.members.len() {
             let member = next.members[place];
-            if member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
+            // Who was just listed comes in with a later map: that one it follows.
+            let is_new = chain.member(member.store).is_none();
+            if is_new || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
                 continue;
             }
             let mut with = *next;
             with.members[place].state = ReplicaState::Syncing;
             let node = |store: u16| self.store(store).node;
-            let until = |a: u16, b: u16| self.links.apart_until(self.now, node(a), node(b));
-            let bad = neighbours(&with.members).find_map(|(a, b)| until(a, b));
+            let apart = |a: u16, b: u16| self.links.apart_until(self.now, node(a), node(b));
+            let bad = neighbours(&with.members).find_map(|(a, b)| apart(a, b));
             if let Some(until) = bad {
-                let Some(members) = order_without(&with.members, |a, b| until(a, b).is_some()) else {
+                let Some(members) = order_without(&with.members, |a, b| apart(a, b).is_some()) else {
                     let store = self.map.stores[usize::from(member.store)].store;
                     outcome.waits.push(Waits::HoldDown { store, left: until.since(self.now) });
                     continue;

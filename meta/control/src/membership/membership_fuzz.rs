@@ -33,7 +33,8 @@ fn seeds(sampled: u64) -> std::ops::Range<u64> {
 #[test]
 pub(super) fn nothing_acked_is_lost_and_everything_serves_in_the_end() {
     let mut total = world::Counts::default();
-    for seed in seeds(60) {
+    // A planted bug may need a rare coincidence.
+    for seed in seeds(if cfg!(planted) { 4_000 } else { 60 }) {
         let caught = std::panic::catch_unwind(|| run(seed));
         match caught {
             Ok(world) => total.add(&world.counts),

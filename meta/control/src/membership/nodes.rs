@@ -61,6 +61,8 @@ pub(super) struct StoreState {
     /// Its node's life has it, and it was accepted.
     pub(super) is_present: bool,
     pub(super) condition: Condition,
+    /// The life of its node in which it was accepted last.
+    pub(super) life: Option<Life>,
     /// It was refused as stale (R34).
     pub(super) is_stale: bool,
     pub(super) cut: bool,
@@ -76,6 +78,7 @@ impl StoreState {
     const UNHEARD: Self = Self {
         is_present: false,
         condition: Condition::Well,
+        life: None,
         is_stale: false,
         cut: false,
         log_end: LogEnd { epoch: wire::Epoch(0), index: wire::CommitIndex(0) },
@@ -244,11 +247,12 @@ impl Nodes {
     }
 
     /// A store's report was accepted.
-    pub(super) fn accept_store(&mut self, place: u16, report: &StoreReport) {
+    pub(super) fn accept_store(&mut self, place: u16, life: Life, report: &StoreReport) {
         let Some(store) = self.stores.get_mut(usize::from(place)) else { return };
         *store = StoreState {
             is_present: true,
             condition: report.condition,
+            life: Some(life),
             is_stale: false,
             cut: report.recovered_cut,
             log_end: report.log_end,

@@ -137,14 +137,20 @@ impl World {
         }
     }
 
-    /// Whether a chain has somebody else who has everything and lost nothing.
+    /// Whether every chain has somebody else who has everything and lost nothing, also in the epoch that is being prepared.
     pub(super) fn may_lose(&self, store: StoreId) -> bool {
-        self.holders.values().filter(|holders| holders.contains(&store)).all(|holders| {
-            holders.iter().any(|other| {
-                let disk = &self.disks[other];
-                *other != store && !disk.cut && !disk.is_lost && !disk.is_rolled_back
-            })
-        })
+        let is_whole = |other: &StoreId| {
+            let disk = &self.disks[other];
+            *other != store && !disk.cut && !disk.is_lost && !disk.is_rolled_back
+        };
+        let has_other = |holders: &BTreeSet<StoreId>| !holders.contains(&store) || holders.iter().any(is_whole);
+        let map = self.map();
+        let name = |place: u16| map.as_map().stores[usize::from(place)].store;
+        let prepared = chains(map.as_map()).filter(|(_, chain)| chain.phase == Phase::Prepared);
+        self.holders.values().all(has_other)
+            && prepared
+                .map(|(_, chain)| chain.serving().map(|member| name(member.store)).collect())
+                .all(|serving: BTreeSet<StoreId>| has_other(&serving))
     }
 
     /// Whether everything serves, at full length, on nodes of its own.

@@ -95,6 +95,12 @@ impl World {
                 let voter = self.random.pick(self.voters.len());
                 self.restart_voter(voter);
             }
+            10 if self.random.one_in(2) => {
+                // A node's own link fails, but for control's.
+                for other in (0..self.nodes.len()).filter(|other| *other != machine) {
+                    self.bad_links.insert((machine.min(other), machine.max(other)));
+                }
+            }
             10 => {
                 let other = self.random.pick(self.nodes.len());
                 let pair = (machine.min(other), machine.max(other));
@@ -169,7 +175,9 @@ impl World {
     fn lose_disk(&mut self, machine: usize) {
         let stores = self.nodes[machine].stores.len();
         let (store, _) = self.nodes[machine].stores[self.random.pick(stores)];
-        if self.may_lose(store) && self.nodes[machine].id != NodeId(0) {
+        let map = self.map();
+        let is_known = map.as_map().stores.iter().any(|record| record.store == store);
+        if is_known && self.may_lose(store) && self.nodes[machine].id != NodeId(0) {
             self.disks.get_mut(&store).expect("its disk").is_lost = true;
             let back = self.random.between(20 * MS, SECOND);
             self.stop(machine, back);

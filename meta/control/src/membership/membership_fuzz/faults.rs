@@ -263,13 +263,12 @@ impl World {
         let map = self.map();
         let is_known = |store: StoreId| map.as_map().stores.iter().any(|record| record.store == store);
         let spare = self.nodes[machine].stores.iter().find(|(store, other)| *other == unit && !is_known(*store));
-        match spare.copied() {
-            Some((new, _)) => self.command(Command::ReplaceStore { old, new }),
-            None => {
-                let new = self.new_disk();
-                self.nodes[machine].stores.push((new, unit));
-                self.stop(machine, 50 * MS);
-            }
+        if let Some((new, _)) = spare.copied() {
+            self.command(Command::ReplaceStore { old, new });
+        } else {
+            let new = self.new_disk();
+            self.nodes[machine].stores.push((new, unit));
+            self.stop(machine, 50 * MS);
         }
     }
 

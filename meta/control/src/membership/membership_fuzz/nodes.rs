@@ -28,6 +28,9 @@ pub(super) struct Machine {
     pub(super) is_destroyed: bool,
 }
 
+/// A map by which a process serves, and with which stores.
+type Serving = (Rc<ClusterMap>, Vec<(StoreId, Unit)>);
+
 pub(super) struct Process {
     pub(super) life: Life,
     pub(super) paused_until: u64,
@@ -379,7 +382,7 @@ impl World {
     }
 
     /// The map by which a running process serves, and the stores that it serves with.
-    pub(super) fn serving_map(&self, machine: usize) -> Option<(Rc<ClusterMap>, Vec<(StoreId, Unit)>)> {
+    pub(super) fn serving_map(&self, machine: usize) -> Option<Serving> {
         let node = &self.nodes[machine];
         let process = node.process.as_ref()?;
         let from = process.serves_from?;

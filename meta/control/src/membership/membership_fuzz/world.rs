@@ -490,13 +490,14 @@ impl World {
         self.counts.elections += 1;
         if let Some(old) = self.leader.replace(chosen) {
             let term = self.voters[old].term;
-            if old == chosen {
-                self.voters[old].term = 0;
-                self.handle(old, Event::Deposed { leader: None });
-            } else {
+            if old != chosen {
                 let delay = self.random.below(4 * SECOND);
                 self.at(delay, Ev::Deposed(old, term));
             }
+        }
+        if self.voters[chosen].membership.is_leader() {
+            // Of an earlier term.
+            self.handle(chosen, Event::Deposed { leader: None });
         }
         self.voters[chosen].term = self.term;
         let map = self.map();

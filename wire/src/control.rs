@@ -76,8 +76,10 @@ pub struct StoreReport {
     /// The life in which the store runs now, written durably before it is reported: greater than the one before, and with low bits drawn at random,
     /// so that two copies of one disk don't take the same one ([`next_incarnation`]).
     pub incarnation: Incarnation,
-    /// The life before, as the superblock had it when the store was opened; 0: it was just formatted (R34).
-    pub previous: Incarnation,
+    /// The lives before it that the store remembers: the last one that it knows control to have accepted, and all since, oldest first; at most
+    /// [`crate::limits::STORE_LIVES_MAX`], empty if it was just formatted. Control's last life of the store has to be among them (R34): a disk that was rolled
+    /// back doesn't remember it, however often it was started since. Whoever is accepted forgets all lives but the present one, durably.
+    pub lives: Vec<Incarnation>,
     /// Whether recovery cut a tail that may have been acked: it seeds only if no clean member can come back (R7). The store keeps the mark
     /// durably until each of its members serves again: a second restart finds nothing to cut, and lacks what the first one did.
     pub recovered_cut: bool,

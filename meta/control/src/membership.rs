@@ -30,8 +30,10 @@
 //!
 //! # Lives (R33, R34)
 //!
-//! A store's life is taken by compare-and-swap: a report says which life the store had before, and is refused if the map knows a later one. The change
-//! that takes a new life in puts the store's members out in the same map: their old process is dead, proved by the store's lock.
+//! A store's life is taken by compare-and-swap: a report says which lives the store remembers, and is refused if the one that the map knows isn't
+//! among them. Lives have random low bits ([`wire::control::next_incarnation`]), so that a disk that was rolled back, or copied, can't
+//! count itself up to it. What remains is a disk that is rolled back within its present life, while control has a new leader that never heard
+//! how far it had come. The change that takes a new life in puts the store's members out in the same map: their old process is dead, proved by the store's lock.
 
 mod activate;
 mod command;
@@ -243,6 +245,7 @@ impl Membership {
         if leader.proposed.is_some_and(|number| new.number >= number) {
             leader.proposed = None;
         }
+        leader.take_strays_in(new);
         leader.answer_registrations(now, new, effects);
         let number = new.number;
         let is_due = |(_, at, _): &mut (u64, MapNumber, Answer)| *at <= number;

@@ -13,7 +13,7 @@ use super::step::{Outcome, View};
 impl View<'_> {
     /// Makes a prepared epoch active, or says whom it waits for.
     pub(super) fn activate(&self, id: ChainId, chain: &Chain, next: &mut Chain, outcome: &mut Outcome) {
-        outcome.waits.extend(chain.members.iter().filter_map(|member| self.lacks(id, member)));
+        outcome.waits.extend(chain.members.iter().filter_map(|member| self.lacks(id, *member)));
         if !outcome.waits.is_empty() {
             return;
         }
@@ -22,7 +22,7 @@ impl View<'_> {
     }
 
     /// What is missing of a member.
-    fn lacks(&self, id: ChainId, member: &Member) -> Option<Waits> {
+    fn lacks(&self, id: ChainId, member: Member) -> Option<Waits> {
         let number = self.note(id).prepared;
         let store = self.store(member.store);
         if member.state.acks() {

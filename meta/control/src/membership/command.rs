@@ -23,7 +23,7 @@ impl Leader {
         &mut self,
         now: Nanos,
         me: NodeId,
-        config: &Config,
+        config: Config,
         draft: &mut Draft<'_>,
         effects: &mut Effects,
     ) {
@@ -50,7 +50,7 @@ impl Leader {
         &self,
         now: Nanos,
         me: NodeId,
-        config: &Config,
+        config: Config,
         command: &Command,
         draft: &mut Draft<'_>,
     ) -> Result<Answer, Refusal> {

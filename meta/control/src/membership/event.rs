@@ -10,7 +10,7 @@ use wire::{MapNumber, NodeId, StoreId};
 pub enum Event<'a> {
     /// This voter leads, in a term of its own whose first entry it has applied: nothing of an earlier term is still to come.
     Elected,
-    /// It doesn't lead any more.
+    /// It doesn't lead any more. Comes before `Applied` of anything that a later leader proposed.
     Deposed {
         /// Who does, where that is known.
         leader: Option<NodeId>,

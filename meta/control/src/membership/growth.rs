@@ -24,8 +24,7 @@ const NODE_BITS: u32 = 20;
 
 impl Leader {
     /// Settings and voters follow the nodes.
-    pub(super) fn follow_nodes(&mut self, now: Nanos, me: NodeId, draft: &mut Draft<'_>, effects: &mut Effects) {
-        let _ = (now, &effects);
+    pub(super) fn follow_nodes(&self, me: NodeId, draft: &mut Draft<'_>) {
         grow_chains(draft);
         self.add_voters(me, draft);
     }

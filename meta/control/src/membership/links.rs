@@ -86,7 +86,7 @@ impl Links {
     /// How many nodes can't reach it.
     pub(super) fn suspected_by(&self, now: Nanos, node: NodeId) -> u32 {
         let counts = self.pairs.iter().filter(|((low, high), link)| {
-            let other = if *low == node { 1 } else { 0 };
+            let other = usize::from(*low == node);
             (*low == node || *high == node)
                 && link.by[other]
                 && now < link.last.after(SUSPICION_TTL)

@@ -21,7 +21,7 @@ use super::config::{INSTALL_GRACE, LEASE, PUBLISHED_MAX, lease_at_control};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Nodes {
     elected: Nanos,
-    nodes: BTreeMap<NodeId, Node>,
+    all: BTreeMap<NodeId, Node>,
     /// By place in the map.
     stores: Vec<StoreState>,
     /// Places in the map, which never change.
@@ -61,6 +61,8 @@ pub(super) struct StoreState {
     /// Its node's life has it, and it was accepted.
     pub(super) is_present: bool,
     pub(super) condition: Condition,
+    /// The life of its node in which it was accepted last.
+    pub(super) life: Option<Life>,
     /// It was refused as stale (R34).
     pub(super) is_stale: bool,
     pub(super) cut: bool,
@@ -76,6 +78,7 @@ impl StoreState {
     const UNHEARD: Self = Self {
         is_present: false,
         condition: Condition::Well,
+        life: None,
         is_stale: false,
         cut: false,
         log_end: LogEnd { epoch: wire::Epoch(0), index: wire::CommitIndex(0) },
@@ -103,7 +106,7 @@ impl Nodes {
     pub(super) fn new(now: Nanos, map: &Map) -> Self {
         let mut nodes = Self {
             elected: now,
-            nodes: BTreeMap::new(),
+            all: BTreeMap::new(),
             stores: Vec::new(),
             places: BTreeMap::new(),
             published: VecDeque::new(),
@@ -119,9 +122,9 @@ impl Nodes {
             self.places.insert(record.store, place);
         }
         self.stores.resize(map.stores.len(), StoreState::UNHEARD);
-        self.nodes.retain(|node, _| find(map, *node));
+        self.all.retain(|node, _| find(map, *node));
         for node in &map.nodes {
-            self.nodes.entry(node.node).or_default();
+            self.all.entry(node.node).or_default();
         }
         if self.published.len() == PUBLISHED_MAX
             && let Some((number, _)) = self.published.pop_front()
@@ -140,7 +143,7 @@ impl Nodes {
             self.published.pop_front();
         }
         let mut dead = Vec::new();
-        for (number, node) in &mut self.nodes {
+        for (number, node) in &mut self.all {
             if node.life.is_some() && now >= node.lease_until {
                 node.life = None;
                 dead.push(*number);
@@ -159,16 +162,16 @@ impl Nodes {
 
     /// When the last lease that this node may have has run out.
     pub(super) fn lease_until(&self, node: NodeId) -> Nanos {
-        let granted = self.nodes.get(&node).map_or(Nanos(0), |node| node.lease_until);
+        let granted = self.all.get(&node).map_or(Nanos(0), |node| node.lease_until);
         granted.max(self.grace_ends())
     }
 
     pub(super) fn node(&self, node: NodeId) -> Option<&Node> {
-        self.nodes.get(&node)
+        self.all.get(&node)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.iter().map(|(number, node)| (*number, node))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.all.iter().map(|(number, node)| (*number, node))
     }
 
     pub(super) fn elected(&self) -> Nanos {
@@ -176,7 +179,7 @@ impl Nodes {
     }
 
     pub(super) fn is_alive(&self, node: NodeId) -> bool {
-        self.nodes.get(&node).is_some_and(|node| node.life.is_some())
+        self.all.get(&node).is_some_and(|node| node.life.is_some())
     }
 
     /// A store's place in the map.
@@ -210,14 +213,14 @@ impl Nodes {
 
     /// Whether a live node keeps up with the maps: what is prepared with it is promised soon.
     pub(super) fn follows(&self, node: NodeId) -> bool {
-        self.nodes.get(&node).is_some_and(|node| {
+        self.all.get(&node).is_some_and(|node| {
             node.life.is_some() && node.installed >= node.accepted && !is_late(node, self.settled)
         })
     }
 
     /// A map prepares an epoch of a chain that this node is listed in.
     pub(super) fn owes(&mut self, node: NodeId, number: MapNumber) {
-        if let Some(node) = self.nodes.get_mut(&node) {
+        if let Some(node) = self.all.get_mut(&node) {
             node.owes = node.owes.max(number);
         }
     }
@@ -232,7 +235,7 @@ impl Nodes {
         number: MapNumber,
         is_fresh: bool,
     ) {
-        let node = self.nodes.entry(node).or_default();
+        let node = self.all.entry(node).or_default();
         let is_same = node.last_life == Some(life);
         (node.life, node.last_life) = (Some(life), Some(life));
         node.installed = if is_same { node.installed.max(installed) } else { installed };
@@ -244,11 +247,12 @@ impl Nodes {
     }
 
     /// A store's report was accepted.
-    pub(super) fn accept_store(&mut self, place: u16, report: &StoreReport) {
+    pub(super) fn accept_store(&mut self, place: u16, life: Life, report: &StoreReport) {
         let Some(store) = self.stores.get_mut(usize::from(place)) else { return };
         *store = StoreState {
             is_present: true,
             condition: report.condition,
+            life: Some(life),
             is_stale: false,
             cut: report.recovered_cut,
             log_end: report.log_end,
@@ -257,6 +261,13 @@ impl Nodes {
             used_bytes: Some(report.used_bytes),
             lag: 0,
         };
+    }
+
+    /// A node has to register again. It counts as it did until its lease has run out.
+    pub(super) fn ask_again(&mut self, node: NodeId) {
+        if let Some(node) = self.all.get_mut(&node) {
+            node.life = None;
+        }
     }
 
     /// None of a node's stores counts until it is accepted again.
@@ -270,7 +281,7 @@ impl Nodes {
 
     /// Takes a heartbeat in, if it is of the life that is registered; whether anything changed that a plan may depend on.
     pub(super) fn heartbeat(&mut self, now: Nanos, map: &Map, beat: &Heartbeat) -> Option<bool> {
-        let node = self.nodes.get_mut(&beat.node)?;
+        let node = self.all.get_mut(&beat.node)?;
         if node.life != Some(beat.life) {
             return None;
         }
@@ -299,7 +310,7 @@ impl Nodes {
     /// 0 where it has to install a map first (R18).
     pub(super) fn grant(&mut self, now: Nanos, node: NodeId, life: Life) -> u64 {
         let settled = self.settled;
-        let Some(node) = self.nodes.get_mut(&node) else { return 0 };
+        let Some(node) = self.all.get_mut(&node) else { return 0 };
         if node.life != Some(life) || node.installed < node.accepted || is_late(node, settled) {
             return 0;
         }

@@ -99,11 +99,11 @@ impl Membership {
         leader.links.expire(now);
         leader.say_voters(now, map.as_map(), effects);
         let mut draft = Draft::new(map.as_map());
-        leader.run_commands(now, *me, config, &mut draft, effects);
+        leader.run_commands(now, *me, *config, &mut draft, effects);
         if draft.is_empty() {
             leader.take_registrations(now, &mut draft, effects);
-            leader.follow_nodes(now, *me, &mut draft, effects);
-            leader.step_chains(now, config, &mut draft, effects);
+            leader.follow_nodes(*me, &mut draft);
+            leader.step_chains(now, *config, &mut draft, effects);
         }
         leader.propose(now, draft, effects);
     }
@@ -125,11 +125,11 @@ impl Leader {
     }
 
     /// Every chain's next step, all of them in one map.
-    fn step_chains(&mut self, now: Nanos, config: &Config, draft: &mut Draft<'_>, effects: &mut Effects) {
+    fn step_chains(&mut self, now: Nanos, config: Config, draft: &mut Draft<'_>, effects: &mut Effects) {
         self.place_replicas(now, draft.map, effects);
         let stores = self.view_stores(now, draft);
         let caught_up = self.caught_up(draft.map);
-        let found = self.look_at_chains(&self.view(now, config, draft, &stores, &caught_up));
+        let found = Self::look_at_chains(&self.view(now, config, draft, &stores, &caught_up));
         let is_quiet = !found.is_unsettled && draft.is_empty() && self.targets.is_empty();
         for (id, outcome) in found.outcomes {
             if let Some(next) = outcome.next {
@@ -150,7 +150,7 @@ impl Leader {
     pub(super) fn view<'a>(
         &'a self,
         now: Nanos,
-        config: &'a Config,
+        config: Config,
         draft: &Draft<'a>,
         stores: &'a [StoreView],
         caught_up: &'a [(ChainId, u16)],
@@ -171,7 +171,7 @@ impl Leader {
         }
     }
 
-    fn look_at_chains(&self, view: &View<'_>) -> Found {
+    fn look_at_chains(view: &View<'_>) -> Found {
         let mut found = Found::default();
         for (id, chain) in chains(view.map) {
             let outcome = view.step(id, chain);
@@ -213,7 +213,7 @@ impl Leader {
 
     /// Waiting members that follow their group's log closely, as their nodes said last.
     pub(super) fn caught_up(&self, map: &Map) -> Vec<(ChainId, u16)> {
-        let alive = self.nodes.all().filter(|(_, node)| node.life.is_some());
+        let alive = self.nodes.iter().filter(|(_, node)| node.life.is_some());
         let reports = alive.flat_map(|(number, node)| node.caught_up.iter().map(move |report| (number, report)));
         let known = reports.filter_map(|(number, report)| {
             let place = self.nodes.place(report.store)?;

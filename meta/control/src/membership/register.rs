@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use wire::control::{
-    Condition, LogEnd, Registration, RegistrationRefusal, RegistrationReply, StoreReport, StoreVerdict,
+    Condition, Life, LogEnd, Registration, RegistrationRefusal, RegistrationReply, StoreReport, StoreVerdict,
 };
-use wire::limits::{MAP_NAME_BYTES_MAX, NODE_STORES_MAX};
+use wire::limits::{MAP_NAME_BYTES_MAX, NODE_STORES_MAX, STORE_LIVES_MAX};
 use wire::map::{Map, Node, Standing, Store, Unit};
 use wire::planted::{Bug, planted};
 use wire::{Incarnation, MapNumber, Nanos, NodeId};
@@ -33,6 +33,8 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stray {
     pub(super) node: NodeId,
+    /// The life of the node that registered it.
+    life: Life,
     pub(super) report: StoreReport,
 }
 
@@ -150,18 +152,14 @@ impl Leader {
             return StoreVerdict::Accepted;
         }
         let known = self.nodes.store(place);
-        let last_life = self.nodes.node(node).and_then(|node| node.last_life);
-        let same_life = last_life == Some(registration.life);
-        // R34: an older copy, another copy that lived on beside it, or the same life in another process.
-        // A store that says itself that it lost the log's end is judged by that (R7).
-        let lost_batches = report.sequence < known.sequence && !report.recovered_cut;
-        let is_older = report.incarnation < record.incarnation || lost_batches;
-        let is_beside = report.incarnation > record.incarnation && report.previous < record.incarnation;
-        let is_copy = report.incarnation == record.incarnation
-            && record.incarnation > Incarnation(0)
-            && last_life.is_some()
-            && !same_life;
-        if !same_life && (is_older || is_beside || is_copy) {
+        let same_life = known.life == Some(registration.life);
+        // R34. An older copy doesn't remember the life that the map knows; another process can't have the same one.
+        let is_known = record.incarnation == Incarnation(0) || report.lives.contains(&record.incarnation);
+        let continues = report.incarnation == record.incarnation && (same_life || known.life.is_none());
+        let begins = report.incarnation > record.incarnation && is_known;
+        // Nor has it the batches that were heard of. A store that says itself that it lost the log's end is judged by that (R7).
+        let lost_batches = report.sequence < known.sequence && !report.recovered_cut && !same_life;
+        if !(continues || begins) || lost_batches {
             return StoreVerdict::Stale { known: record.incarnation, known_sequence: known.sequence };
         }
         StoreVerdict::Accepted
@@ -255,6 +253,22 @@ impl Leader {
         }
     }
 
+    /// Stores that the map didn't have when they were registered, and has now: their nodes aren't asked again.
+    pub(super) fn take_strays_in(&mut self, map: &Map) {
+        for (store, stray) in std::mem::take(&mut self.strays) {
+            let Some(place) = self.nodes.place(store) else {
+                self.strays.insert(store, stray);
+                continue;
+            };
+            if map.stores[usize::from(place)].incarnation == stray.report.incarnation {
+                self.nodes.accept_store(place, stray.life, &stray.report);
+            } else {
+                // Its node was started anew in between.
+                self.nodes.ask_again(stray.node);
+            }
+        }
+    }
+
     fn accept(&mut self, now: Nanos, map: &Map, pending: Pending, effects: &mut Effects) {
         let Pending { token, registration, judged, .. } = pending;
         let mut places = registration.stores.iter().filter_map(|report| self.nodes.place(report.store));
@@ -264,31 +278,59 @@ impl Leader {
         let Some(node) = judged.node.or_else(joined).or_else(named) else {
             return refuse(token, RegistrationRefusal::Busy, effects);
         };
+        let mut verdicts = registration.stores.iter().zip(&judged.verdicts);
+        if verdicts.any(|(report, verdict)| {
+            *verdict == StoreVerdict::Unknown && self.nodes.place(report.store).is_some()
+        }) {
+            // The map has the store since.
+            return refuse(token, RegistrationRefusal::Busy, effects);
+        }
+        if !judged.verdicts.is_empty() && judged.verdicts.iter().all(is_put_out) {
+            // A process that ended long ago, heard late, or a copy of the node. It is told, and nobody else's life ends with it.
+            return accepted(token, node, map, &registration, judged.verdicts, effects);
+        }
         self.nodes.clear_stores(map, node);
-        let Registration { life, installed, .. } = registration;
+        let Registration { life, installed, .. } = &registration;
+        let (life, installed) = (*life, *installed);
         let is_new = judged.is_fresh || judged.node.is_none();
         self.nodes.accept(now, node, life, installed.min(map.number), map.number, is_new);
         self.strays.retain(|_, stray| stray.node != node);
         for (report, verdict) in registration.stores.iter().zip(&judged.verdicts) {
             let place = self.nodes.place(report.store);
             match (verdict, place) {
-                (StoreVerdict::Accepted, Some(place)) => self.nodes.accept_store(place, report),
+                (StoreVerdict::Accepted, Some(place)) => self.nodes.accept_store(place, life, report),
                 (StoreVerdict::Stale { .. }, Some(place)) => {
                     self.nodes.mark_stale(place);
                     effects.note(Note::StoreStale(report.store));
                 }
                 (StoreVerdict::Unknown, None) if self.strays.len() < STRAYS_MAX => {
-                    self.strays.insert(report.store, Stray { node, report: report.clone() });
+                    self.strays.insert(report.store, Stray { node, life, report: report.clone() });
                 }
                 _ => (),
             }
         }
         self.placement_due |= self.is_forming(map);
         effects.note(Note::NodeRegistered { node, life });
-        let stores = registration.stores.iter().map(|report| report.store).zip(judged.verdicts).collect();
-        let reply = RegistrationReply::Accepted { node, number: map.number, stores };
-        effects.push(Effect::Registered { token, reply });
+        accepted(token, node, map, &registration, judged.verdicts, effects);
     }
+}
+
+/// Whether a store can't take part under this id again.
+fn is_put_out(verdict: &StoreVerdict) -> bool {
+    !matches!(verdict, StoreVerdict::Accepted | StoreVerdict::Unknown)
+}
+
+fn accepted(
+    token: u64,
+    node: NodeId,
+    map: &Map,
+    registration: &Registration,
+    verdicts: Vec<StoreVerdict>,
+    effects: &mut Effects,
+) {
+    let stores = registration.stores.iter().map(|report| report.store).zip(verdicts).collect();
+    let reply = RegistrationReply::Accepted { node, number: map.number, stores };
+    effects.push(Effect::Registered { token, reply });
 }
 
 fn refuse(token: u64, refusal: RegistrationRefusal, effects: &mut Effects) {
@@ -303,6 +345,7 @@ fn check_form(registration: &Registration) -> Result<(), RegistrationRefusal> {
         && !registration.name.is_empty()
         && names.into_iter().chain(addresses).all(|name| name.len() <= MAP_NAME_BYTES_MAX)
         && registration.stores.iter().all(|report| placement::is_address(&report.address))
+        && registration.stores.iter().all(|report| report.lives.len() <= STORE_LIVES_MAX)
         && registration.stores.iter().all(|report| seen.insert(report.store));
     if fits { Ok(()) } else { Err(RegistrationRefusal::Malformed) }
 }
@@ -364,7 +407,8 @@ pub(super) fn is_empty(report: &StoreReport) -> bool {
 
 fn new_node(draft: &Draft<'_>, registration: &Registration) -> Result<NodeId, RegistrationRefusal> {
     if draft.nodes().any(|known| known.name == registration.name) {
-        return Err(RegistrationRefusal::NameTaken);
+        // Its own earlier life, most likely, which joins in this very change.
+        return Err(RegistrationRefusal::Busy);
     }
     // A number is given once, whoever had it.
     let used = draft.nodes().map(|known| known.node.0).chain(draft.stores().map(|(_, store)| store.node.0));

@@ -27,7 +27,7 @@ impl Leader {
         }
         let olds = stores_of(draft, old);
         let news = stores_of(draft, new);
-        self.check_unused(draft, news.iter().map(|(place, _)| *place))?;
+        Self::check_unused(draft, news.iter().map(|(place, _)| *place))?;
         let shards = |stores: &[(u16, Store)]| -> Vec<u16> {
             stores.iter().filter(|(_, store)| is_chunk_store(store)).map(|(place, _)| *place).collect()
         };
@@ -43,7 +43,7 @@ impl Leader {
             let same = news.iter().find(|(_, other)| other.unit == store.unit);
             places.insert(*place, same.map(|(place, _)| *place));
         }
-        let chains = self.put_in_place(draft, &places)?;
+        let chains = Self::put_in_place(draft, &places)?;
         draft.delta.removed_nodes.push(old);
         Ok(Done::Replacing { chains })
     }
@@ -70,9 +70,9 @@ impl Leader {
         if !is_same_kind {
             return Err(Refusal::WrongUnit(new));
         }
-        self.check_unused(draft, std::iter::once(taker))?;
+        Self::check_unused(draft, std::iter::once(taker))?;
         let places = Places::from([(place, Some(taker))]);
-        let chains = self.put_in_place(draft, &places)?;
+        let chains = Self::put_in_place(draft, &places)?;
         Ok(Done::Replacing { chains })
     }
 
@@ -98,7 +98,7 @@ impl Leader {
             let left = u32::try_from(others.len()).unwrap_or(u32::MAX);
             return Err(Refusal::TooFewNodes { left, chain_length });
         }
-        let chains = self.put_in_place(draft, &places)?;
+        let chains = Self::put_in_place(draft, &places)?;
         draft.delta.removed_nodes.push(node);
         if is_short {
             let length = length_for(draft);
@@ -118,7 +118,7 @@ impl Leader {
     }
 
     /// Whoever takes a place has none yet.
-    fn check_unused(&self, draft: &Draft<'_>, places: impl Iterator<Item = u16>) -> Result<(), Refusal> {
+    fn check_unused(draft: &Draft<'_>, places: impl Iterator<Item = u16>) -> Result<(), Refusal> {
         let places: BTreeSet<u16> = places.collect();
         let mut members = chains(draft.map).flat_map(|(_, chain)| chain.members.iter());
         match members.find(|member| places.contains(&member.store)) {
@@ -128,7 +128,7 @@ impl Leader {
     }
 
     /// Puts stores out for ever, and others in their places: how many chains that concerns.
-    fn put_in_place(&self, draft: &mut Draft<'_>, places: &Places) -> Result<u32, Refusal> {
+    fn put_in_place(draft: &mut Draft<'_>, places: &Places) -> Result<u32, Refusal> {
         let gone: BTreeSet<u16> = places.keys().copied().collect();
         let mut count = 0;
         for (id, chain) in chains(draft.map) {

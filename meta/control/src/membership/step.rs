@@ -62,7 +62,7 @@ pub(super) struct ChainNote {
 /// Everything that a step depends on beside the chain.
 pub(super) struct View<'a> {
     pub(super) now: Nanos,
-    pub(super) config: &'a Config,
+    pub(super) config: Config,
     pub(super) map: &'a Map,
     /// By place in the map.
     pub(super) stores: &'a [StoreView],
@@ -164,11 +164,11 @@ impl View<'_> {
             let presence = self.store(member.store).presence;
             let acks = member.state.acks();
             member.state = match (member.state, presence) {
-                (ReplicaState::Serving | ReplicaState::Syncing, Presence::Restarted) => ReplicaState::Waiting,
                 (ReplicaState::Serving | ReplicaState::Syncing | ReplicaState::Waiting, Presence::Gone) => {
                     ReplicaState::Offline
                 }
-                (ReplicaState::Offline, Presence::Fit | Presence::Restarted) => ReplicaState::Waiting,
+                (ReplicaState::Serving | ReplicaState::Syncing, Presence::Restarted)
+                | (ReplicaState::Offline, Presence::Fit | Presence::Restarted) => ReplicaState::Waiting,
                 (state, _) => state,
             };
             is_lost |= acks && !member.state.acks();

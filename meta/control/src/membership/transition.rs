@@ -305,11 +305,11 @@ impl Step<'_> {
     }
 
     fn marks(&self) -> Marks {
-        let came = self.new.serving().any(|member| self.came_to_serve(member));
+        let came = self.new.serving().any(|member| self.came_to_serve(*member));
         marks_after(self.old, self.new, came, self.is_group)
     }
 
-    fn came_to_serve(&self, member: &Member) -> bool {
+    fn came_to_serve(&self, member: Member) -> bool {
         let before = self.old.member(member.store);
         member.state == ReplicaState::Serving
             && before.is_none_or(|before| before.state != ReplicaState::Serving)
@@ -321,7 +321,7 @@ impl Step<'_> {
             let had = self.old.member(member.store).is_some_and(|before| before.is_seed);
             let expected = match marks {
                 Marks::Replaced => member.state == ReplicaState::Serving,
-                Marks::Kept => had || self.came_to_serve(member),
+                Marks::Kept => had || self.came_to_serve(*member),
             };
             member.is_seed == expected
         };

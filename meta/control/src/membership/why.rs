@@ -17,7 +17,7 @@ use super::{Leader, chain_of, chains};
 
 impl Leader {
     /// What is worth saying about a subject; never empty.
-    pub(super) fn why(&self, now: Nanos, config: &Config, draft: &Draft<'_>, subject: Subject) -> Vec<Reason> {
+    pub(super) fn why(&self, now: Nanos, config: Config, draft: &Draft<'_>, subject: Subject) -> Vec<Reason> {
         let mut reasons = match subject {
             Subject::Node(node) => self.why_node(now, draft.map, node),
             Subject::Store(store) => self.why_store(now, config, draft, store),
@@ -35,7 +35,7 @@ impl Leader {
     fn with_view<T>(
         &self,
         now: Nanos,
-        config: &Config,
+        config: Config,
         draft: &Draft<'_>,
         look: impl FnOnce(&View<'_>) -> T,
     ) -> T {
@@ -47,16 +47,13 @@ impl Leader {
     fn why_node(&self, now: Nanos, map: &Map, number: NodeId) -> Vec<Reason> {
         let Some(node) = self.nodes.node(number) else { return vec![Reason::NotInMap] };
         let mut reasons = Vec::new();
-        match node.life {
-            Some(life) => {
-                let heard = now.since(node.heard);
-                reasons.push(Reason::NodeAlive { life, heard, installed: node.installed });
-            }
-            None => {
-                let silent = now.since(node.heard.max(self.nodes.elected()));
-                let dead_in = self.nodes.lease_until(number).since(now);
-                reasons.push(Reason::NodeSilent { silent, dead_in });
-            }
+        if let Some(life) = node.life {
+            let heard = now.since(node.heard);
+            reasons.push(Reason::NodeAlive { life, heard, installed: node.installed });
+        } else {
+            let silent = now.since(node.heard.max(self.nodes.elected()));
+            let dead_in = self.nodes.lease_until(number).since(now);
+            reasons.push(Reason::NodeSilent { silent, dead_in });
         }
         let by = self.links.suspected_by(now, number);
         if by > 0 {
@@ -79,7 +76,7 @@ impl Leader {
         (store.is_present && condition != Condition::Well).then_some(Reason::StoreUnfit { condition })
     }
 
-    fn why_store(&self, now: Nanos, config: &Config, draft: &Draft<'_>, store: StoreId) -> Vec<Reason> {
+    fn why_store(&self, now: Nanos, config: Config, draft: &Draft<'_>, store: StoreId) -> Vec<Reason> {
         let Some(place) = self.nodes.place(store) else { return vec![Reason::NotInMap] };
         let record = &draft.map.stores[usize::from(place)];
         let mut reasons = Vec::new();
@@ -160,7 +157,7 @@ impl Leader {
     }
 
     /// The whole in numbers.
-    pub(super) fn health(&self, now: Nanos, config: &Config, draft: &Draft<'_>) -> Health {
+    pub(super) fn health(&self, now: Nanos, config: Config, draft: &Draft<'_>) -> Health {
         let map = draft.map;
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let members = (0_u16..=u16::MAX).zip(&map.stores);

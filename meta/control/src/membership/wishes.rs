@@ -19,7 +19,7 @@ impl View<'_> {
         self.leave(id, next);
         self.part(id, next, outcome);
         if outcome.choice.is_none() {
-            self.let_in(id, next, outcome);
+            self.let_in(id, chain, next, outcome);
         }
         self.follow_setting(next);
         let is_new_epoch = !next.ackers().map(|member| member.store).eq(chain.ackers().map(|member| member.store))
@@ -122,10 +122,12 @@ impl View<'_> {
     }
 
     /// Members that wait come in: of slices at once, of groups when they follow the log closely (R11).
-    fn let_in(&self, id: ChainId, next: &mut Chain, outcome: &mut Outcome) {
+    fn let_in(&self, id: ChainId, chain: &Chain, next: &mut Chain, outcome: &mut Outcome) {
         for place in 0..next.members.len() {
             let member = next.members[place];
-            if member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
+            // Who was just listed comes in with a later map: that one it follows.
+            let is_new = chain.member(member.store).is_none();
+            if is_new || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
                 continue;
             }
             let mut with = *next;

@@ -96,11 +96,11 @@ impl Agent {
             Council::new((node, id), voter.log, voter.origin, Arc::clone(&start.edition))
         });
         Self {
+            peers: Peers::new(identity.cluster, &identity.name),
             identity,
             follow,
             reports: Reports::new(start.stores),
             talk: Talk::new(start.life, start.join, start.endpoints),
-            peers: Peers::default(),
             desk: Desk::default(),
             council,
             formatting: None,
@@ -155,7 +155,7 @@ impl Agent {
 
     /// A connection that was dialled stands.
     pub fn on_up(&mut self, link: Link, effects: &mut Effects) {
-        self.peers.on_up(self.identity.cluster, &self.identity.name, link, effects);
+        self.peers.on_up(link, effects);
     }
 
     /// A connection is gone, or was never made; also one that was closed from here.

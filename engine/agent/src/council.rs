@@ -312,7 +312,10 @@ impl Council {
 
     fn start_voter(&mut self, recovery: Recovery, recorded: u64, effects: &mut Effects) {
         match Voter::start(self.id, self.seed, recovery, recorded, &mut self.outputs) {
-            Ok(voter) => self.phase = Phase::Voting(Box::new(voter)),
+            Ok(voter) => {
+                self.phase = Phase::Voting(Box::new(voter));
+                self.next_tick = Nanos(0); // a lone voter leads with its first tick
+            }
             Err(error) => effects.notes.push(Note::VoterFailed(VoterFailure::Voter(error))),
         }
     }

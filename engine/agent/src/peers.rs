@@ -16,6 +16,10 @@ use crate::effects::{CloseReason, Dial, Effects, Link, PeerId};
 const RECONNECT: u64 = 100 * Nanos::MILLISECOND;
 /// A connection that isn't greeted in this time is given up.
 const PATIENCE: u64 = 2 * Nanos::SECOND;
+/// A connection that is used is greeted again after this, since letters have no answers.
+const KEEPALIVE: u64 = 500 * Nanos::MILLISECOND;
+/// A greeting without an answer for so long: the connection is broken, and nobody may ever say so.
+const SILENCE: u64 = Nanos::SECOND;
 
 #[derive(Debug)]
 struct Peer {
@@ -24,17 +28,27 @@ struct Peer {
     greeted: bool,
     since: Nanos,
     retry_at: Nanos,
+    /// A `Hello` waits for its answer since.
+    asked_at: Option<Nanos>,
+    last_hello: Nanos,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peers {
+    cluster: ClusterId,
+    name: String,
     by_id: BTreeMap<PeerId, Peer>,
     by_link: BTreeMap<Link, PeerId>,
     encoder: Encoder,
 }
 
 impl Peers {
+    pub(crate) fn new(cluster: ClusterId, node: &str) -> Self {
+        let name = format!("control of {node}").chars().take(60).collect();
+        Self { cluster, name, by_id: BTreeMap::new(), by_link: BTreeMap::new(), encoder: Encoder::new() }
+    }
+
     /// Whether a frame can be sent to this peer at this address now; sees to it that it can soon.
     pub(crate) fn reach(
         &mut self,
@@ -52,7 +66,13 @@ impl Peers {
             greeted: false,
             since: now,
             retry_at: Nanos(0),
+            asked_at: None,
+            last_hello: now,
         });
+        if peer.asked_at.is_some_and(|at| peer.greeted && now.since(at) >= SILENCE) {
+            self.redial(now, id, effects);
+            return None;
+        }
         if peer.link.is_some() && !peer.greeted && now.since(peer.since) >= PATIENCE {
             self.redial(now, id, effects);
             return None;
@@ -64,7 +84,12 @@ impl Peers {
             }
             return None;
         }
-        peer.link.filter(|_| peer.greeted)
+        let link = peer.link.filter(|_| peer.greeted)?;
+        if peer.asked_at.is_none() && now.since(peer.last_hello) >= KEEPALIVE {
+            (peer.asked_at, peer.last_hello) = (Some(now), now);
+            self.greet(link, effects);
+        }
+        Some(link)
     }
 
     /// When a peer that isn't reached yet is tried again, or given up.
@@ -84,16 +109,19 @@ impl Peers {
         }
     }
 
-    pub(crate) fn on_up(&mut self, cluster: ClusterId, name: &str, link: Link, effects: &mut Effects) {
-        if !self.by_link.contains_key(&link) {
-            return;
+    pub(crate) fn on_up(&mut self, link: Link, effects: &mut Effects) {
+        if self.by_link.contains_key(&link) {
+            self.greet(link, effects);
         }
+    }
+
+    fn greet(&mut self, link: Link, effects: &mut Effects) {
         let hello = Hello {
             version_min: PROTOCOL_VERSION_MIN,
             version_max: PROTOCOL_VERSION,
             features: wire::message::FEATURES,
-            name: format!("control of {name}").chars().take(60).collect(),
-            cluster: Some(cluster),
+            name: self.name.clone(),
+            cluster: Some(self.cluster),
             peer: None,
         };
         self.send(link, 0, &Request::Hello(hello), effects);
@@ -110,7 +138,7 @@ impl Peers {
 
     pub(crate) fn on_greeted(&mut self, id: PeerId) {
         if let Some(peer) = self.by_id.get_mut(&id) {
-            peer.greeted = true;
+            (peer.greeted, peer.asked_at) = (true, None);
         }
     }
 
@@ -118,7 +146,7 @@ impl Peers {
     pub(crate) fn on_close(&mut self, now: Nanos, link: Link) -> Option<PeerId> {
         let id = self.by_link.remove(&link)?;
         if let Some(peer) = self.by_id.get_mut(&id) {
-            (peer.link, peer.greeted) = (None, false);
+            (peer.link, peer.greeted, peer.asked_at) = (None, false, None);
             peer.retry_at = peer.retry_at.max(now.after(RECONNECT / 2));
         }
         Some(id)
@@ -131,7 +159,7 @@ impl Peers {
             self.by_link.remove(&link);
             effects.closes.push((link, CloseReason::Redial));
         }
-        (peer.greeted, peer.retry_at) = (false, now.after(RECONNECT / 2));
+        (peer.greeted, peer.asked_at, peer.retry_at) = (false, None, now.after(RECONNECT / 2));
     }
 
     /// Forgets a peer.

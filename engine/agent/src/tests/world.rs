@@ -36,6 +36,7 @@ pub(super) struct Node {
     /// Durable: the map, the incarnation, the vote.
     stored: Arc<Edition>,
     incarnation: Incarnation,
+    lives: Vec<Incarnation>,
     vote: Option<Vote>,
     disks: BTreeMap<Vote, FakeDisk>,
     memory: FakeMemory,
@@ -149,6 +150,7 @@ impl World {
             agent: None,
             stored,
             incarnation: life,
+            lives: Vec::new(),
             vote: vote.map(|(vote, _)| vote),
             disks: BTreeMap::new(),
             memory: FakeMemory::default(),
@@ -191,7 +193,7 @@ impl World {
             control: address(node),
             sent: self.now,
             installed,
-            stores: reports(node, previous, previous),
+            stores: reports(node, previous, &[]),
         }
     }
 
@@ -208,6 +210,9 @@ impl World {
         assert!(node.agent.is_none(), "a node runs once");
         let previous = node.incarnation;
         node.incarnation = next_incarnation(previous, random);
+        if previous > Incarnation(0) {
+            node.lives.push(previous);
+        }
         node.run += 1;
         node.lease = Nanos(0);
         let voter = node.vote.map(|id| {
@@ -224,7 +229,7 @@ impl World {
             join: false,
             endpoints: vec![Arc::from(address(NodeId(1)))],
             edition: Arc::clone(&node.stored),
-            stores: reports(node.id, node.incarnation, previous),
+            stores: reports(node.id, node.incarnation, &node.lives),
             voter,
         };
         node.agent = Some(Agent::new(identity(node.id), start));
@@ -697,13 +702,13 @@ fn identity(node: NodeId) -> Identity {
     }
 }
 
-fn reports(node: NodeId, incarnation: Incarnation, previous: Incarnation) -> Vec<StoreReport> {
+fn reports(node: NodeId, incarnation: Incarnation, lives: &[Incarnation]) -> Vec<StoreReport> {
     let report = |store, unit, port| StoreReport {
         store,
         unit,
         address: format!("node-{}:{port}", node.0),
         incarnation,
-        previous,
+        lives: lives.to_vec(),
         recovered_cut: false,
         log_end: LogEnd { epoch: Epoch(0), index: CommitIndex(0) },
         sequence: 1,

@@ -141,6 +141,9 @@ impl Leader {
         if found.is_unsettled || !self.links.is_empty() || self.placement_due {
             self.replan_at = Some(now.after(REPLAN));
         }
+        if let Some(at) = self.nodes.silence_ends(now) {
+            self.replan_at = Some(self.replan_at.map_or(at, |planned| planned.min(at)));
+        }
         if is_quiet {
             self.notes.retain(|_, note| note.evicted.is_some() || note.held.is_some());
             self.balance_heads(now, draft);

@@ -130,7 +130,8 @@ impl Talk {
         self.leader = leader;
         self.unanswered_since = None;
         self.is_fetching = false;
-        self.next_at = now.after(RETRY);
+        // Whoever leads is asked at once; where nobody is known to, not too often.
+        self.next_at = if leader.is_some() { now } else { now.after(RETRY) };
     }
 
     /// The connection is gone: what was asked has no answer.
@@ -245,6 +246,7 @@ impl Talk {
             Led::Elsewhere(leader) => self.look_elsewhere(now, leader),
             Led::Here(RegistrationReply::Accepted { number, stores, .. }) => {
                 self.stage = Stage::Registered;
+                self.next_at = now;
                 self.leader = from.or(self.leader);
                 self.last_refusal = None;
                 self.has_news = true;

@@ -127,7 +127,9 @@ impl View<'_> {
             let member = next.members[place];
             // Who was just listed comes in with a later map: that one it follows.
             let is_new = chain.member(member.store).is_none();
-            if is_new || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
+            // Who has left isn't let in again.
+            let has_left = self.is_complete(id, next).is_some_and(|target| !target.contains(&member.store));
+            if is_new || has_left || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
                 continue;
             }
             let mut with = *next;

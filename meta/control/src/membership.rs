@@ -327,6 +327,11 @@ impl Membership {
 }
 
 impl Leader {
+    /// Looks at everything again at this point at the latest.
+    fn plan_again(&mut self, at: Nanos) {
+        self.replan_at = Some(self.replan_at.map_or(at, |planned| planned.min(at)));
+    }
+
     /// Which chains changed, and how.
     fn on_map(&mut self, now: Nanos, old: &Map, new: &Map) {
         let shape = |map: &Map| (map.settings.chain_length, map.nodes.len(), map.stores.len());
@@ -402,6 +407,7 @@ impl Leader {
         let suspects = beat.suspects.len().min(wire::limits::HEARTBEAT_SUSPECTS_MAX);
         let known = beat.suspects[..suspects].iter().copied();
         let known: Vec<NodeId> = known.filter(|node| self.nodes.node(*node).is_some()).collect();
+        is_new |= self.links.is_empty() && !known.is_empty();
         self.links.complain(now, beat.node, &known);
         is_new
     }

@@ -142,11 +142,11 @@ impl Leader {
 
     /// Says who has to come to vote and who to go, while the control group isn't what the map says.
     pub(super) fn say_voters(&mut self, now: Nanos, map: &Map, effects: &mut Effects) {
-        let Some(voters) = &self.voters else { return };
+        let Some(voters) = self.voters.clone() else { return };
         if self.voters_agree(map) {
             return;
         }
-        self.replan_at = Some(now.after(VOTERS_INTERVAL));
+        self.plan_again(now.after(VOTERS_INTERVAL));
         if now < self.voters_at {
             return;
         }

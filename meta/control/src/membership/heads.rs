@@ -41,7 +41,7 @@ impl Leader {
         if !shares.values().any(|share| share.is_beyond(length)) {
             return;
         }
-        self.replan_at = Some(self.heads_at);
+        self.plan_again(self.heads_at);
         for (slice, record) in (0_u16..=u16::MAX).zip(&map.slices) {
             let node = |store: u16| map.stores[usize::from(store)].node;
             let lead = |position: usize| node(record.chain.members[position].store);

@@ -280,7 +280,7 @@ impl Nodes {
     pub(super) fn clear_stores(&mut self, map: &Map, node: NodeId) {
         for (record, store) in map.stores.iter().zip(&mut self.stores) {
             if record.node == node {
-                (store.is_present, store.is_stale) = (false, false);
+                store.is_present = false;
             }
         }
     }

@@ -117,7 +117,7 @@ impl Leader {
         let hurry = self.changed_at.after(UNHURRIED);
         if !draft.is_urgent && now < hurry {
             // Planned again then, with what has been heard until then.
-            self.replan_at = Some(self.replan_at.map_or(hurry, |at| at.min(hurry)));
+            self.plan_again(hurry);
             return;
         }
         self.proposed = Some(draft.number());
@@ -139,7 +139,11 @@ impl Leader {
             self.remember(now, id, &outcome, effects);
         }
         if found.is_unsettled || !self.links.is_empty() || self.placement_due {
-            self.replan_at = Some(now.after(REPLAN));
+            self.plan_again(now.after(REPLAN));
+        }
+        if now < self.nodes.grace_ends() {
+            // Whoever wasn't heard until then is gone.
+            self.plan_again(self.nodes.grace_ends());
         }
         if let Some(at) = self.nodes.silence_ends(now) {
             self.replan_at = Some(self.replan_at.map_or(at, |planned| planned.min(at)));

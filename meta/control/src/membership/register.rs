@@ -285,6 +285,12 @@ impl Leader {
             // The map has the store since.
             return refuse(token, RegistrationRefusal::Busy, effects);
         }
+        for (report, verdict) in registration.stores.iter().zip(&judged.verdicts) {
+            if let (StoreVerdict::Stale { .. }, Some(place)) = (verdict, self.nodes.place(report.store)) {
+                self.nodes.mark_stale(place);
+                effects.note(Note::StoreStale(report.store));
+            }
+        }
         if !judged.verdicts.is_empty() && judged.verdicts.iter().all(is_put_out) {
             // A process that ended long ago, heard late, or a copy of the node. It is told, and nobody else's life ends with it.
             return accepted(token, node, map, &registration, judged.verdicts, effects);
@@ -299,10 +305,6 @@ impl Leader {
             let place = self.nodes.place(report.store);
             match (verdict, place) {
                 (StoreVerdict::Accepted, Some(place)) => self.nodes.accept_store(place, life, report),
-                (StoreVerdict::Stale { .. }, Some(place)) => {
-                    self.nodes.mark_stale(place);
-                    effects.note(Note::StoreStale(report.store));
-                }
                 (StoreVerdict::Unknown, None) if self.strays.len() < STRAYS_MAX => {
                     self.strays.insert(report.store, Stray { node, life, report: report.clone() });
                 }

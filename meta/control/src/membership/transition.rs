@@ -265,7 +265,8 @@ impl Step<'_> {
         let mut serving = new.serving();
         let seed = serving.next();
         let may = |member: &Member| {
-            member.is_seed || planted(Bug::ControlSeedsOutside) // R6
+            let was_seed = old.member(member.store).is_some_and(|before| before.is_seed);
+            was_seed || planted(Bug::ControlSeedsOutside) // R6
         };
         if seed.is_none_or(may) && serving.next().is_none() { Ok(()) } else { Err(Rule::Seed) }
     }

@@ -123,14 +123,13 @@ impl View<'_> {
 
     /// Members that wait come in: of slices at once, of groups when they follow the log closely (R11).
     fn let_in(&self, id: ChainId, chain: &Chain, next: &mut Chain, outcome: &mut Outcome) {
-        // Who is about to be dropped stays out.
-        let complete = self.is_complete(id, next).cloned();
         for place in 0..next.members.len() {
             let member = next.members[place];
             // Who was just listed comes in with a later map: that one it follows.
             let is_new = chain.member(member.store).is_none();
-            let is_left = complete.as_ref().is_some_and(|target| !target.contains(&member.store));
-            if is_new || is_left || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
+            // Who has left isn't let in again.
+            let has_left = self.is_complete(id, next).is_some_and(|target| !target.contains(&member.store));
+            if is_new || has_left || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
                 continue;
             }
             let mut with = *next;

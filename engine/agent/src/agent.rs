@@ -525,13 +525,7 @@ impl Agent {
         }
     }
 
-    fn on_own_registered(
-        &mut self,
-        now: Nanos,
-        token: u64,
-        reply: RegistrationReply,
-        effects: &mut Effects,
-    ) {
+    fn on_own_registered(&mut self, now: Nanos, token: u64, reply: RegistrationReply, effects: &mut Effects) {
         match self.desk.take_asked(token) {
             Some(Asker::Own) => {
                 let own = Some(self.identity.node);
@@ -546,7 +540,9 @@ impl Agent {
 
     fn send_letter(&mut self, now: Nanos, to: u64, bytes: &[u8], effects: &mut Effects) {
         let nodes = &self.follow.edition().map().as_map().nodes;
-        let Some(node) = nodes.iter().find(|node| node.voter == to && !node.control.is_empty()) else { return };
+        let Some(node) = nodes.iter().find(|node| node.voter == to && !node.control.is_empty()) else {
+            return;
+        };
         let address = Arc::from(node.control.as_str());
         match self.peers.reach(now, PeerId::Voter(to), &address, effects) {
             Some(link) => self.peers.send(link, 0, &Request::Raft(bytes), effects),
@@ -606,13 +602,7 @@ impl Agent {
     }
 
     /// This node leads: it talks to itself without a connection.
-    fn say_here(
-        &mut self,
-        now: Nanos,
-        word: Word,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) -> bool {
+    fn say_here(&mut self, now: Nanos, word: Word, memory: &mut impl Memory, effects: &mut Effects) -> bool {
         let Some(council) = &mut self.council else { return false };
         match word {
             Word::Register(registration) => {

@@ -50,7 +50,10 @@ enum Phase {
     /// The log is being read.
     Opening(Box<Recovery>),
     /// A new log's first records are being written.
-    Born { recovery: Box<Recovery>, last: u64 },
+    Born {
+        recovery: Box<Recovery>,
+        last: u64,
+    },
     Voting(Box<Voter>),
     /// It doesn't vote, and says nothing.
     Failed,
@@ -294,12 +297,16 @@ impl Council {
                 self.log.submit(now, memory, effects);
             }
             (LogNote::Opened(last), Phase::Opening(_)) => {
-                let Phase::Opening(recovery) = std::mem::replace(&mut self.phase, Phase::Failed) else { return };
+                let Phase::Opening(recovery) = std::mem::replace(&mut self.phase, Phase::Failed) else {
+                    return;
+                };
                 self.start_voter(*recovery, last, effects);
             }
             (LogNote::Durable(record), Phase::Born { last, .. }) if record >= *last => {
                 let last = *last;
-                let Phase::Born { recovery, .. } = std::mem::replace(&mut self.phase, Phase::Failed) else { return };
+                let Phase::Born { recovery, .. } = std::mem::replace(&mut self.phase, Phase::Failed) else {
+                    return;
+                };
                 self.start_voter(*recovery, last, effects);
             }
             (LogNote::Durable(record), Phase::Voting(voter)) => voter.on_durable(record, &mut self.outputs),

@@ -207,7 +207,13 @@ impl Desk {
         self.reply((FrameKind::Register, link, correlation), &reply, effects);
     }
 
-    pub(crate) fn beat(&mut self, link: Link, correlation: u64, reply: HeartbeatReply, effects: &mut Effects) {
+    pub(crate) fn beat(
+        &mut self,
+        link: Link,
+        correlation: u64,
+        reply: HeartbeatReply,
+        effects: &mut Effects,
+    ) {
         let reply = Reply::Heartbeat(Led::Here(reply));
         self.reply((FrameKind::Heartbeat, link, correlation), &reply, effects);
     }

@@ -179,7 +179,13 @@ impl Peers {
         }
     }
 
-    pub(crate) fn send(&mut self, link: Link, correlation: u64, request: &Request<'_>, effects: &mut Effects) {
+    pub(crate) fn send(
+        &mut self,
+        link: Link,
+        correlation: u64,
+        request: &Request<'_>,
+        effects: &mut Effects,
+    ) {
         let encoder = &mut self.encoder;
         let head = RequestHead { correlation, deadline_ms: 0 };
         effects.send(link, |out| encoder.request(out, head, request, PayloadMeta::default()));

@@ -34,7 +34,9 @@ impl Reports {
 
     /// How a store is; whether the leader should hear it at once.
     pub(crate) fn on_beat(&mut self, beat: StoreBeat) -> bool {
-        let Some(store) = self.stores.iter_mut().find(|known| known.store == beat.store) else { return false };
+        let Some(store) = self.stores.iter_mut().find(|known| known.store == beat.store) else {
+            return false;
+        };
         let is_news = store.condition != beat.condition;
         store.condition = beat.condition;
         store.sequence = store.sequence.max(beat.sequence);
@@ -73,9 +75,8 @@ impl Reports {
             })
         });
         self.caught_up.retain(|caught_up| {
-            chain_of(map, ChainId::Group(caught_up.group)).is_some_and(|chain| {
-                state_in(map, chain, caught_up.store) == Some(ReplicaState::Waiting)
-            })
+            chain_of(map, ChainId::Group(caught_up.group))
+                .is_some_and(|chain| state_in(map, chain, caught_up.store) == Some(ReplicaState::Waiting))
         });
     }
 

@@ -12,9 +12,7 @@
 use std::sync::Arc;
 
 use placement::{ClusterMap, Edition};
-use wire::control::{
-    Heartbeat, HeartbeatReply, Led, Life, Registration, RegistrationReply, StoreVerdict,
-};
+use wire::control::{Heartbeat, HeartbeatReply, Led, Life, Registration, RegistrationReply, StoreVerdict};
 use wire::map::{MapUpdate, Pages};
 use wire::{MapNumber, Nanos, NodeId};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use placement::{ClusterMap, Edition, OneNode, one_node};
 use wire::message::Hello;
-use wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use wire::{ClusterId, MapNumber, NodeId, ShardIndex, StoreId};
+use wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 
 /// The cluster of all tests.
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);

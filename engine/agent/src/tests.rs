@@ -11,7 +11,7 @@ fn one_node_serves_in_milliseconds() {
     let mut world = World::new(1);
     world.jitter = 0;
     let took = world.until("it serves", Nanos::SECOND, |world| world.is_whole(1));
-    assert!(took <= 10 * MS, "{took} ns {}", world.describe());
+    assert!(took <= 30 * MS, "{took} ns\n{}", world.describe());
 }
 
 #[test]
@@ -64,7 +64,9 @@ fn whoever_is_cut_off_is_left_out_and_comes_back() {
             world.cuts.extend([(victim, other), (other, victim)]);
         }
         world.pass(Nanos::SECOND);
-        let rest = move |world: &World| world.leader().is_some_and(|leader| leader != victim) && world.is_writable(2);
+        let rest = move |world: &World| {
+            world.leader().is_some_and(|leader| leader != victim) && world.is_writable(2)
+        };
         let took = world.until("the others go on", 10 * Nanos::SECOND, |world| {
             world.nodes[victim].agent.as_ref().is_some_and(|agent| !agent.leads()) && rest(world)
         });

@@ -157,7 +157,9 @@ impl VoterLog {
         assert!(self.image.is_none() && self.pending.is_empty(), "one at a time, of what is durable");
         let mut bytes = Vec::new();
         for record in records {
-            bytes.extend_from_slice(&u32::try_from(record.len()).expect("a record keeps its limit").to_le_bytes());
+            bytes.extend_from_slice(
+                &u32::try_from(record.len()).expect("a record keeps its limit").to_le_bytes(),
+            );
             bytes.extend_from_slice(&record);
         }
         self.bytes_since = 0;

@@ -1,7 +1,7 @@
 //! What the leader of a large cluster pays: 65,536 slices in chains of 3 on 200 nodes. Printed, not gated: the aims, below 2 ms for a look at everything
 //! when nothing has changed and below 50 ms for a node's death, are a release build's on a quiet machine.
 
-use control::{Config, Effect, Effects, Event, Membership, apply, lease_at_control};
+use control::membership::{Config, Effect, Effects, Event, Membership, apply, lease_at_control};
 use placement::ClusterMap;
 use wire::control::{Condition, Heartbeat, Life, LogEnd, Registration, StoreBeat, StoreReport};
 use wire::map::{Chain, Group, Map, MapDelta, Member, Node, Phase, ReplicaState, Settings, Slice, Standing, Store, Unit};

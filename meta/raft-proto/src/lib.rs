@@ -6,14 +6,20 @@
 //! `src/protos` was made from `eraftpb.proto` by the published crate's build script, with protoc 35.1; its licence is the Apache license 2.0, as ours.
 //! The crate is exempt from the workspace's lints: generated code is what it is. No byte of a network is parsed by it: `control` has a codec of its own.
 
-#![allow(mismatched_lifetime_syntaxes, clippy::all, clippy::pedantic, clippy::restriction, missing_docs, unreachable_pub, reason = "generated code")]
+#![allow(
+    mismatched_lifetime_syntaxes,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code"
+)]
 
 mod confchange;
 mod confstate;
 
-pub use crate::confchange::{
-    new_conf_change_single, parse_conf_change, stringify_conf_change, ConfChangeI,
-};
+pub use crate::confchange::{new_conf_change_single, parse_conf_change, stringify_conf_change, ConfChangeI};
 pub use crate::confstate::conf_state_eq;
 pub use crate::protos::eraftpb;
 
@@ -36,8 +42,8 @@ mod protos {
 
 pub mod prelude {
     pub use crate::eraftpb::{
-        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
-        ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
+        EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
     };
 }
 

@@ -31,7 +31,8 @@ fn run(seed: u64) -> u64 {
     let until = world.now.after(60 * Nanos::SECOND);
     while world.now < until {
         let at = usize::try_from(world.random.below(nodes as u64)).expect("an index");
-        let other = (at + 1 + usize::try_from(world.random.below(nodes as u64 - 1)).expect("an index")) % nodes;
+        let other =
+            (at + 1 + usize::try_from(world.random.below(nodes as u64 - 1)).expect("an index")) % nodes;
         let is_up = world.nodes[at].agent.is_some();
         match world.random.below(8) {
             0 | 1 if is_up => {

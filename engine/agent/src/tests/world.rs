@@ -17,8 +17,8 @@ use wire::control::{
 use wire::map::{Chain, Phase, ReplicaState, Unit};
 use wire::message::{Encoder, PayloadMeta, Reply, Request, RequestHead};
 use wire::{
-    CommitIndex, Epoch, GroupId, Incarnation, MapNumber, Nanos, NodeId, PREFIX_BYTES, Prefix,
-    SliceIndex, StoreId,
+    CommitIndex, Epoch, GroupId, Incarnation, MapNumber, Nanos, NodeId, PREFIX_BYTES, Prefix, SliceIndex,
+    StoreId,
 };
 
 use crate::testing::{CLUSTER, edition, hello};
@@ -144,7 +144,13 @@ impl World {
         world
     }
 
-    fn add(&mut self, id: NodeId, stored: Arc<Edition>, life: Incarnation, vote: Option<(Vote, VoterOrigin)>) {
+    fn add(
+        &mut self,
+        id: NodeId,
+        stored: Arc<Edition>,
+        life: Incarnation,
+        vote: Option<(Vote, VoterOrigin)>,
+    ) {
         self.nodes.push(Node {
             id,
             agent: None,
@@ -219,7 +225,9 @@ impl World {
             let length = node.disks[&id].length();
             let expected = Expected { cluster: Some(CLUSTER), store: None, node: NodeId(1), unit: 0 };
             let (log, origin) = match origin {
-                Some(origin) => (Log::format(log_config(0), format_of(CLUSTER, vote_store(id), SEGMENT_BYTES)), origin),
+                Some(origin) => {
+                    (Log::format(log_config(0), format_of(CLUSTER, vote_store(id), SEGMENT_BYTES)), origin)
+                }
                 None => (Log::open(log_config(length), expected), VoterOrigin::Kept),
             };
             VoterStart { id, log, origin }
@@ -300,7 +308,8 @@ impl World {
         node.deadline = effects.deadline.unwrap_or(node.deadline);
         node.lease = effects.lease.map_or(node.lease, |lease| lease.max(node.lease));
         node.notes.extend(effects.notes.drain(..).map(|note| (self.now, note)));
-        let (store, publish, vote) = (effects.store.take(), effects.publish.take(), effects.format_voter.take());
+        let (store, publish, vote) =
+            (effects.store.take(), effects.publish.take(), effects.format_voter.take());
         for send in &effects.sends {
             let bytes = effects.bytes[send.head.0 as usize..send.head.1 as usize].to_vec();
             self.send(send.link.0, bytes);
@@ -376,7 +385,8 @@ impl World {
 
     /// Something arrives at an end of a connection, unless the wire is cut: then nothing ever does again.
     fn tell(&mut self, link: u64, what: impl FnOnce(u64) -> Happening) {
-        let (Some(to), Some(from)) = (self.ends.get(&link).copied(), self.ends.get(&(link ^ 1)).copied()) else {
+        let (Some(to), Some(from)) = (self.ends.get(&link).copied(), self.ends.get(&(link ^ 1)).copied())
+        else {
             return;
         };
         if !to.open {
@@ -404,11 +414,12 @@ impl World {
     fn schedule(&mut self, at: usize, after: u64, happening: Happening) {
         self.last += 1;
         // Frames of one connection keep their order, since what is scheduled later for the same time comes later.
-        let later = if matches!(happening, Happening::Disk { .. } | Happening::Stored { .. }) && self.jitter > 0 {
-            self.random.below(self.jitter)
-        } else {
-            0
-        };
+        let later =
+            if matches!(happening, Happening::Disk { .. } | Happening::Stored { .. }) && self.jitter > 0 {
+                self.random.below(self.jitter)
+            } else {
+                0
+            };
         self.queue.push(Reverse((self.now.after(after + later), self.last, at)));
         self.happenings.insert(self.last, happening);
     }
@@ -469,7 +480,9 @@ impl World {
                     self.close(link);
                 }
             }
-            Happening::Closed { link } if self.ends.get(&link).is_some_and(|end| (end.node, end.run) == (at, run)) => {
+            Happening::Closed { link }
+                if self.ends.get(&link).is_some_and(|end| (end.node, end.run) == (at, run)) =>
+            {
                 self.ends.remove(&link);
                 self.step(at, |agent, now, memory, effects| agent.on_close(now, Link(link), memory, effects));
             }
@@ -509,12 +522,14 @@ impl World {
             }
         };
         let chains = chains(map);
-        let syncing = chains.clone().filter(|(_, chain)| chain.phase == Phase::Active && is_here(ReplicaState::Syncing)(chain));
+        let syncing = chains
+            .clone()
+            .filter(|(_, chain)| chain.phase == Phase::Active && is_here(ReplicaState::Syncing)(chain));
         let synced: Vec<Synced> =
             syncing.map(|(chain, state)| Synced { chain, epoch: state.epoch, store, missing: 0 }).collect();
-        let waits = chains.clone().any(|(id, chain)| {
-            matches!(id, ChainId::Group(_)) && is_here(ReplicaState::Waiting)(chain)
-        });
+        let waits = chains
+            .clone()
+            .any(|(id, chain)| matches!(id, ChainId::Group(_)) && is_here(ReplicaState::Waiting)(chain));
         let beat = StoreBeat { store, condition: Condition::Well, sequence: 1, used_bytes: 0, lag: 0 };
         self.step(at, |agent, now, memory, effects| {
             agent.on_followed(now, unit, number, memory, effects);
@@ -556,7 +571,8 @@ impl World {
     /// R5, R18: once a newer epoch of a chain acks anywhere, no node that isn't in it may have both a lease and a promise to the older one.
     fn check_leases(&self) {
         let agents = || self.nodes.iter().filter_map(|node| Some((node, node.agent.as_ref()?)));
-        let Some(newest) = agents().map(|(_, agent)| agent.edition()).max_by_key(|edition| edition.number()) else {
+        let Some(newest) = agents().map(|(_, agent)| agent.edition()).max_by_key(|edition| edition.number())
+        else {
             return;
         };
         for (node, agent) in agents().filter(|(node, _)| node.lease > self.now) {
@@ -569,7 +585,9 @@ impl World {
                 let serves = |map: &wire::map::Map, chain: &Chain| {
                     chain.serving().any(|member| own(map, member.store))
                 };
-                let is_out = new.epoch > old.epoch && new.phase == Phase::Active && !serves(newest.map().as_map(), new);
+                let is_out = new.epoch > old.epoch
+                    && new.phase == Phase::Active
+                    && !serves(newest.map().as_map(), new);
                 assert!(
                     !(is_out && serves(its.map().as_map(), old)),
                     "{:?} has a lease until {:?} at {:?}, and isn't in {id:?} any more",
@@ -583,7 +601,8 @@ impl World {
 
     /// Who leads, if it is one.
     pub(super) fn leader(&self) -> Option<usize> {
-        let mut leaders = (0..self.nodes.len()).filter(|at| self.nodes[*at].agent.as_ref().is_some_and(Agent::leads));
+        let mut leaders =
+            (0..self.nodes.len()).filter(|at| self.nodes[*at].agent.as_ref().is_some_and(Agent::leads));
         leaders.next().filter(|_| leaders.next().is_none())
     }
 
@@ -623,18 +642,21 @@ impl World {
         let mut text = format!("at {:?}\n", self.now);
         for node in &self.nodes {
             let agent = node.agent.as_ref();
-            let numbers = agent.map(|agent| (agent.edition().number(), agent.installed(), agent.leads(), agent.leader()));
+            let numbers = agent
+                .map(|agent| (agent.edition().number(), agent.installed(), agent.leads(), agent.leader()));
             text += &format!("{:?}: {numbers:?}, lease {:?}, vote {:?}\n", node.id, node.lease, node.vote);
             for (at, note) in node.notes.iter().rev().take(12).rev() {
                 text += &format!("    {at:?} {note:?}\n");
             }
         }
-        if let Some(map) = self.leader().and_then(|leader| self.nodes[leader].agent.as_ref()).map(Agent::edition) {
+        if let Some(map) =
+            self.leader().and_then(|leader| self.nodes[leader].agent.as_ref()).map(Agent::edition)
+        {
             let map = map.map().as_map();
             text += &format!("{:?}\n", map.settings);
-            for (id, chain) in chains(map).filter(|(id, _)| {
-                matches!(id, ChainId::Group(_) | ChainId::Slice(SliceIndex(0 | 1)))
-            }) {
+            for (id, chain) in chains(map)
+                .filter(|(id, _)| matches!(id, ChainId::Group(_) | ChainId::Slice(SliceIndex(0 | 1))))
+            {
                 text += &format!("{id:?} {chain:?}\n");
             }
         }

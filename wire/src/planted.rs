@@ -72,6 +72,12 @@ pub enum Bug {
     ControlIgnoresIncarnation,
     /// Syncing members count as in sync (R6).
     ControlCountsSyncing,
+    /// A node promises a map that isn't stored (R1).
+    AgentPromisesUnstored,
+    /// A node promises a map that a unit of it doesn't follow yet (R5).
+    AgentPromisesUnfollowed,
+    /// A lease runs from its grant instead of from what was answered (R18).
+    AgentCountsLeaseFromGrant,
 }
 
 impl Bug {
@@ -110,14 +116,21 @@ impl Bug {
         Self::ControlAcceptsLateSync,
         Self::ControlIgnoresIncarnation,
         Self::ControlCountsSyncing,
+        Self::AgentPromisesUnstored,
+        Self::AgentPromisesUnfollowed,
+        Self::AgentCountsLeaseFromGrant,
     ];
 
-    /// Those that a simulation beside the code catches, and not the whole cluster's.
-    pub const BESIDE_THE_CODE: &'static [Self] = &[
+    /// Those of the voter: its simulation catches them (`meta/control/src/voter/tests.rs`).
+    pub const VOTER: &'static [Self] = &[
         Self::VoterSendsEarly,
         Self::VoterTrustsItself,
         Self::VoterKeepsTruncated,
         Self::VoterForgetsDamage,
+    ];
+
+    /// Those of the membership (`meta/control/src/membership/membership_fuzz.rs`).
+    pub const CONTROL: &'static [Self] = &[
         Self::ControlActivatesEarly,
         Self::ControlForgetsRemoved,
         Self::ControlGrantsUnconfirmed,
@@ -129,6 +142,18 @@ impl Bug {
         Self::ControlIgnoresIncarnation,
         Self::ControlCountsSyncing,
     ];
+
+    /// Those of the control agents (`engine/agent/src/tests/fuzz.rs`).
+    pub const AGENT: &'static [Self] = &[
+        Self::AgentPromisesUnstored,
+        Self::AgentPromisesUnfollowed,
+        Self::AgentCountsLeaseFromGrant,
+    ];
+
+    /// Those that a simulation beside the code catches, and not the whole cluster's.
+    pub fn is_caught_beside_the_code(self) -> bool {
+        [Self::VOTER, Self::CONTROL, Self::AGENT].iter().any(|bugs| bugs.contains(&self))
+    }
 }
 
 #[cfg(planted)]

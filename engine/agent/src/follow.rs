@@ -13,6 +13,7 @@ use std::sync::Arc;
 use placement::Edition;
 use wire::MapNumber;
 use wire::map::Unit;
+use wire::planted::{Bug, planted};
 
 use crate::effects::Effects;
 
@@ -45,7 +46,10 @@ impl Follow {
 
     /// The map that the node has promised to follow.
     pub(crate) fn installed(&self) -> MapNumber {
-        self.followed.values().copied().min().unwrap_or(self.stored).min(self.stored)
+        let stored = if planted(Bug::AgentPromisesUnstored) { self.edition.number() } else { self.stored };
+        let followed =
+            self.followed.values().copied().min().filter(|_| !planted(Bug::AgentPromisesUnfollowed));
+        followed.unwrap_or(stored).min(stored)
     }
 
     /// Takes a newer map; false: it isn't one.

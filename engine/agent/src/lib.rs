@@ -18,6 +18,8 @@ mod desk;
 mod effects;
 mod follow;
 mod peers;
+#[cfg(all(test, planted))]
+mod planted;
 mod reports;
 mod talk;
 #[cfg(test)]

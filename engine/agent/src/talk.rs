@@ -14,6 +14,7 @@ use std::sync::Arc;
 use placement::{ClusterMap, Edition};
 use wire::control::{Heartbeat, HeartbeatReply, Led, Life, Registration, RegistrationReply, StoreVerdict};
 use wire::map::{MapUpdate, Pages};
+use wire::planted::{Bug, planted};
 use wire::{MapNumber, Nanos, NodeId};
 
 use crate::agent::Identity;
@@ -280,7 +281,8 @@ impl Talk {
         }
         if reply.lease > 0 {
             // R18: from when it was sent, not from now.
-            self.lease_until = self.lease_until.max(reply.sent.after(reply.lease));
+            let since = if planted(Bug::AgentCountsLeaseFromGrant) { now } else { reply.sent };
+            self.lease_until = self.lease_until.max(since.after(reply.lease));
             effects.lease = Some(self.lease_until);
             if std::mem::take(&mut self.is_lease_lost) {
                 effects.notes.push(Note::LeaseRenewed);

@@ -1,17 +1,17 @@
 //! Agents among each other.
 
-mod fuzz;
+pub(crate) mod fuzz;
 mod world;
 
 use wire::Nanos;
 use world::{MS, World};
 
 #[test]
-fn one_node_serves_in_milliseconds() {
+fn one_node_serves_at_once() {
     let mut world = World::new(1);
     world.jitter = 0;
     let took = world.until("it serves", Nanos::SECOND, |world| world.is_whole(1));
-    assert!(took <= 30 * MS, "{took} ns\n{}", world.describe());
+    assert!(took <= 300 * MS, "{took} ns\n{}", world.describe());
 }
 
 #[test]

@@ -14,11 +14,14 @@ fn everything_is_whole_again_after_anything() {
         let (from, to) = range.split_once("..")?;
         Some(from.parse().ok()?..to.parse().ok()?)
     });
-    let mut slowest = (0, 0);
-    for seed in seeds.unwrap_or(SEEDS) {
-        slowest = slowest.max((run(seed), seed));
-    }
-    println!("longest recovery: {} ms, seed {}", slowest.0 / MS, slowest.1);
+    run_all(seeds.unwrap_or(SEEDS));
+}
+
+/// Panics with what it finds.
+pub(crate) fn run_all(seeds: std::ops::Range<u64>) {
+    let slowest = seeds.map(|seed| (run(seed), seed)).max();
+    let (nanos, seed) = slowest.unwrap_or_default();
+    println!("longest recovery: {} ms, seed {seed}", nanos / MS);
 }
 
 /// How long it took until all was whole again.

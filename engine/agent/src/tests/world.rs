@@ -37,6 +37,10 @@ pub(super) struct Node {
     stored: Arc<Edition>,
     incarnation: Incarnation,
     lives: Vec<Incarnation>,
+    /// The newest map that it ever promised to follow.
+    promised: MapNumber,
+    /// What its units follow, in this run.
+    followed: BTreeMap<Unit, MapNumber>,
     vote: Option<Vote>,
     disks: BTreeMap<Vote, FakeDisk>,
     memory: FakeMemory,
@@ -157,6 +161,8 @@ impl World {
             stored,
             incarnation: life,
             lives: Vec::new(),
+            promised: MapNumber(0),
+            followed: BTreeMap::new(),
             vote: vote.map(|(vote, _)| vote),
             disks: BTreeMap::new(),
             memory: FakeMemory::default(),
@@ -214,6 +220,8 @@ impl World {
         let random = u16::try_from(self.random.below(1 << 16)).expect("16 bits");
         let node = &mut self.nodes[at];
         assert!(node.agent.is_none(), "a node runs once");
+        assert!(node.stored.number() >= node.promised, "{:?} has forgotten what it promised (R1)", node.id);
+        node.followed = units().into_iter().map(|unit| (unit, MapNumber(0))).collect();
         let previous = node.incarnation;
         node.incarnation = next_incarnation(previous, random);
         if previous > Incarnation(0) {
@@ -284,6 +292,10 @@ impl World {
         let node = &mut self.nodes[at];
         let agent = node.agent.as_mut()?;
         let result = event(agent, now, &mut node.memory, &mut node.effects);
+        let installed = agent.installed();
+        node.promised = node.promised.max(installed);
+        let follows = node.followed.values().all(|number| *number >= installed);
+        assert!(follows, "{:?} promises map {} before its units follow it (R5)", node.id, installed.0);
         self.carry_out(at);
         let node = &mut self.nodes[at];
         if let Some(agent) = &mut node.agent {
@@ -512,6 +524,7 @@ impl World {
     /// A unit follows a map: it says so, and what is to sync has synced.
     fn follow(&mut self, at: usize, unit: Unit, edition: &Arc<Edition>) {
         let (number, map) = (edition.number(), edition.map().as_map());
+        self.nodes[at].followed.insert(unit, number);
         let id = self.nodes[at].id;
         let store = if matches!(unit, Unit::Shard(_)) { shard_store(id) } else { log_store(id) };
         let place = map.stores.iter().position(|known| known.store == store);

@@ -68,7 +68,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use placement::ClusterMap;
 use wire::control::{
-    Answer, ChainId, Command, Heartbeat, HeartbeatReply, Refusal, RegistrationRefusal, RegistrationReply, Synced,
+    Answer, ChainId, Command, Heartbeat, HeartbeatReply, Refusal, RegistrationRefusal, RegistrationReply,
+    Synced,
 };
 use wire::map::{Chain, Map, Phase};
 use wire::planted::{Bug, planted};
@@ -149,6 +150,7 @@ impl Membership {
     /// Something happened.
     pub fn handle(&mut self, now: Nanos, event: Event<'_>, effects: &mut Effects) {
         if let Role::Leader(leader) = &mut self.role {
+            leader.nodes.set_fresh(leader.rounds.is_fresh(now));
             for node in leader.nodes.expire(now) {
                 leader.is_due = true;
                 effects.note(Note::NodeDead(node));
@@ -190,7 +192,7 @@ impl Membership {
         let map = self.map.as_map();
         let mut leader = Leader {
             nodes: Nodes::new(now, map),
-            rounds: Rounds::default(),
+            rounds: Rounds::new(now),
             links: Links::default(),
             notes: BTreeMap::new(),
             synced: BTreeMap::new(),
@@ -303,7 +305,14 @@ impl Membership {
 
     fn on_confirmed(&mut self, now: Nanos, round: u64, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
-        for (node, Renewal { life, sent }) in leader.rounds.confirmed(round) {
+        let was_fresh = leader.rounds.is_fresh(now);
+        let renewals = leader.rounds.confirmed(round);
+        if !was_fresh && leader.rounds.is_fresh(now) {
+            leader.nodes.excuse(now);
+            leader.nodes.set_fresh(true);
+            leader.plan_again(leader.nodes.grace_ends());
+        }
+        for (node, Renewal { life, sent }) in renewals {
             let is_known = leader.nodes.node(node).is_some_and(|node| node.life == Some(life));
             let lease = leader.nodes.grant(now, node, life);
             assert!(lease <= LEASE, "R18");
@@ -336,7 +345,8 @@ impl Leader {
     fn on_map(&mut self, now: Nanos, old: &Map, new: &Map) {
         let shape = |map: &Map| (map.settings.chain_length, map.nodes.len(), map.stores.len());
         let stores = old.stores.iter().zip(&new.stores);
-        let is_other = stores.into_iter().any(|(old, new)| (old.weight, old.standing) != (new.weight, new.standing));
+        let is_other =
+            stores.into_iter().any(|(old, new)| (old.weight, old.standing) != (new.weight, new.standing));
         let racks = old.nodes.iter().zip(&new.nodes).any(|(old, new)| old.rack != new.rack);
         self.placement_due |= shape(old) != shape(new) || is_other || racks;
         for (slice, (before, after)) in (0_u16..=u16::MAX).zip(old.slices.iter().zip(&new.slices)) {

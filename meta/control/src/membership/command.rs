@@ -76,7 +76,8 @@ impl Leader {
         if !matches!(count, 1 | 3 | 5) || (count == 1 && nodes > 2) {
             return Err(Refusal::OutOfRange);
         }
-        let fit = draft.map.nodes.iter().filter(|node| node.voter > 0 || self.nodes.follows(node.node)).count();
+        let fit =
+            draft.map.nodes.iter().filter(|node| node.voter > 0 || self.nodes.follows(node.node)).count();
         if fit < wanted {
             return Err(Refusal::TooFewNodes {
                 left: u32::try_from(fit).unwrap_or(u32::MAX),
@@ -222,7 +223,12 @@ pub(super) fn drop_listed(
 }
 
 /// Whether a chain can do without those that are gone.
-pub(super) fn check_rest(id: ChainId, chain: &Chain, next: &Chain, gone: &BTreeSet<u16>) -> Result<(), Refusal> {
+pub(super) fn check_rest(
+    id: ChainId,
+    chain: &Chain,
+    next: &Chain,
+    gone: &BTreeSet<u16>,
+) -> Result<(), Refusal> {
     if chain.ackers().any(|member| gone.contains(&member.store)) {
         // Its death was not seen yet.
         return Err(Refusal::Busy);

@@ -1,7 +1,9 @@
 //! What goes into the membership and what comes out.
 
 use placement::ClusterMap;
-use wire::control::{Answer, ChainId, Command, Heartbeat, HeartbeatReply, Life, Registration, RegistrationReply};
+use wire::control::{
+    Answer, ChainId, Command, Heartbeat, HeartbeatReply, Life, Registration, RegistrationReply,
+};
 use wire::map::MapDelta;
 use wire::{MapNumber, NodeId, StoreId};
 

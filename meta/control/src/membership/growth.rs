@@ -39,7 +39,8 @@ impl Leader {
     /// Plans where replicas belong, if that may have changed.
     pub(super) fn place_replicas(&mut self, now: Nanos, map: &Map, effects: &mut Effects) {
         let _ = now;
-        self.targets.retain(|id, target| !super::chain_of(map, *id).is_some_and(|chain| is_placed(chain, target)));
+        self.targets
+            .retain(|id, target| !super::chain_of(map, *id).is_some_and(|chain| is_placed(chain, target)));
         if !std::mem::take(&mut self.placement_due) {
             return;
         }
@@ -136,7 +137,8 @@ impl Leader {
     }
 
     fn voters_agree(&self, map: &Map) -> bool {
-        let listed: BTreeSet<u64> = map.nodes.iter().map(|node| node.voter).filter(|vote| *vote > 0).collect();
+        let listed: BTreeSet<u64> =
+            map.nodes.iter().map(|node| node.voter).filter(|vote| *vote > 0).collect();
         self.voters.as_ref().is_some_and(|voters| voters.iter().copied().collect::<BTreeSet<u64>>() == listed)
     }
 

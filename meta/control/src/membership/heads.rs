@@ -48,9 +48,8 @@ impl Leader {
             let is_settled = record.chain.phase == Phase::Active
                 && record.chain.members.iter().all(|member| member.state == ReplicaState::Serving);
             let gives = |node: NodeId| shares.get(&node).is_some_and(|share| share.heads > share.members);
-            let takes = |node: NodeId| {
-                shares.get(&node).map_or(0, |share| share.members.saturating_sub(share.heads))
-            };
+            let takes =
+                |node: NodeId| shares.get(&node).map_or(0, |share| share.members.saturating_sub(share.heads));
             if left == 0 || !is_settled || !gives(lead(0)) {
                 continue;
             }

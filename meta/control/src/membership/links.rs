@@ -68,7 +68,8 @@ impl Links {
     /// Until when they had better not be neighbours in a chain; `None`: they may.
     pub(super) fn apart_until(&self, now: Nanos, one: NodeId, other: NodeId) -> Option<Nanos> {
         let link = self.pairs.get(&pair(one, other))?;
-        let suspect = if self.is_suspect(now, one, other) { link.last.after(SUSPICION_TTL) } else { Nanos(0) };
+        let suspect =
+            if self.is_suspect(now, one, other) { link.last.after(SUSPICION_TTL) } else { Nanos(0) };
         let until = suspect.max(link.held_until);
         (now < until).then_some(until)
     }

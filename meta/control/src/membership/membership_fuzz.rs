@@ -47,7 +47,10 @@ pub(super) fn nothing_acked_is_lost_and_everything_serves_in_the_end() {
     eprintln!("{total:?}");
     // A fuzz in which nothing happens shows nothing.
     assert!(total.acked > 1_000 && total.synced > 500 && total.deaths > 20 && total.seeded > 20, "{total:?}");
-    assert!(total.grants > 1_000 && total.elections > 50 && total.replaced > 3 && total.stale > 0, "{total:?}");
+    assert!(
+        total.grants > 1_000 && total.elections > 50 && total.replaced > 3 && total.stale > 0,
+        "{total:?}"
+    );
 }
 
 #[test]

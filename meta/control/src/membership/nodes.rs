@@ -21,6 +21,10 @@ use super::config::{INSTALL_GRACE, LEASE, PUBLISHED_MAX, lease_at_control};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Nodes {
     elected: Nanos,
+    /// When this leader last came back from where it could answer nobody; at first the election.
+    excused: Nanos,
+    /// Whether silence says something at present (`rounds.rs`).
+    is_fresh: bool,
     all: BTreeMap<NodeId, Node>,
     /// By place in the map.
     stores: Vec<StoreState>,
@@ -106,6 +110,8 @@ impl Nodes {
     pub(super) fn new(now: Nanos, map: &Map) -> Self {
         let mut nodes = Self {
             elected: now,
+            excused: now,
+            is_fresh: true,
             all: BTreeMap::new(),
             stores: Vec::new(),
             places: BTreeMap::new(),
@@ -143,6 +149,9 @@ impl Nodes {
             self.published.pop_front();
         }
         let mut dead = Vec::new();
+        if !self.is_fresh {
+            return dead;
+        }
         for (number, node) in &mut self.all {
             if node.life.is_some() && now >= node.lease_until {
                 node.life = None;
@@ -157,7 +166,22 @@ impl Nodes {
         if planted(Bug::ControlSkipsElectionWait) {
             return self.elected;
         }
-        self.elected.after(lease_at_control(LEASE))
+        self.excused.after(lease_at_control(LEASE))
+    }
+
+    /// Whether silence says something.
+    pub(super) fn set_fresh(&mut self, is_fresh: bool) {
+        self.is_fresh = is_fresh;
+    }
+
+    /// Nobody was answered for a while: everybody has time to be heard.
+    pub(super) fn excuse(&mut self, now: Nanos) {
+        self.excused = now;
+        for node in self.all.values_mut() {
+            if node.life.is_some() {
+                node.lease_until = node.lease_until.max(now.after(lease_at_control(LEASE)));
+            }
+        }
     }
 
     /// When nodes that nobody has heard of since the election are taken for dead; `None`: there are none, or they were.
@@ -211,7 +235,8 @@ impl Nodes {
             return Presence::Gone;
         }
         if !self.is_alive(record.node) {
-            return if now >= self.lease_until(record.node) { Presence::Gone } else { Presence::Unknown };
+            let is_over = now >= self.lease_until(record.node) && self.is_fresh;
+            return if is_over { Presence::Gone } else { Presence::Unknown };
         }
         let store = self.store(place);
         if store.is_present && store.condition == Condition::Well { Presence::Fit } else { Presence::Gone }
@@ -298,7 +323,9 @@ impl Nodes {
         node.sealed = node.sealed.max(node.installed);
         node.caught_up.clone_from(&beat.caught_up);
         for report in &beat.stores {
-            let Some(place) = self.places.get(&report.store).map(|place| usize::from(*place)) else { continue };
+            let Some(place) = self.places.get(&report.store).map(|place| usize::from(*place)) else {
+                continue;
+            };
             let store = &mut self.stores[place];
             if store.is_present && map.stores[place].node == beat.node {
                 // What is fenced stays so until the node's next life.

@@ -221,7 +221,8 @@ impl Leader {
     /// Waiting members that follow their group's log closely, as their nodes said last.
     pub(super) fn caught_up(&self, map: &Map) -> Vec<(ChainId, u16)> {
         let alive = self.nodes.iter().filter(|(_, node)| node.life.is_some());
-        let reports = alive.flat_map(|(number, node)| node.caught_up.iter().map(move |report| (number, report)));
+        let reports =
+            alive.flat_map(|(number, node)| node.caught_up.iter().map(move |report| (number, report)));
         let known = reports.filter_map(|(number, report)| {
             let place = self.nodes.place(report.store)?;
             let is_here = map.stores[usize::from(place)].node == number;
@@ -231,9 +232,8 @@ impl Leader {
     }
 
     fn remember(&mut self, now: Nanos, id: ChainId, outcome: &Outcome, effects: &mut Effects) {
-        let is_stuck = outcome.waits.iter().any(|waits| {
-            matches!(waits, Waits::AnySeed | Waits::CleanSeed { .. })
-        });
+        let is_stuck =
+            outcome.waits.iter().any(|waits| matches!(waits, Waits::AnySeed | Waits::CleanSeed { .. }));
         if !(outcome.may_seed || is_stuck || outcome.choice.is_some()) {
             return;
         }

@@ -66,7 +66,8 @@ impl Leader {
             Err(refusal) => return refuse(token, refusal, effects),
         };
         if !changes(map, registration, &judged) {
-            let pending = Pending { token, registration: registration.clone(), number: None, judged: Some(judged) };
+            let pending =
+                Pending { token, registration: registration.clone(), number: None, judged: Some(judged) };
             self.is_due = true;
             return self.accept(now, map, pending, effects);
         }
@@ -91,13 +92,11 @@ impl Leader {
         if other_name.is_some_and(|known| Some(known.node) != node) {
             return Err(RegistrationRefusal::NameTaken);
         }
-        let verdicts: Vec<StoreVerdict> = registration
-            .stores
-            .iter()
-            .map(|report| self.verdict(map, node, registration, report))
-            .collect();
+        let verdicts: Vec<StoreVerdict> =
+            registration.stores.iter().map(|report| self.verdict(map, node, registration, report)).collect();
         let raises = |(report, verdict): (&StoreReport, &StoreVerdict)| {
-            let known = self.nodes.place(report.store).map(|place| map.stores[usize::from(place)].incarnation);
+            let known =
+                self.nodes.place(report.store).map(|place| map.stores[usize::from(place)].incarnation);
             *verdict == StoreVerdict::Accepted && known.is_some_and(|known| report.incarnation > known)
         };
         let is_fresh = registration.stores.iter().zip(&verdicts).any(raises);

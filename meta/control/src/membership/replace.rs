@@ -7,12 +7,12 @@ use wire::map::{Member, ReplicaState, Standing, Store, Unit};
 use wire::{Nanos, NodeId, StoreId};
 
 use super::Leader;
+use super::chains;
 use super::command::{Acted, check_rest};
 use super::growth::{is_chunk_store, length_for, set_length};
 use super::nodes::Presence;
 use super::plan::Draft;
 use super::register::{is_empty, new_store};
-use super::chains;
 
 /// Which place takes which one's; `None`: nobody's.
 type Places = BTreeMap<u16, Option<u16>>;
@@ -49,7 +49,13 @@ impl Leader {
     }
 
     /// A store that was just formatted takes the place of one that doesn't work.
-    pub(super) fn replace_store(&self, now: Nanos, old: StoreId, new: StoreId, draft: &mut Draft<'_>) -> Acted {
+    pub(super) fn replace_store(
+        &self,
+        now: Nanos,
+        old: StoreId,
+        new: StoreId,
+        draft: &mut Draft<'_>,
+    ) -> Acted {
         let place = self.nodes.place(old).ok_or(Refusal::StoreUnknown(old))?;
         let record = draft.map.stores[usize::from(place)].clone();
         if record.standing != Standing::Member {
@@ -91,7 +97,8 @@ impl Leader {
         self.check_gone(now, node, draft)?;
         let places: Places = stores_of(draft, node).into_iter().map(|(place, _)| (place, None)).collect();
         let others = draft.stores().filter(|(_, store)| is_chunk_store(store) && store.weight > 0);
-        let others: BTreeSet<NodeId> = others.map(|(_, store)| store.node).filter(|other| *other != node).collect();
+        let others: BTreeSet<NodeId> =
+            others.map(|(_, store)| store.node).filter(|other| *other != node).collect();
         let chain_length = draft.map.settings.chain_length;
         let is_short = others.len() < usize::from(chain_length);
         if is_short && (!force || others.is_empty()) {

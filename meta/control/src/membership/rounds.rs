@@ -2,6 +2,10 @@
 //!
 //! A round that began after a heartbeat came, and that a majority answered, proves that no other leader had been elected when it began: the
 //! lease that the heartbeat asks for, which begins when it was sent, ends before a later leader stops waiting for it.
+//!
+//! Rounds go on while nobody asks for anything, since they say something else too: a leader that stood still, or reached no majority, answered nobody, so
+//! silence proves nothing. It takes nobody for dead while no round of the last second was confirmed, and then gives everybody
+//! time to be heard again.
 
 use std::collections::BTreeMap;
 
@@ -28,18 +32,30 @@ pub(super) struct Rounds {
     round: u64,
     began: Nanos,
     is_open: bool,
+    /// When the last round began that was confirmed; at first the election.
+    confirmed: Nanos,
 }
 
 impl Rounds {
+    /// From the election on.
+    pub(super) fn new(now: Nanos) -> Self {
+        Self { confirmed: now, ..Self::default() }
+    }
+
+    /// Whether this leader reached a majority in the last moments.
+    pub(super) fn is_fresh(&self, now: Nanos) -> bool {
+        now < self.confirmed.after(CONFIRM_PATIENCE)
+    }
+
     pub(super) fn add(&mut self, node: NodeId, renewal: Renewal) {
         self.gathering.insert(node, renewal);
     }
 
-    /// Begins a round if there is something to confirm and it is time: its number.
+    /// Begins a round if it is time: its number.
     pub(super) fn begin(&mut self, now: Nanos) -> Option<u64> {
         let is_lost = self.is_open && now >= self.began.after(CONFIRM_PATIENCE);
         let is_due = !self.is_open && now >= self.next();
-        if !(is_lost || is_due) || (self.gathering.is_empty() && self.waiting.is_empty()) {
+        if !(is_lost || is_due) {
             return None;
         }
         self.waiting.append(&mut self.gathering);
@@ -57,7 +73,7 @@ impl Rounds {
         if !self.is_open || round != self.round {
             return BTreeMap::new();
         }
-        self.is_open = false;
+        (self.is_open, self.confirmed) = (false, self.began);
         std::mem::take(&mut self.waiting)
     }
 }

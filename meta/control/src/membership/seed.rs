@@ -53,10 +53,10 @@ impl View<'_> {
         let missing = seeds.clone().count() - present.clone().count();
         let clean = present.clone().filter(is_clean);
         if chain.members.len() == 1 {
-            return present.map(|member| member.store).next().map_or_else(
-                || Choice::Wait(Waits::Return(chain.members[0].store_id(self))),
-                Choice::Seed,
-            );
+            return present
+                .map(|member| member.store)
+                .next()
+                .map_or_else(|| Choice::Wait(Waits::Return(chain.members[0].store_id(self))), Choice::Seed);
         }
         let log_end = |member: &&Member| self.store(member.store).log_end;
         let first = |members: &mut dyn Iterator<Item = &Member>| members.next().map(|member| member.store);

@@ -51,7 +51,12 @@ fn text(chain: &Chain) -> String {
         };
         format!(" {}{state}{}", member.store, if member.is_seed { "*" } else { "" })
     };
-    format!("{}{phase}{}{}", chain.epoch, chain.min_in_sync, chain.members.iter().map(member).collect::<String>())
+    format!(
+        "{}{phase}{}{}",
+        chain.epoch,
+        chain.min_in_sync,
+        chain.members.iter().map(member).collect::<String>()
+    )
 }
 
 #[test]

@@ -340,7 +340,8 @@ impl Step<'_> {
         };
         let serves = new.serving().next().is_some();
         let mut lasts = new.members.iter().filter(last);
-        let fits = if serves { lasts.next().is_none() } else { lasts.clone().count() > 0 && lasts.all(was_last) };
+        let fits =
+            if serves { lasts.next().is_none() } else { lasts.clone().count() > 0 && lasts.all(was_last) };
         let has_seed = new.members.iter().any(|member| member.is_seed);
         if fits && has_seed { Ok(()) } else { Err(Rule::Nobody) }
     }

@@ -89,9 +89,9 @@ impl Leader {
         }
         let view = |view: &View<'_>| {
             let with = |(_, chain): &(ChainId, &Chain)| chain.member(place).is_some();
-            let unsettled = chains(view.map).filter(with).filter(|(id, chain)| {
-                view.step(*id, chain).is_unsettled || chain.phase == Phase::Prepared
-            });
+            let unsettled = chains(view.map)
+                .filter(with)
+                .filter(|(id, chain)| view.step(*id, chain).is_unsettled || chain.phase == Phase::Prepared);
             unsettled
                 .take(ANSWER_CHAINS_MAX)
                 .flat_map(|(id, chain)| self.why_chain(view, id, chain))
@@ -114,7 +114,8 @@ impl Leader {
         }];
         for member in &chain.members {
             let store = view.map.stores[usize::from(member.store)].store;
-            let lag = if member.state == ReplicaState::Serving { 0 } else { self.nodes.store(member.store).lag };
+            let lag =
+                if member.state == ReplicaState::Serving { 0 } else { self.nodes.store(member.store).lag };
             reasons.push(Reason::Member { chain: id, store, state: member.state, lag });
         }
         let outcome = view.step(id, chain);
@@ -151,7 +152,8 @@ impl Leader {
         reads.truncate(ANSWER_CHAINS_MAX);
         risk.chains = reads;
         let voters = map.nodes.iter().filter(|known| known.voter > 0);
-        let left = voters.clone().filter(|voter| voter.node != node && self.nodes.is_alive(voter.node)).count();
+        let left =
+            voters.clone().filter(|voter| voter.node != node && self.nodes.is_alive(voter.node)).count();
         risk.control_stops = left <= voters.count() / 2;
         Ok(risk)
     }

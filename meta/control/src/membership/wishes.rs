@@ -22,8 +22,9 @@ impl View<'_> {
             self.let_in(id, chain, next, outcome);
         }
         self.follow_setting(next);
-        let is_new_epoch = !next.ackers().map(|member| member.store).eq(chain.ackers().map(|member| member.store))
-            || next.min_in_sync != chain.min_in_sync;
+        let is_new_epoch =
+            !next.ackers().map(|member| member.store).eq(chain.ackers().map(|member| member.store))
+                || next.min_in_sync != chain.min_in_sync;
         if is_new_epoch {
             prepare(next);
             return;
@@ -50,9 +51,8 @@ impl View<'_> {
     /// Whether everybody serves who belongs here.
     fn is_complete(&self, id: ChainId, next: &Chain) -> Option<&Vec<u16>> {
         let target = self.targets.get(&id)?;
-        let serves = |store: &u16| {
-            next.member(*store).is_some_and(|member| member.state == ReplicaState::Serving)
-        };
+        let serves =
+            |store: &u16| next.member(*store).is_some_and(|member| member.state == ReplicaState::Serving);
         (target.iter().all(serves) && target.len() >= usize::from(next.min_in_sync)).then_some(target)
     }
 
@@ -69,9 +69,7 @@ impl View<'_> {
     /// And is taken from the list when it isn't needed as a seed.
     fn drop_left(&self, id: ChainId, next: &mut Chain) {
         let Some(target) = self.is_complete(id, next).cloned() else { return };
-        next.members.retain(|member| {
-            target.contains(&member.store) || member.state.acks() || member.is_seed
-        });
+        next.members.retain(|member| target.contains(&member.store) || member.state.acks() || member.is_seed);
     }
 
     fn may_evict(&self, id: ChainId) -> bool {
@@ -129,7 +127,11 @@ impl View<'_> {
             let is_new = chain.member(member.store).is_none();
             // Who has left isn't let in again.
             let has_left = self.is_complete(id, next).is_some_and(|target| !target.contains(&member.store));
-            if is_new || has_left || member.state != ReplicaState::Waiting || !self.may_sync(id, member.store, outcome) {
+            if is_new
+                || has_left
+                || member.state != ReplicaState::Waiting
+                || !self.may_sync(id, member.store, outcome)
+            {
                 continue;
             }
             let mut with = *next;

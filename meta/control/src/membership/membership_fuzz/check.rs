@@ -76,7 +76,13 @@ impl World {
             });
             let reads = serves && chain.phase == Phase::Active;
             let is_older = newest.phase == Phase::Active && chain.epoch < newest.epoch;
-            assert!(!(reads && is_older), "I8: {:?} reads in {} beside {}", node.id, chain.epoch, newest.epoch);
+            assert!(
+                !(reads && is_older),
+                "I8: {:?} reads in {} beside {}",
+                node.id,
+                chain.epoch,
+                newest.epoch
+            );
         }
     }
 
@@ -115,7 +121,10 @@ impl World {
                 assert!(last != Some(*id), "I3: two epochs of {id:?} can ack, the later one is {epoch}");
                 last = Some(*id);
                 let newest = chain_of(map.as_map(), *id).expect("chains stay");
-                assert!(newest.phase == Phase::Prepared || newest.epoch >= *epoch, "I3: nobody made {epoch} active");
+                assert!(
+                    newest.phase == Phase::Prepared || newest.epoch >= *epoch,
+                    "I3: nobody made {epoch} active"
+                );
             }
         }
     }
@@ -143,7 +152,8 @@ impl World {
             let disk = &self.disks[other];
             *other != store && !disk.cut && !disk.is_lost && !disk.is_rolled_back
         };
-        let has_other = |holders: &BTreeSet<StoreId>| !holders.contains(&store) || holders.iter().any(is_whole);
+        let has_other =
+            |holders: &BTreeSet<StoreId>| !holders.contains(&store) || holders.iter().any(is_whole);
         let map = self.map();
         let name = |place: u16| map.as_map().stores[usize::from(place)].store;
         let prepared = chains(map.as_map()).filter(|(_, chain)| chain.phase == Phase::Prepared);
@@ -170,7 +180,10 @@ impl World {
             let full = chain.members.len() == length && on.len() == length;
             let in_sync = u8::try_from(length.min(2)).unwrap();
             chain.phase == Phase::Active
-                && (full || matches!(id, ChainId::Group(_)) && chain.members.len() == on.len() && on.len() >= length.min(2))
+                && (full
+                    || matches!(id, ChainId::Group(_))
+                        && chain.members.len() == on.len()
+                        && on.len() >= length.min(2))
                 && chain.min_in_sync == in_sync
                 && chain.serving().count() == chain.members.len()
         })

@@ -104,7 +104,9 @@ impl World {
     pub(super) fn sync(&mut self, machine: usize) {
         let Some((map, stores)) = self.serving_map(machine) else { return };
         for (store, _) in stores {
-            let Some(place) = map.as_map().stores.iter().position(|record| record.store == store) else { continue };
+            let Some(place) = map.as_map().stores.iter().position(|record| record.store == store) else {
+                continue;
+            };
             let place = u16::try_from(place).unwrap();
             let mine: Vec<(ChainId, Chain, ReplicaState)> = chains(map.as_map())
                 .filter_map(|(id, chain)| Some((id, *chain, chain.member(place)?.state)))
@@ -128,7 +130,8 @@ impl World {
             let served = self.served(*source, id);
             let serves = served.is_some_and(|(theirs, place)| {
                 let member = theirs.member(place).copied();
-                theirs.epoch == chain.epoch && member.is_some_and(|member| member.state == ReplicaState::Serving)
+                theirs.epoch == chain.epoch
+                    && member.is_some_and(|member| member.state == ReplicaState::Serving)
             });
             serves && self.reaches(machine, *source)
         };
@@ -152,8 +155,6 @@ impl World {
 
     fn reaches(&self, machine: usize, store: StoreId) -> bool {
         let owner = self.nodes.iter().position(|node| node.stores.iter().any(|(known, _)| *known == store));
-        owner.is_some_and(|owner| {
-            !self.bad_links.contains(&(machine.min(owner), machine.max(owner)))
-        })
+        owner.is_some_and(|owner| !self.bad_links.contains(&(machine.min(owner), machine.max(owner))))
     }
 }

@@ -45,13 +45,24 @@ impl World {
             super::super::chains(map.as_map()).map(|(id, chain)| format!("{id:?} {chain:?}\n")).collect();
         for node in &self.nodes {
             let process = node.process.as_ref();
-            let (refused, is_registered) = process.map_or((None, false), |p| (Some(&p.refused), p.is_registered));
-            eprintln!("{:?} {} registered {is_registered} refused {refused:?} destroyed {}", node.id, node.name, node.is_destroyed);
+            let (refused, is_registered) =
+                process.map_or((None, false), |p| (Some(&p.refused), p.is_registered));
+            eprintln!(
+                "{:?} {} registered {is_registered} refused {refused:?} destroyed {}",
+                node.id, node.name, node.is_destroyed
+            );
             for (store, unit) in &node.stores {
                 let disk = &self.disks[store];
                 eprintln!(
                     "    {} {unit:?} life {} after {:?} sequence {} cut {} rolled back {} lost {} fenced {}",
-                    store.0[0], disk.incarnation, disk.lives, disk.sequence, disk.cut, disk.is_rolled_back, disk.is_lost, disk.is_fenced
+                    store.0[0],
+                    disk.incarnation,
+                    disk.lives,
+                    disk.sequence,
+                    disk.cut,
+                    disk.is_rolled_back,
+                    disk.is_lost,
+                    disk.is_fenced
                 );
             }
         }
@@ -204,7 +215,10 @@ impl World {
     fn lose_node(&mut self, machine: usize) {
         let left = self.nodes.iter().filter(|node| !node.is_destroyed && node.id != NodeId(0)).count();
         let stores: Vec<StoreId> = self.nodes[machine].stores.iter().map(|(store, _)| *store).collect();
-        if left < 3 || self.nodes[machine].id == NodeId(0) || !stores.iter().all(|store| self.may_lose(*store)) {
+        if left < 3
+            || self.nodes[machine].id == NodeId(0)
+            || !stores.iter().all(|store| self.may_lose(*store))
+        {
             return;
         }
         for store in stores {
@@ -243,9 +257,10 @@ impl World {
             let (machine, old, unit) = broken[self.random.pick(broken.len())];
             self.replace_disk(machine, old, unit);
         }
-        let gone = self.nodes.iter().find(|node| {
-            node.is_destroyed && map.as_map().nodes.iter().any(|known| known.node == node.id)
-        });
+        let gone = self
+            .nodes
+            .iter()
+            .find(|node| node.is_destroyed && map.as_map().nodes.iter().any(|known| known.node == node.id));
         if let Some(node) = gone.map(|node| node.id) {
             let fresh = self.nodes.iter().filter(|node| !node.is_destroyed && node.id != NodeId(0));
             let fresh: Vec<NodeId> = fresh.map(|node| node.id).collect();
@@ -262,7 +277,8 @@ impl World {
     fn replace_disk(&mut self, machine: usize, old: StoreId, unit: Unit) {
         let map = self.map();
         let is_known = |store: StoreId| map.as_map().stores.iter().any(|record| record.store == store);
-        let spare = self.nodes[machine].stores.iter().find(|(store, other)| *other == unit && !is_known(*store));
+        let spare =
+            self.nodes[machine].stores.iter().find(|(store, other)| *other == unit && !is_known(*store));
         if let Some((new, _)) = spare.copied() {
             self.command(Command::ReplaceStore { old, new });
         } else {
@@ -296,7 +312,9 @@ impl World {
                 _ => (),
             }
         }
-        let is_expected = |refusal: &Refusal| !matches!(refusal, Refusal::OutOfRange | Refusal::Full | Refusal::ChainUnknown(_));
+        let is_expected = |refusal: &Refusal| {
+            !matches!(refusal, Refusal::OutOfRange | Refusal::Full | Refusal::ChainUnknown(_))
+        };
         if let Answer::Refused(refusal) = &answer {
             assert!(is_expected(refusal), "{refusal:?} to {command:?}");
         }

@@ -194,6 +194,9 @@ impl World {
     }
 
     fn used(&self, store: StoreId) -> u64 {
+        if self.is_forming {
+            return 0;
+        }
         self.disks[&store].content.values().map(|ids| ids.len() as u64).sum()
     }
 
@@ -272,7 +275,11 @@ impl World {
             stores: node.stores.iter().map(beat).collect(),
             suspects: bad.filter(|node| *node != NodeId(0)).collect(),
             synced: synced.collect(),
-            caught_up: process.caught_up.iter().map(|(group, store)| CaughtUp { group: *group, store: *store }).collect(),
+            caught_up: process
+                .caught_up
+                .iter()
+                .map(|(group, store)| CaughtUp { group: *group, store: *store })
+                .collect(),
             slow,
         }
     }
@@ -312,8 +319,11 @@ impl World {
                 let is_refused = |verdict: &StoreVerdict| {
                     !matches!(verdict, StoreVerdict::Accepted | StoreVerdict::Unknown)
                 };
-                process.refused =
-                    stores.iter().filter(|(_, verdict)| is_refused(verdict)).map(|(store, _)| *store).collect();
+                process.refused = stores
+                    .iter()
+                    .filter(|(_, verdict)| is_refused(verdict))
+                    .map(|(store, _)| *store)
+                    .collect();
                 for (store, _) in stores.iter().filter(|(_, verdict)| *verdict == StoreVerdict::Accepted) {
                     self.disks.get_mut(store).expect("its disk").lives.clear();
                 }
@@ -371,7 +381,9 @@ impl World {
     fn clear_marks(&mut self, machine: usize) {
         let Some((map, stores)) = self.serving_map(machine) else { return };
         for (store, _) in stores {
-            let Some(place) = map.as_map().stores.iter().position(|record| record.store == store) else { continue };
+            let Some(place) = map.as_map().stores.iter().position(|record| record.store == store) else {
+                continue;
+            };
             let place = u16::try_from(place).unwrap();
             let mut members = chains(map.as_map()).filter_map(|(_, chain)| chain.member(place));
             if members.all(|member| member.state == ReplicaState::Serving) {
@@ -399,7 +411,8 @@ impl World {
 
     /// The chain by which a store serves now, with its place.
     pub(super) fn served(&self, store: StoreId, id: ChainId) -> Option<(Chain, u16)> {
-        let machine = self.nodes.iter().position(|node| node.stores.iter().any(|(known, _)| *known == store))?;
+        let machine =
+            self.nodes.iter().position(|node| node.stores.iter().any(|(known, _)| *known == store))?;
         let (map, stores) = self.serving_map(machine)?;
         if !stores.iter().any(|(known, _)| *known == store) {
             return None;

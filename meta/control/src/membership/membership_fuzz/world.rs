@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use placement::{ClusterMap, OneNode, one_node};
-use wire::control::{Answer, ChainId, Command, Heartbeat, HeartbeatReply, Life, Registration, RegistrationReply};
+use wire::control::{
+    Answer, ChainId, Command, Heartbeat, HeartbeatReply, Life, Registration, RegistrationReply,
+};
 use wire::map::MapDelta;
 use wire::{ClusterId, Epoch, Incarnation, Nanos, NodeId, ShardIndex, StoreId};
 
@@ -178,6 +180,8 @@ pub(super) struct World {
     pub(super) bad_links: BTreeSet<(usize, usize)>,
     pub(super) faults: bool,
     pub(super) seed_wait: u64,
+    /// Stores say that they are empty, so that replicas move whenever a node joins.
+    pub(super) is_forming: bool,
     pub(super) counts: Counts,
     is_traced: bool,
 }
@@ -191,9 +195,8 @@ impl World {
         let mut random = Random(seed);
         let ring_bits = u8::try_from(random.below(3)).unwrap();
         let shards = u8::try_from(random.between(1, 3)).unwrap();
-        let stores = (1..=shards).map(|i| {
-            (store_id(i), ShardIndex(u16::from(i) - 1), format!("h:{}", 7_430 + u16::from(i)))
-        });
+        let stores = (1..=shards)
+            .map(|i| (store_id(i), ShardIndex(u16::from(i) - 1), format!("h:{}", 7_430 + u16::from(i))));
         let first = one_node(OneNode {
             cluster: ClusterId([1; 16]),
             node: NodeId(1),
@@ -216,6 +219,7 @@ impl World {
                 is_alone: false,
             })
             .collect();
+        let is_forming = random.one_in(3);
         let mut world = Self {
             random,
             now: 1,
@@ -240,6 +244,7 @@ impl World {
             bad_links: BTreeSet::new(),
             faults: true,
             seed_wait: config.seed_wait,
+            is_forming,
             counts: Counts::default(),
             is_traced: std::env::var_os("CONTROL_FUZZ_TRACE").is_some(),
         };
@@ -280,7 +285,13 @@ impl World {
             let members = chain.members.iter().map(|member| {
                 format!(" {}{:?}{}", member.store, member.state, if member.is_seed { "*" } else { "" })
             });
-            format!("{} {:?} min {}{}", chain.epoch, chain.phase, chain.min_in_sync, members.collect::<String>())
+            format!(
+                "{} {:?} min {}{}",
+                chain.epoch,
+                chain.phase,
+                chain.min_in_sync,
+                members.collect::<String>()
+            )
         };
         eprintln!("{} ms: map {} by {:?}", self.now / MS, delta.number, self.leader);
         for (slice, record) in &delta.slices {
@@ -290,7 +301,10 @@ impl World {
             eprintln!("    group {group}: {}", chain(&record.chain));
         }
         for (place, store) in &delta.stores {
-            eprintln!("    store {place}: {} of {} {:?} {:?}", store.store.0[0], store.node, store.incarnation, store.standing);
+            eprintln!(
+                "    store {place}: {} of {} {:?} {:?}",
+                store.store.0[0], store.node, store.incarnation, store.standing
+            );
         }
     }
 
@@ -381,7 +395,9 @@ impl World {
             Message::Registration(token, registration) => {
                 self.handle(voter, Event::Registered { token, registration: &registration });
             }
-            Message::Command(token, command) => self.handle(voter, Event::Command { token, command: &command }),
+            Message::Command(token, command) => {
+                self.handle(voter, Event::Command { token, command: &command })
+            }
             Message::Voters(voters) => self.handle(voter, Event::Voters(&voters)),
         }
     }

@@ -21,19 +21,26 @@ fn copies_become_as_many_as_nodes_up_to_three() {
     let mut cluster = Cluster::bare(3);
     cluster.register(1);
     cluster.run(5_000 * MS);
-    let settings = |cluster: &Cluster| (cluster.map().settings.chain_length, cluster.map().settings.min_in_sync);
+    let settings =
+        |cluster: &Cluster| (cluster.map().settings.chain_length, cluster.map().settings.min_in_sync);
     assert_eq!(settings(&cluster), (1, 1));
     assert!(health(&mut cluster).is_whole);
     for (machine, expected) in [(2, (2, 2)), (3, (3, 2)), (4, (3, 2))] {
         cluster.join(machine);
         cluster.run(10_000 * MS);
         assert_eq!(settings(&cluster), expected);
-        assert!(cluster.is_whole(), "with {machine} nodes: {:?} {:?}", cluster.map().slices, cluster.map().groups);
+        assert!(
+            cluster.is_whole(),
+            "with {machine} nodes: {:?} {:?}",
+            cluster.map().slices,
+            cluster.map().groups
+        );
         let health = health(&mut cluster);
         assert!(health.is_whole && health.nodes_alive == machine, "{health:?}");
         assert!(cluster.map().slices.iter().all(|slice| slice.chain.min_in_sync == expected.1));
         for slice in &cluster.map().slices {
-            let mut nodes: Vec<NodeId> = slice.chain.members.iter().map(|member| node_of(&cluster, member.store)).collect();
+            let mut nodes: Vec<NodeId> =
+                slice.chain.members.iter().map(|member| node_of(&cluster, member.store)).collect();
             nodes.sort_unstable();
             nodes.dedup();
             assert_eq!(nodes.len(), usize::from(expected.0), "copies are on distinct nodes");
@@ -115,7 +122,8 @@ fn a_group_has_members_on_nodes_of_its_own_in_racks_of_their_own() {
         cluster.node(machine).is_up = true;
     }
     cluster.run(20_000 * MS);
-    let members: Vec<NodeId> = cluster.group().members.iter().map(|member| node_of(&cluster, member.store)).collect();
+    let members: Vec<NodeId> =
+        cluster.group().members.iter().map(|member| node_of(&cluster, member.store)).collect();
     assert_eq!(members.len(), 3);
     assert!(members.contains(&NodeId(1)), "who is there stays");
     assert!(cluster.group().members.iter().all(|member| member.state == ReplicaState::Serving));
@@ -124,13 +132,18 @@ fn a_group_has_members_on_nodes_of_its_own_in_racks_of_their_own() {
 #[test]
 fn links_that_fail_are_worked_around() {
     let mut cluster = Cluster::of(3, 0);
-    let members: Vec<NodeId> = cluster.slice(0).members.iter().map(|member| node_of(&cluster, member.store)).collect();
+    let members: Vec<NodeId> =
+        cluster.slice(0).members.iter().map(|member| node_of(&cluster, member.store)).collect();
     let (first, second) = (members[0], members[1]);
     cluster.node(first.0).suspects = vec![second];
     cluster.run(1_000 * MS);
-    assert!(cluster.notes.iter().all(|note| !matches!(note, Note::LinkSuspect { .. })), "not for a moment's trouble");
+    assert!(
+        cluster.notes.iter().all(|note| !matches!(note, Note::LinkSuspect { .. })),
+        "not for a moment's trouble"
+    );
     cluster.run(3_000 * MS);
-    let order: Vec<NodeId> = cluster.slice(0).members.iter().map(|member| node_of(&cluster, member.store)).collect();
+    let order: Vec<NodeId> =
+        cluster.slice(0).members.iter().map(|member| node_of(&cluster, member.store)).collect();
     let place = |node: NodeId| order.iter().position(|other| *other == node).expect("it is still a member");
     assert_eq!(place(first).abs_diff(place(second)), 2, "{order:?}");
     assert!(cluster.is_whole(), "nobody was put out");

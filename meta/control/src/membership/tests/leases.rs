@@ -111,7 +111,8 @@ fn a_new_leader_removes_nobody_while_leases_of_the_old_one_may_run() {
 fn a_restart_puts_a_node_out_at_once_and_in_one_change() {
     let mut cluster = Cluster::of(3, 3);
     let before: Vec<Epoch> = cluster.map().slices.iter().map(|slice| slice.chain.epoch).collect();
-    let known = cluster.map().stores.iter().find(|record| record.store == store(3, 0)).expect("known").incarnation;
+    let known =
+        cluster.map().stores.iter().find(|record| record.store == store(3, 0)).expect("known").incarnation;
     cluster.nodes.get_mut(&1).expect("it is there").stuck_at = Some(cluster.map().number);
     cluster.maps = 0;
     cluster.restart(3);
@@ -123,7 +124,10 @@ fn a_restart_puts_a_node_out_at_once_and_in_one_change() {
         assert_eq!((slice.chain.phase, slice.chain.serving().count()), (Phase::Prepared, 2));
     }
     cluster.run(1_000 * MS);
-    assert!(cluster.map().slices.iter().all(|slice| slice.chain.phase == Phase::Prepared), "R5: node 1 hasn't promised");
+    assert!(
+        cluster.map().slices.iter().all(|slice| slice.chain.phase == Phase::Prepared),
+        "R5: node 1 hasn't promised"
+    );
     cluster.node(1).stuck_at = None;
     cluster.run(6_000 * MS);
     assert!(cluster.is_whole());
@@ -181,4 +185,25 @@ fn a_power_cut_is_survived() {
     cluster.run(8_000 * MS);
     assert!(cluster.is_whole());
     assert!(cluster.map().number > MapNumber(0));
+}
+
+#[test]
+fn a_leader_that_reached_nobody_blames_nobody() {
+    let mut cluster = Cluster::of(3, 1);
+    cluster.confirms = false;
+    cluster.run(10_000 * MS);
+    assert!(cluster.is_whole(), "nobody was answered, so silence proves nothing");
+    cluster.confirms = true;
+    cluster.node(3).is_up = false;
+    cluster.run(lease_at_control(LEASE));
+    assert!(cluster.is_whole(), "everybody has time to be heard again");
+    cluster.run(2_000 * MS);
+    assert_eq!(cluster.state(0, 3), Some(ReplicaState::Offline));
+    // A process that stood still finds messages that are older than it knows.
+    let mut cluster = Cluster::of(3, 1);
+    cluster.now = cluster.now.after(10_000 * MS);
+    cluster.handle(Event::Tick);
+    cluster.run(5_000 * MS);
+    assert!(cluster.is_whole());
+    assert!(!cluster.notes.iter().any(|note| matches!(note, Note::NodeDead(_))));
 }

@@ -1,8 +1,6 @@
 //! Operators' acts and questions.
 
-use wire::control::{
-    Answer, ChainId, Command, Condition, Done, LossScope, Reason, Refusal, Subject, Waits,
-};
+use wire::control::{Answer, ChainId, Command, Condition, Done, LossScope, Reason, Refusal, Subject, Waits};
 use wire::map::{Phase, ReplicaState, Standing, Unit};
 use wire::{GroupId, MapNumber, NodeId, ShardIndex, SliceIndex};
 
@@ -143,14 +141,18 @@ fn loss_is_accepted_only_by_an_operator() {
     assert!(chains.iter().any(|loss| loss.chain == group && loss.seed == store(3, 1)), "{chains:?}");
     assert_eq!(cluster.map().groups[0].generation, generation + 1, "R20");
     assert!(cluster.group().epoch > epoch);
-    let stamped = |cluster: &Cluster| cluster.map().slices.iter().all(|slice| slice.loss_map_number > MapNumber(0));
+    let stamped =
+        |cluster: &Cluster| cluster.map().slices.iter().all(|slice| slice.loss_map_number > MapNumber(0));
     assert!(stamped(&cluster), "R8");
     cluster.run(3_000 * MS);
     assert_eq!((cluster.group().phase, cluster.group().serving().count()), (Phase::Active, 1));
     // Who was expelled comes back as nobody.
     let reply = cluster.restart(1);
     let wire::control::RegistrationReply::Accepted { stores, .. } = reply else { panic!("{reply:?}") };
-    assert!(stores.iter().all(|(_, verdict)| *verdict == wire::control::StoreVerdict::Expelled), "{stores:?}");
+    assert!(
+        stores.iter().all(|(_, verdict)| *verdict == wire::control::StoreVerdict::Expelled),
+        "{stores:?}"
+    );
 }
 
 #[test]
@@ -181,7 +183,10 @@ fn stopping_a_node_is_thought_through() {
     };
     let mut one = Cluster::of(1, 1);
     let alone = risk(&mut one, 1);
-    assert_eq!((alone.reads_stop, alone.writes_stop, alone.control_stops, alone.is_ok()), (3, 0, true, false));
+    assert_eq!(
+        (alone.reads_stop, alone.writes_stop, alone.control_stops, alone.is_ok()),
+        (3, 0, true, false)
+    );
     assert_eq!(alone.chains.len(), 3);
     let mut three = Cluster::of(3, 1);
     assert!(risk(&mut three, 2).is_ok(), "{:?}", risk(&mut three, 2));

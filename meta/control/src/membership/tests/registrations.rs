@@ -65,7 +65,11 @@ fn registrations_that_can_not_be_are_refused() {
             |it| it.stores[0].lives = vec![Incarnation(1); STORE_LIVES_MAX + 1],
             Some(RegistrationRefusal::Malformed),
         ),
-        ("data", |it| it.stores[0].used_bytes = 1, Some(RegistrationRefusal::NotEmpty { store: store(2, 0) })),
+        (
+            "data",
+            |it| it.stores[0].used_bytes = 1,
+            Some(RegistrationRefusal::NotEmpty { store: store(2, 0) }),
+        ),
     ];
     for (what, change, expected) in cases {
         let mut cluster = cluster();
@@ -162,7 +166,9 @@ fn stores_are_found_where_the_map_has_them() {
     mine.incarnation = Incarnation(u64::MAX);
     registration.stores.push(mine);
     registration.stores.push(report(store(9, 0), Unit::Shard(ShardIndex(7))));
-    let RegistrationReply::Accepted { stores, .. } = cluster.register_as(&registration) else { panic!("refused") };
+    let RegistrationReply::Accepted { stores, .. } = cluster.register_as(&registration) else {
+        panic!("refused")
+    };
     let verdicts: Vec<StoreVerdict> = stores.into_iter().map(|(_, verdict)| verdict).collect();
     let elsewhere = StoreVerdict::Elsewhere { node: NodeId(1) };
     assert_eq!(verdicts, [StoreVerdict::Accepted, StoreVerdict::Accepted, elsewhere, StoreVerdict::Unknown]);

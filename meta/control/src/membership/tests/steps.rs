@@ -149,12 +149,16 @@ fn an_epoch_acts_once_all_have_promised() {
     slice().presence(2, Gone).check(prepared, "8A2 0S* 1S* 2O");
     behind(1)(slice().presence(2, Gone)).waits(prepared, &[promise(2)]);
     // A fresh life that follows a later map hasn't promised by that.
-    behind(1)(slice().presence(2, Gone)).with(1, |store| store.sealed = PREPARED).waits(prepared, &[promise(2)]);
+    behind(1)(slice().presence(2, Gone))
+        .with(1, |store| store.sealed = PREPARED)
+        .waits(prepared, &[promise(2)]);
     slice().presence(1, Unknown).presence(2, Gone).waits(prepared, &[promise(2)]);
     // Who was removed has sealed, or can't have a lease any more (R5).
     behind(2)(slice().presence(2, Gone)).waits(prepared, &[lease(3)]);
     behind(2)(slice().presence(2, Unknown)).waits(prepared, &[lease(3)]);
-    behind(2)(slice().presence(2, Gone)).with(2, |store| store.lease_until = NOW).check(prepared, "8A2 0S* 1S* 2O");
+    behind(2)(slice().presence(2, Gone))
+        .with(2, |store| store.lease_until = NOW)
+        .check(prepared, "8A2 0S* 1S* 2O");
     let fresh = behind(2)(slice()).with(2, |store| store.sealed = PREPARED);
     fresh.check("8P2 0S* 1S* 2W*", "8A2 0S* 1S* 2W");
     behind(2)(slice()).waits("8P2 0S* 1S* 2W*", &[promise(3)]);
@@ -187,7 +191,8 @@ fn a_chain_goes_on_with_a_seed() {
     cut(cut(slice(), 0), 1).check(old, "9P2 0S* 1Y* 2Y");
     cut(slice(), 0).check("8P1 0L*", "9P1 0S*");
     // R7: a group waits for all seeds, and takes the longest log; the earliest in the chain of equal ones.
-    let logs = || group().with(6, |store| store.log_end = end(7, 9)).with(7, |store| store.log_end = end(6, 99));
+    let logs =
+        || group().with(6, |store| store.log_end = end(7, 9)).with(7, |store| store.log_end = end(6, 99));
     let old = "8P2 5L* 6L* 7L* 8W";
     logs().check(old, "9P2 5W* 6S* 7W* 8W");
     group().check(old, "9P2 5S* 6W* 7W* 8W");
@@ -229,7 +234,9 @@ fn members_that_wait_come_in() {
     let waiting = "7A2 0S* 1S* 2W";
     slice().check(waiting, "8P2 0S* 1S* 2Y");
     let number = MapNumber(9);
-    slice().with(2, |store| store.follows = false).waits(waiting, &[Waits::Promise { node: NodeId(3), number }]);
+    slice()
+        .with(2, |store| store.follows = false)
+        .waits(waiting, &[Waits::Promise { node: NodeId(3), number }]);
     // R11: a group's when it follows the log closely.
     group().waits("7A2 5S* 6S* 7W", &[Waits::CatchUp(store(7))]);
     let mut near = group();
@@ -263,7 +270,10 @@ fn min_in_sync_follows_the_setting() {
     with(3).check(&full(2), "8P3 0S* 1S* 2S*");
     with(1).check(&full(2), "8P1 0S* 1S* 2S*");
     with(3).presence(2, Presence::Gone).check("7A2 0S* 1S* 2O", "7A2 0S* 1S* 2O");
-    with(1).presence(1, Presence::Gone).presence(2, Presence::Gone).check("7A2 0S* 1O* 2O*", "8P1 0S* 1O* 2O*");
+    with(1)
+        .presence(1, Presence::Gone)
+        .presence(2, Presence::Gone)
+        .check("7A2 0S* 1O* 2O*", "8P1 0S* 1O* 2O*");
 }
 
 #[test]

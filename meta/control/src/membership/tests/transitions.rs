@@ -158,7 +158,11 @@ fn what_operators_accept_is_stamped() {
     assert_eq!(step(slice, lost, "9P2 0O 1O 2S*", stamp(10)), Ok(()), "R8");
     assert_eq!(step(slice, lost, "9P2 0O* 1O 2S*", stamp(10)), Err(Rule::Seed), "one seed is left");
     assert_eq!(step(slice, lost, "9P2 0O 1S* 2S*", stamp(10)), Err(Rule::Seed));
-    assert_eq!(step(slice, "8A2 0S* 1O* 2W", "9P2 0O 1O 2S*", stamp(10)), Err(Rule::Serving), "nothing is lost");
+    assert_eq!(
+        step(slice, "8A2 0S* 1O* 2W", "9P2 0O 1O 2S*", stamp(10)),
+        Err(Rule::Serving),
+        "nothing is lost"
+    );
     let group = ChainId::Group(GroupId(0));
     let generation = |delta: &mut MapDelta| {
         delta.groups.get_mut(&GroupId(0)).expect("it is there").generation = 1;
@@ -170,7 +174,11 @@ fn what_operators_accept_is_stamped() {
         let store = Store { standing: Standing::Forgotten, ..known.stores[2].clone() };
         delta.stores.insert(2, store);
     };
-    assert_eq!(step(slice, "8P2 0S* 1S* 2O*", "8P2 0S* 1S* 3W", forget), Ok(()), "nobody of that store comes back");
+    assert_eq!(
+        step(slice, "8P2 0S* 1S* 2O*", "8P2 0S* 1S* 3W", forget),
+        Ok(()),
+        "nobody of that store comes back"
+    );
     assert_eq!(step(slice, "8A2 0S* 1S* 2S*", "8A2 0S* 1S* 3W", forget), Err(Rule::Ackers), "it may ack");
 }
 
@@ -193,7 +201,10 @@ fn records_are_checked() {
     assert_eq!(check(&|_| ()), Ok(()));
     let (number, nine) = (MapNumber(11), MapNumber(9));
     assert_eq!(check(&|delta| delta.number = number), Err(Refused::Number { base: nine, number }));
-    assert!(matches!(check(&|delta| (delta.base, delta.number) = (MapNumber(8), nine)), Err(Refused::Map(_))), "CAS");
+    assert!(
+        matches!(check(&|delta| (delta.base, delta.number) = (MapNumber(8), nine)), Err(Refused::Map(_))),
+        "CAS"
+    );
     assert_eq!(store(3, |store| store.incarnation = Incarnation(11)), Ok(()));
     let refused = |place| Err(Refused::Store { place });
     assert_eq!(store(3, |store| store.incarnation = Incarnation(9)), refused(3), "I4");
@@ -209,7 +220,10 @@ fn records_are_checked() {
     };
     assert_eq!(new(Standing::Member), Ok(()));
     assert_eq!(new(Standing::Expelled), refused(10));
-    assert!(matches!(check(&|delta| delta.removed_nodes = vec![NodeId(4)]), Err(Refused::Map(_))), "it has stores");
+    assert!(
+        matches!(check(&|delta| delta.removed_nodes = vec![NodeId(4)]), Err(Refused::Map(_))),
+        "it has stores"
+    );
     let stamp = |number: u64| {
         check(&|delta| {
             let slice = Slice { loss_map_number: MapNumber(number), ..base.slices[0] };

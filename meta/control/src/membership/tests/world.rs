@@ -238,7 +238,9 @@ impl Cluster {
                     (ReplicaState::Syncing, Phase::Active, _) => {
                         synced.push(Synced { chain: id, epoch, store, missing: 0 });
                     }
-                    (ReplicaState::Waiting, _, ChainId::Group(group)) => caught_up.push(CaughtUp { group, store }),
+                    (ReplicaState::Waiting, _, ChainId::Group(group)) => {
+                        caught_up.push(CaughtUp { group, store })
+                    }
                     _ => (),
                 }
             }

@@ -52,10 +52,30 @@ pub enum Bug {
     VoterKeepsTruncated,
     /// A voter votes on although its log is damaged (R35).
     VoterForgetsDamage,
+    /// An epoch acks before its members have promised it (R5).
+    ControlActivatesEarly,
+    /// An epoch acks while a member that was removed may still serve (R5).
+    ControlForgetsRemoved,
+    /// A lease is granted by a leader whose term nobody confirmed (R18).
+    ControlGrantsUnconfirmed,
+    /// A new leader removes nodes while leases of the one before may run (R18).
+    ControlSkipsElectionWait,
+    /// A chain goes on with a member that isn't a seed (R6).
+    ControlSeedsOutside,
+    /// A store that cut its log's end seeds although a clean one can come back (R7).
+    ControlSeedsCut,
+    /// An epoch that can't ack replaces the seeds (R6).
+    ControlReplacesSeedsEarly,
+    /// A member serves that synced in an earlier epoch.
+    ControlAcceptsLateSync,
+    /// A store that was rolled back takes part as if it hadn't been (R34).
+    ControlIgnoresIncarnation,
+    /// Syncing members count as in sync (R6).
+    ControlCountsSyncing,
 }
 
 impl Bug {
-    /// Every planted bug.
+    /// Every planted bug that the simulator catches.
     pub const ALL: &'static [Self] = &[
         Self::StoreSkipsFlush,
         Self::StoreIgnoresChecksum,
@@ -76,18 +96,28 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+    ];
+
+    /// Those of the control group's voters: their own simulation catches them (`meta/control`).
+    pub const VOTER: &'static [Self] = &[
         Self::VoterSendsEarly,
         Self::VoterTrustsItself,
         Self::VoterKeepsTruncated,
         Self::VoterForgetsDamage,
     ];
 
-    /// Those that a simulation beside the code catches, and not the whole cluster's.
-    pub const BESIDE_THE_CODE: &'static [Self] = &[
-        Self::VoterSendsEarly,
-        Self::VoterTrustsItself,
-        Self::VoterKeepsTruncated,
-        Self::VoterForgetsDamage,
+    /// Those of the control group: its own fuzz catches them (`meta/control`).
+    pub const CONTROL: &'static [Self] = &[
+        Self::ControlActivatesEarly,
+        Self::ControlForgetsRemoved,
+        Self::ControlGrantsUnconfirmed,
+        Self::ControlSkipsElectionWait,
+        Self::ControlSeedsOutside,
+        Self::ControlSeedsCut,
+        Self::ControlReplacesSeedsEarly,
+        Self::ControlAcceptsLateSync,
+        Self::ControlIgnoresIncarnation,
+        Self::ControlCountsSyncing,
     ];
 }
 

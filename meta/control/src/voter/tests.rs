@@ -184,9 +184,7 @@ mod planted {
     /// `RUSTFLAGS='--cfg planted' cargo test -p control --lib planted -- --test-threads=1`.
     #[test]
     fn the_runs_catch_planted_bugs() {
-        for bug in
-            [Bug::VoterSendsEarly, Bug::VoterTrustsItself, Bug::VoterKeepsTruncated, Bug::VoterForgetsDamage]
-        {
+        for bug in Bug::VOTER.iter().copied() {
             choose(Some(bug));
             let caught = std::panic::catch_unwind(super::everything_goes_wrong).is_err();
             choose(None);

@@ -170,7 +170,7 @@ fn a_log_that_was_cut_between_any_two_records_makes_a_voter() {
     let entries: Vec<Entry> =
         (2..10).map(|index| Entry { index, term: 3, data: vec![1; 150_000], ..Entry::default() }).collect();
     let hard = HardState { term: 3, vote: 1, commit: 9 };
-    let mut records = Voter::found(VOTER, &[7; 600_000]);
+    let mut records = Voter::found(VOTER, &vec![7; 600_000]);
     let first = records.len();
     record::steps(&HardState { term: 1, vote: 0, commit: 1 }, Some(&hard), &entries, &mut records);
     assert!(first >= 4 && records.len() >= first + 4, "both take several records");

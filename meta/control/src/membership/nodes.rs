@@ -184,12 +184,6 @@ impl Nodes {
         }
     }
 
-    /// When nodes that nobody has heard of since the election are taken for dead; `None`: there are none, or they were.
-    pub(super) fn silence_ends(&self, now: Nanos) -> Option<Nanos> {
-        let ends = self.grace_ends();
-        (now < ends && self.all.values().any(|node| node.life.is_none())).then_some(ends)
-    }
-
     /// When the last lease that this node may have has run out.
     pub(super) fn lease_until(&self, node: NodeId) -> Nanos {
         let granted = self.all.get(&node).map_or(Nanos(0), |node| node.lease_until);

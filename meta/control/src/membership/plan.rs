@@ -145,9 +145,6 @@ impl Leader {
             // Whoever wasn't heard until then is gone.
             self.plan_again(self.nodes.grace_ends());
         }
-        if let Some(at) = self.nodes.silence_ends(now) {
-            self.replan_at = Some(self.replan_at.map_or(at, |planned| planned.min(at)));
-        }
         if is_quiet {
             self.notes.retain(|_, note| note.evicted.is_some() || note.held.is_some());
             self.balance_heads(now, draft);

@@ -65,17 +65,13 @@ impl Voter {
             if !goal.difference(&now.voters).all(|id| self.has_caught_up(*id)) {
                 return;
             }
-            let mut next = goal.clone();
-            if !goal.contains(&self.id.id) {
-                if goal.intersection(&now.voters).next().is_some() {
-                    return self.hand_over(&goal, out);
-                }
-                // Nobody who votes now is to vote then: this one stays until it can hand over.
-                next.insert(self.id.id);
+            // Where nobody who votes now is to vote then, the leader carries its own removal out, and the others elect one of theirs.
+            if !goal.contains(&self.id.id) && goal.intersection(&now.voters).next().is_some() {
+                return self.hand_over(&goal, out);
             }
-            add(&mut next.difference(&now.voters).copied(), ConfChangeType::AddNode);
+            add(&mut goal.difference(&now.voters).copied(), ConfChangeType::AddNode);
             let known = now.voters.union(&now.learners).copied();
-            add(&mut known.filter(|id| !next.contains(id)), ConfChangeType::RemoveNode);
+            add(&mut known.filter(|id| !goal.contains(id)), ConfChangeType::RemoveNode);
             change.set_transition(ConfChangeTransition::Implicit);
         } else {
             add(&mut new.into_iter(), ConfChangeType::AddLearnerNode);

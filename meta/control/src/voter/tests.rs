@@ -60,9 +60,14 @@ fn one_voter_becomes_three_and_three_become_others() {
         world.propose(op);
         world.run_for(10);
     }
-    for (target, leaves) in
-        [(vec![1, 2, 3], false), (vec![2, 3, 4], true), (vec![2], true), (vec![2, 3, 4, 5, 6], false)]
-    {
+    // The last but one has nobody in common with those before.
+    for (target, leaves) in [
+        (vec![1, 2, 3], false),
+        (vec![2, 3, 4], true),
+        (vec![2], true),
+        (vec![5, 6, 7], true),
+        (vec![5, 6, 7, 8, 9], false),
+    ] {
         let target: BTreeSet<u64> = target.into_iter().collect();
         world.target.clone_from(&target);
         world.join_missing();
@@ -149,10 +154,63 @@ fn a_voter_far_behind_gets_an_image_and_a_long_string_arrives_whole() {
     world.propose_long(5, 1_200_000);
     world.run_for(500);
     world.start(behind);
+    let own = world.node(behind).installed;
     world.run_for(3_000);
-    assert!(world.node(behind).installed > 0, "an image");
+    assert!(world.node(behind).installed > own, "an image");
     world.check_converged(&[1, 2, 3].into_iter().collect());
     assert!(world.node(behind).applied.iter().any(|(_, op)| *op == 5));
+}
+
+#[test]
+fn an_image_that_got_lost_is_sent_again() {
+    let mut world = World::new(9, 1);
+    world.image_every = 8;
+    world.grow_to(&[1, 2, 3]);
+    let leader = world.leader().expect("a leader");
+    let behind = [1, 2, 3].into_iter().find(|id| *id != leader).expect("two others");
+    world.crash(behind);
+    for op in 0..100 {
+        world.propose(1_000 + op);
+        world.run_for(10);
+    }
+    world.start(behind);
+    let own = world.node(behind).installed;
+    let before = world.node(leader).voter().images.get(&behind).copied();
+    world.run_until(1_000, |world| world.node(leader).voter().images.get(&behind).copied() != before);
+    world.lose_all();
+    world.run_until(8_000, |world| world.node(behind).installed > own);
+    world.run_for(500);
+    world.check_converged(&[1, 2, 3].into_iter().collect());
+}
+
+#[test]
+fn whoever_has_not_caught_up_does_not_count() {
+    let mut world = World::new(10, 1);
+    world.grow_to(&[1, 2, 3]);
+    for op in 1..=100 {
+        world.propose(op);
+        world.run_for(10);
+    }
+    // Two voters that nobody reaches: of five, the three others would still be a majority, but without one to spare.
+    world.target = (1..=5).collect();
+    world.join_missing();
+    world.isolate(4);
+    world.isolate(5);
+    world.run_for(2_000);
+    let leader = world.leader().expect("a leader");
+    let voters = world.node(leader).voter().voters();
+    assert_eq!((voters.voters, voters.learners), ((1..=3).collect(), (4..=5).collect()));
+    let spare = (1..=3).find(|id| *id != leader).expect("two others");
+    world.crash(spare);
+    let proposed = world.propose(101).expect("a leader");
+    world.run_for(200);
+    assert!(world.node(leader).applied.iter().any(|(index, _)| *index == proposed.index));
+    // The goal is given up: the learners go.
+    world.start(spare);
+    world.target = (1..=3).collect();
+    world.run_for(1_000);
+    let voters = world.leader().map(|id| world.node(id).voter().voters()).expect("a leader");
+    assert!(voters.learners.is_empty(), "{voters:?}");
 }
 
 #[test]
@@ -184,9 +242,7 @@ mod planted {
     /// `RUSTFLAGS='--cfg planted' cargo test -p control --lib planted -- --test-threads=1`.
     #[test]
     fn the_runs_catch_planted_bugs() {
-        for bug in
-            [Bug::VoterSendsEarly, Bug::VoterTrustsItself, Bug::VoterKeepsTruncated, Bug::VoterForgetsDamage]
-        {
+        for bug in Bug::VOTER.iter().copied() {
             choose(Some(bug));
             let caught = std::panic::catch_unwind(super::everything_goes_wrong).is_err();
             choose(None);

@@ -1,11 +1,18 @@
 //! Whatever bytes arrive: a message, or an error.
 
-use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message,
+    MessageType,
+};
 
 use super::world::Random;
-use crate::voter::bytes::FormatError;
+use crate::voter::bytes::{self, FormatError};
 use crate::voter::codec::{self, Assembly};
-use crate::voter::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX, Outputs, Recovery, Voter, VoterError, VoterId};
+use crate::voter::shelf::Image;
+use crate::voter::{
+    ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX, Outputs, RECORD_BYTES_MAX, Recovery, Voter, VoterError, VoterId,
+    record,
+};
 use wire::ClusterId;
 
 const VOTER: VoterId = VoterId { cluster: ClusterId([1; 16]), id: 2 };
@@ -156,6 +163,67 @@ fn only_its_own_whole_log_makes_a_voter() {
     let mut newer = founded;
     newer[0][0] = 9;
     check(recovered(&newer), Some(VoterError::Format(FormatError::NewerVersion(9))));
+}
+
+#[test]
+fn a_log_that_was_cut_between_any_two_records_makes_a_voter() {
+    let entries: Vec<Entry> =
+        (2..10).map(|index| Entry { index, term: 3, data: vec![1; 150_000], ..Entry::default() }).collect();
+    let hard = HardState { term: 3, vote: 1, commit: 9 };
+    let mut records = Voter::found(VOTER, &vec![7; 600_000]);
+    let first = records.len();
+    record::steps(&HardState { term: 1, vote: 0, commit: 1 }, Some(&hard), &entries, &mut records);
+    assert!(first >= 4 && records.len() >= first + 4, "both take several records");
+    assert!(records.iter().all(|record| record.len() <= RECORD_BYTES_MAX));
+    for count in 1..=records.len() {
+        let recovery = recovered(&records[..count]);
+        let started = Voter::start(VOTER, 0, recovery, count as u64, &mut Outputs::default());
+        assert_eq!(started.err(), None, "of {} records {count}", records.len());
+    }
+    // What was written over is gone.
+    let other = Entry { index: 4, term: 4, data: vec![2], ..Entry::default() };
+    record::steps(&hard, None, &[other], &mut records);
+    let shelf = recovered(&records).finish(VOTER);
+    assert_eq!(shelf.err(), Some(VoterError::Inconsistent), "entries that were agreed on can't be");
+}
+
+#[test]
+fn an_image_outruns_a_change_of_voters_that_waits_for_the_disk() {
+    let state = |voters: &[u64]| ConfState { voters: voters.to_vec(), ..ConfState::default() };
+    let mut records = vec![record::born(VOTER)];
+    let first = Image { index: 10, term: 4, voters: state(&[1, 2]), bytes: [].into() };
+    record::image(&first, &mut records);
+    let mut out = Outputs::default();
+    let recorded = records.len() as u64;
+    let mut voter = Voter::start(VOTER, 0, recovered(&records), recorded, &mut out).expect("its own log");
+    // A change that takes 3 in.
+    let mut change = append([bytes::change_bytes(&adds(3))]);
+    change.entries[0].set_entry_type(EntryType::EntryConfChangeV2);
+    (change.commit, change.reject, change.context) = (10, false, Vec::new());
+    out.clear();
+    voter.step(&encoded(&change)[0], &mut out).expect("a message");
+    // The entry is durable, and that it is agreed on isn't yet.
+    let entry = out.records.last().expect("a record").0;
+    voter.on_durable(entry, &mut out);
+    let mut agreed = message(MessageType::MsgHeartbeat);
+    (agreed.commit, agreed.context) = (11, Vec::new());
+    voter.step(&encoded(&agreed)[0], &mut out).expect("a message");
+    let news = out.records.last().expect("a record").0;
+    assert!(news > entry && voter.applied() == 10, "it waits for the second record");
+    let mut later = image(vec![1]);
+    let metadata = later.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (20, 5);
+    metadata.set_conf_state(state(&[1, 2, 4]));
+    voter.step(&encoded(&later)[0], &mut out).expect("a message");
+    voter.on_durable(out.records.last().expect("a record").0, &mut out);
+    assert_eq!((voter.applied(), voter.voters().voters), (20, [1, 2, 4].into()));
+    assert!(voter.voters().learners.is_empty(), "3 isn't there at that index");
+}
+
+fn adds(id: u64) -> ConfChangeV2 {
+    let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
+    single.set_change_type(ConfChangeType::AddLearnerNode);
+    ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
 }
 
 #[test]

@@ -30,9 +30,9 @@ impl Plan {
             heals: 4,
             proposals: 60,
             rounds: 30,
-            changes: if seed.is_multiple_of(2) { 0 } else { 1 },
+            changes: u64::from(!seed.is_multiple_of(2)),
             checkpoints: 3,
-            damages: if seed % 4 == 3 { 1 } else { 0 },
+            damages: u64::from(seed % 4 == 3),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Node {
     }
 
     pub(super) fn leads(&self) -> bool {
-        self.voter.as_ref().is_some_and(|voter| voter.leads_with_all())
+        self.voter.as_ref().is_some_and(Voter::leads_with_all)
     }
 }
 
@@ -157,12 +157,12 @@ impl World {
 
     /// Nodes for all who are to vote, and aren't there yet.
     pub(super) fn join_missing(&mut self) {
-        for id in self.target.clone() {
-            if !self.nodes.contains_key(&id) {
-                let durable = Voter::join(VoterId { cluster: CLUSTER, id });
-                self.nodes.insert(id, Node { last: durable.len() as u64, durable, ..Node::default() });
-                self.start(id);
-            }
+        let missing: Vec<u64> =
+            self.target.iter().copied().filter(|id| !self.nodes.contains_key(id)).collect();
+        for id in missing {
+            let durable = Voter::join(VoterId { cluster: CLUSTER, id });
+            self.nodes.insert(id, Node { last: durable.len() as u64, durable, ..Node::default() });
+            self.start(id);
         }
     }
 
@@ -247,6 +247,11 @@ impl World {
 
     pub(super) fn cut(&mut self, one: u64, other: u64) {
         self.cut.insert((one, other));
+    }
+
+    /// Whatever is on its way gets lost.
+    pub(super) fn lose_all(&mut self) {
+        self.network.clear();
     }
 
     pub(super) fn heal(&mut self) {
@@ -433,7 +438,7 @@ impl World {
                 self.call(id, |voter, out| voter.on_durable(number, out));
             }
             if ticks {
-                self.call(id, |voter, out| voter.tick(out));
+                self.call(id, Voter::tick);
             }
         }
         if self.now.is_multiple_of(200) {

@@ -73,11 +73,15 @@ pub struct StoreReport {
     pub unit: Unit,
     /// The unit's own port, `host:port`.
     pub address: String,
-    /// The life in which the store runs now, written durably before it is reported.
+    /// The life in which the store runs now, written durably before it is reported: greater than the one before, and with low bits drawn at random,
+    /// so that two copies of one disk don't take the same one ([`next_incarnation`]).
     pub incarnation: Incarnation,
-    /// The life before, as the superblock had it when the store was opened; 0: it was just formatted (R34).
-    pub previous: Incarnation,
-    /// Whether recovery cut a tail that may have been acked: it seeds only if no clean member can come back (R7).
+    /// The lives before it that the store remembers: the last one that it knows control to have accepted, and all since, oldest first; at most
+    /// [`crate::limits::STORE_LIVES_MAX`], empty if it was just formatted. Control's last life of the store has to be among them (R34): a disk that was rolled
+    /// back doesn't remember it, however often it was started since. Whoever is accepted forgets all lives but the present one, durably.
+    pub lives: Vec<Incarnation>,
+    /// Whether recovery cut a tail that may have been acked: it seeds only if no clean member can come back (R7). The store keeps the mark
+    /// durably until each of its members serves again: a second restart finds nothing to cut, and lacks what the first one did.
     pub recovered_cut: bool,
     /// Where a metadata log ends; zero for shards.
     pub log_end: LogEnd,
@@ -89,6 +93,12 @@ pub struct StoreReport {
     pub used_bytes: u64,
     /// How it is.
     pub condition: Condition,
+}
+
+/// The life that follows `previous`: the next in order, with 16 random bits that tell it from the one that a copy of the disk takes (R34).
+#[must_use]
+pub fn next_incarnation(previous: Incarnation, random: u16) -> Incarnation {
+    Incarnation((((previous.0 >> 16) + 1) << 16) | u64::from(random))
 }
 
 /// Where a metadata log ends: of two logs the one with the greater end has all that the other has (R7).

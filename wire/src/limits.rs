@@ -72,6 +72,8 @@ pub const MAP_NODES_MAX: usize = 65_536;
 pub const MAP_STORES_MAX: usize = 65_536;
 /// Stores that one node registers: as many as it has ports for shards, and a metadata replica for each.
 pub const NODE_STORES_MAX: usize = 512;
+/// Lives that a store remembers; of more, the oldest is kept and the newest.
+pub const STORE_LIVES_MAX: usize = 64;
 /// Nodes that one heartbeat suspects; a node that lacks more has lost its own link.
 pub const HEARTBEAT_SUSPECTS_MAX: usize = 64;
 /// Members that one heartbeat says to have synced; the others are said by the next one.

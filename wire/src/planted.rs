@@ -44,10 +44,44 @@ pub enum Bug {
     ReplicaStaysFull,
     /// A chain's head acks once its own copy is durable (I2).
     ShardAcksAlone,
+    /// A voter's messages leave before what they say is durable (R35).
+    VoterSendsEarly,
+    /// A leader confirms its own term without asking anybody (R18).
+    VoterTrustsItself,
+    /// A restarted voter has entries again that a later leader's had replaced.
+    VoterKeepsTruncated,
+    /// A voter votes on although its log is damaged (R35).
+    VoterForgetsDamage,
+    /// An epoch acks before its members have promised it (R5).
+    ControlActivatesEarly,
+    /// An epoch acks while a member that was removed may still serve (R5).
+    ControlForgetsRemoved,
+    /// A lease is granted by a leader whose term nobody confirmed (R18).
+    ControlGrantsUnconfirmed,
+    /// A new leader removes nodes while leases of the one before may run (R18).
+    ControlSkipsElectionWait,
+    /// A chain goes on with a member that isn't a seed (R6).
+    ControlSeedsOutside,
+    /// A store that cut its log's end seeds although a clean one can come back (R7).
+    ControlSeedsCut,
+    /// An epoch that can't ack replaces the seeds (R6).
+    ControlReplacesSeedsEarly,
+    /// A member serves that synced in an earlier epoch.
+    ControlAcceptsLateSync,
+    /// A store that was rolled back takes part as if it hadn't been (R34).
+    ControlIgnoresIncarnation,
+    /// Syncing members count as in sync (R6).
+    ControlCountsSyncing,
+    /// A node promises a map that isn't stored (R1).
+    AgentPromisesUnstored,
+    /// A node promises a map that a unit of it doesn't follow yet (R5).
+    AgentPromisesUnfollowed,
+    /// A lease runs from its grant instead of from what was answered (R18).
+    AgentCountsLeaseFromGrant,
 }
 
 impl Bug {
-    /// Every planted bug.
+    /// Every planted bug that the simulator catches.
     pub const ALL: &'static [Self] = &[
         Self::StoreSkipsFlush,
         Self::StoreIgnoresChecksum,
@@ -68,7 +102,58 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+        Self::VoterSendsEarly,
+        Self::VoterTrustsItself,
+        Self::VoterKeepsTruncated,
+        Self::VoterForgetsDamage,
+        Self::ControlActivatesEarly,
+        Self::ControlForgetsRemoved,
+        Self::ControlGrantsUnconfirmed,
+        Self::ControlSkipsElectionWait,
+        Self::ControlSeedsOutside,
+        Self::ControlSeedsCut,
+        Self::ControlReplacesSeedsEarly,
+        Self::ControlAcceptsLateSync,
+        Self::ControlIgnoresIncarnation,
+        Self::ControlCountsSyncing,
+        Self::AgentPromisesUnstored,
+        Self::AgentPromisesUnfollowed,
+        Self::AgentCountsLeaseFromGrant,
     ];
+
+    /// Those of the voter: its simulation catches them (`meta/control/src/voter/tests.rs`).
+    pub const VOTER: &'static [Self] = &[
+        Self::VoterSendsEarly,
+        Self::VoterTrustsItself,
+        Self::VoterKeepsTruncated,
+        Self::VoterForgetsDamage,
+    ];
+
+    /// Those of the membership (`meta/control/src/membership/membership_fuzz.rs`).
+    pub const CONTROL: &'static [Self] = &[
+        Self::ControlActivatesEarly,
+        Self::ControlForgetsRemoved,
+        Self::ControlGrantsUnconfirmed,
+        Self::ControlSkipsElectionWait,
+        Self::ControlSeedsOutside,
+        Self::ControlSeedsCut,
+        Self::ControlReplacesSeedsEarly,
+        Self::ControlAcceptsLateSync,
+        Self::ControlIgnoresIncarnation,
+        Self::ControlCountsSyncing,
+    ];
+
+    /// Those of the control agents (`engine/agent/src/tests/fuzz.rs`).
+    pub const AGENT: &'static [Self] = &[
+        Self::AgentPromisesUnstored,
+        Self::AgentPromisesUnfollowed,
+        Self::AgentCountsLeaseFromGrant,
+    ];
+
+    /// Those that a simulation beside the code catches, and not the whole cluster's.
+    pub fn is_caught_beside_the_code(self) -> bool {
+        [Self::VOTER, Self::CONTROL, Self::AGENT].iter().any(|bugs| bugs.contains(&self))
+    }
 }
 
 #[cfg(planted)]

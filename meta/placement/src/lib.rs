@@ -19,5 +19,6 @@ pub use edition::Edition;
 pub use error::MapError;
 pub use plan::{
     Balance, FINE_TARGET, HeadChange, Layout, Lost, Member, Move, NODES_MAX, NodeShare, Plan, PlanError,
-    Rack, Removal, STORES_PER_NODE_MAX, Separation, StoreIndex, plan, plan_loss,
+    Rack, Removal, STORES_PER_NODE_MAX, Separation, StoreIndex, plan, plan_loss, plan_missing,
 };
+pub use validate::is_address;

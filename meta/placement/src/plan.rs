@@ -215,7 +215,13 @@ pub fn plan_loss(layout: &Layout, lost: Lost) -> Result<Plan, PlanError> {
     if found.count() == 0 {
         return Err(PlanError::LostUnknown);
     }
-    let cluster = Cluster::new(&rest)?;
+    plan_missing(&rest)
+}
+
+/// What the layout's chains lack of their length, spread over all stores in proportion to their weights; nothing that is there moves, and no
+/// head that is there changes. Also [`plan_loss`]'s second half, and how copies become more when a cluster grows.
+pub fn plan_missing(rest: &Layout) -> Result<Plan, PlanError> {
+    let cluster = Cluster::new(rest)?;
     let kept = Kept::everything(&cluster, &rest.chains);
     let mut missing = 0;
     let mut caps = vec![0; cluster.units.len()];
@@ -234,7 +240,7 @@ pub fn plan_loss(layout: &Layout, lost: Lost) -> Result<Plan, PlanError> {
     let stuck = assignment.fill();
     assignment.complete_freely(stuck);
     let stores = settle::settle(assignment, &quotas);
-    Ok(finish(&cluster, &rest, &whole_shares(&cluster), stores, count(missing), false))
+    Ok(finish(&cluster, rest, &whole_shares(&cluster), stores, count(missing), false))
 }
 
 /// Targets for all replicas: a unit has each slice at most once.

@@ -123,7 +123,7 @@ fn known(map: &Map, node: NodeId) -> Result<(), MapError> {
 }
 
 /// `host:port`, the port a number from 1 to 65,535.
-fn is_address(address: &str) -> bool {
+pub fn is_address(address: &str) -> bool {
     address
         .rsplit_once(':')
         .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))

@@ -39,10 +39,10 @@ impl File {
         Path::new(&self.path).extension().is_some_and(|found| found == extension)
     }
 
-    /// Whether `flatc` wrote it: nobody edits it, so no house rule applies.
+    /// Whether `flatc` or another generator wrote it: nobody edits it, so no house rule applies.
     #[must_use]
     pub fn is_generated(&self) -> bool {
-        self.path.starts_with("wire/generated/src/")
+        ["wire/generated/src/", "meta/raft-proto/"].iter().any(|folder| self.path.starts_with(folder))
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         unit,
         address: "10.0.0.1:7430".to_owned(),
         incarnation: Incarnation(9),
-        previous: Incarnation(8),
+        lives: vec![Incarnation(7), Incarnation(8)],
         recovered_cut: true,
         log_end: LogEnd { epoch: Epoch(4), index: CommitIndex(1_000) },
         sequence: 55,

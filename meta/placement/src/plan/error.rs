@@ -6,7 +6,7 @@ use wire::{NodeId, SliceIndex};
 use super::StoreIndex;
 
 /// Why a layout has no plan. Whoever asked for it corrects the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum PlanError {
     /// A ring of `2^ring_bits` slices has as many chains, and `ring_bits` is at most 16 (R40).
     #[error("{found} chains on a ring of {expected}")]

@@ -50,7 +50,7 @@ macro_rules! structs {
 structs! {
     Registration { node, life, join, name, rack, control, sent, installed, stores }
     StoreReport {
-        store, unit, address, incarnation, previous, recovered_cut, log_end, sequence, capacity_bytes,
+        store, unit, address, incarnation, lives, recovered_cut, log_end, sequence, capacity_bytes,
         used_bytes, condition
     }
     LogEnd { epoch, index }

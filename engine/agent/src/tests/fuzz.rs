@@ -43,7 +43,10 @@ fn run(seed: u64) -> u64 {
                 world.kill(at, is_power_cut);
             }
             0..=3 if !is_up => world.start_again(at),
-            4 => world.nodes[at].stopped_until = world.now.after(1 + world.random.below(6000) * MS),
+            4 => {
+                let until = world.now.after(1 + world.random.below(6000) * MS);
+                world.nodes[at].stopped_until = world.nodes[at].stopped_until.max(until);
+            }
             5 => world.cuts.extend([(at, other)]),
             6 => world.cuts.extend([(at, other), (other, at)]),
             _ => world.cuts.clear(),

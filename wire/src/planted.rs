@@ -44,6 +44,24 @@ pub enum Bug {
     ReplicaStaysFull,
     /// A chain's head acks once its own copy is durable (I2).
     ShardAcksAlone,
+    /// The last member of a chain takes its own flush for everybody's (R12).
+    ChainCommitsAtTail,
+    /// A member that has promised a higher epoch goes on as before (R1).
+    ChainServesSealed,
+    /// A read's lease is checked before the pick (R13).
+    ChainChecksLeaseEarly,
+    /// A new head knows no results of the one before (I7).
+    ChainHeadForgetsResults,
+    /// A learner answers queries (R13).
+    ChainReadsAtLearner,
+    /// A new head drops what it doesn't know to be committed (I6).
+    ChainHeadDropsQueue,
+    /// A member confirms an epoch that it has left (R13).
+    ChainConfirmsSealed,
+    /// A member takes what it has received for durable (R12).
+    ChainCommitsUnflushed,
+    /// Two logs are taken for one up to the shorter one's end (I5).
+    ChainMatchesByIndex,
 }
 
 impl Bug {
@@ -68,6 +86,15 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+        Self::ChainCommitsAtTail,
+        Self::ChainServesSealed,
+        Self::ChainChecksLeaseEarly,
+        Self::ChainHeadForgetsResults,
+        Self::ChainReadsAtLearner,
+        Self::ChainHeadDropsQueue,
+        Self::ChainConfirmsSealed,
+        Self::ChainCommitsUnflushed,
+        Self::ChainMatchesByIndex,
     ];
 }
 

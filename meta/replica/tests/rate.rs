@@ -52,8 +52,8 @@ fn creates_a_second() {
     let open = RequestBody::OpenSession;
     let request = Request { client: 0, correlation: 0, deadline: None, body: open };
     replica.handle(Nanos(1), Timestamp(1), Event::Request(request), &mut effects);
-    let index = replica.state().namespace.index();
-    replica.handle(Nanos(1), Timestamp(1), Event::Durable { index }, &mut effects);
+    let record = replica.last_record();
+    replica.handle(Nanos(1), Timestamp(1), Event::Durable { record }, &mut effects);
     let Some(Body::Session(grant)) = effects.bodies.first() else { panic!("no session") };
     let session = grant.session;
     let policy = VolumePolicy { chunk_bytes: 1 << 20, retention_seconds: 0 };
@@ -65,8 +65,8 @@ fn creates_a_second() {
     for (file, event) in (0..).zip(events) {
         replica.handle(Nanos(2), Timestamp(2), event, &mut effects);
         if file % BATCH == BATCH - 1 || file == CREATES - 1 {
-            let index = replica.state().namespace.index();
-            replica.handle(Nanos(2), Timestamp(2), Event::Durable { index }, &mut effects);
+            let record = replica.last_record();
+            replica.handle(Nanos(2), Timestamp(2), Event::Durable { record }, &mut effects);
             bytes += effects.bytes.len();
             let created = |effect: &&Effect| matches!(effect, Effect::Reply { status: Status::Ok, .. });
             replies += effects.list.iter().filter(created).count();

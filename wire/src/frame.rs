@@ -99,6 +99,8 @@ frame_kinds! {
     Mutate = 35;
     /// A read of the namespace.
     Query = 36;
+    /// What members of a group's chain say to each other; no reply. Metadata port, from whom greeted as a log.
+    Replicate = 37;
 }
 
 /// Load of the answering shard, in every reply.

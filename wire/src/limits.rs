@@ -46,6 +46,10 @@ pub const MESSAGE_CHUNKS_MAX: usize = 4096;
 pub const SESSION_RESULTS_MAX: usize = 256;
 /// Open sessions of a group (R17).
 pub const GROUP_SESSIONS_MAX: usize = 65_536;
+/// Changes of epoch that a log tells of (R7).
+pub const TERMS_MAX: usize = 64;
+/// Bytes of entries, or of a checkpoint's image, in one message between members of a chain.
+pub const REPLICATION_BYTES_MAX: usize = 768 << 10;
 /// Bytes of a name in a `Hello` or of a session.
 pub const HELLO_NAME_BYTES_MAX: usize = 255;
 /// Versions that one session pins (R25).

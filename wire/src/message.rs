@@ -16,6 +16,7 @@ mod extents;
 mod hello;
 mod operation;
 mod query;
+mod replication;
 mod session;
 mod shard_state;
 mod verify;
@@ -26,6 +27,7 @@ pub use encode::{Encoder, PayloadMeta, ReplyHead, RequestHead};
 pub use error::DecodeError;
 pub use extents::check_extents;
 pub use hello::{FEATURES, Hello, HelloReply, HopClass, Role};
+pub use replication::{Entries, Page, Progress, Replication, Subscribe, Term};
 pub use shard_state::{ShardState, StoreCondition};
 pub use words::{ChunkIds, Leaves, Words};
 
@@ -101,6 +103,8 @@ pub enum Request<'a> {
     Mutate(Mutation),
     /// A read of the namespace.
     Query(Query),
+    /// Between members of a group's chain; has no reply.
+    Replicate(Replication<&'a [u8]>),
 }
 
 /// What answers a request. `Ok` replies have their request's variant; all other statuses have `Refused`, except that a mutation that
@@ -171,6 +175,7 @@ impl Request<'_> {
             Self::CloseSession { .. } => FrameKind::CloseSession,
             Self::Mutate(_) => FrameKind::Mutate,
             Self::Query(_) => FrameKind::Query,
+            Self::Replicate(_) => FrameKind::Replicate,
         }
     }
 }

@@ -235,7 +235,10 @@ impl FakeCluster {
                 Ok(answer) => Reply::Answer(answer),
                 Err(status) => return self.refuse_now(prefix, status, out),
             },
-            Request::Credit { .. } | Request::DeleteChunks { .. } | Request::Inventory { .. } => {
+            Request::Credit { .. }
+            | Request::DeleteChunks { .. }
+            | Request::Inventory { .. }
+            | Request::Replicate(_) => {
                 panic!("a client doesn't send this")
             }
         };

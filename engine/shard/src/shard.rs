@@ -234,7 +234,8 @@ impl Shard {
             | Request::KeepAlive { .. }
             | Request::CloseSession { .. }
             | Request::Mutate(_)
-            | Request::Query(_) => {
+            | Request::Query(_)
+            | Request::Replicate(_) => {
                 self.refuse(caller, Status::Unsupported, effects);
                 None
             }

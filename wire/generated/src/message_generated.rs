@@ -93,6 +93,133 @@ impl<'a> ::flatbuffers::Verifiable for RoleKind {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for RoleKind {}
+// struct Term, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Term(pub [u8; 16]);
+impl Default for Term { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Term {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Term")
+      .field("epoch", &self.epoch())
+      .field("first", &self.first())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Term {}
+impl<'a> ::flatbuffers::Follow<'a> for Term {
+  type Inner = &'a Term;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Term>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Term {
+  type Inner = &'a Term;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Term>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Term {
+    type Output = Term;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Term as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Term {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Term {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    epoch: u64,
+    first: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_epoch(epoch);
+    s.set_first(first);
+    s
+  }
+
+  pub fn epoch(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_epoch(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn first(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_first(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum EmptyOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4239,6 +4366,357 @@ impl ::core::fmt::Debug for QueryReply<'_> {
           ds.field("answer", &x)
         },
       };
+      ds.finish()
+  }
+}
+pub enum ReplicateRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReplicateRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReplicateRequest<'a> {
+  type Inner = ReplicateRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReplicateRequest<'a> {
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LEARNER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_TERMS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RECEIVED: ::flatbuffers::VOffsetT = 14;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 16;
+  pub const VT_BASE: ::flatbuffers::VOffsetT = 18;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 20;
+  pub const VT_DURABLE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_COMMITTED: ::flatbuffers::VOffsetT = 24;
+  pub const VT_SKIP: ::flatbuffers::VOffsetT = 26;
+  pub const VT_PIECE: ::flatbuffers::VOffsetT = 28;
+  pub const VT_ENDS_PAGE: ::flatbuffers::VOffsetT = 30;
+  pub const VT_LAST: ::flatbuffers::VOffsetT = 32;
+  pub const VT_BYTES: ::flatbuffers::VOffsetT = 34;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReplicateRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReplicateRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReplicateRequest<'bldr>> {
+    let mut builder = ReplicateRequestBuilder::new(_fbb);
+    builder.add_committed(args.committed);
+    builder.add_durable(args.durable);
+    builder.add_index(args.index);
+    builder.add_base(args.base);
+    builder.add_after(args.after);
+    builder.add_received(args.received);
+    builder.add_number(args.number);
+    builder.add_epoch(args.epoch);
+    if let Some(x) = args.bytes { builder.add_bytes(x); }
+    builder.add_piece(args.piece);
+    builder.add_skip(args.skip);
+    if let Some(x) = args.terms { builder.add_terms(x); }
+    builder.add_last(args.last);
+    builder.add_ends_page(args.ends_page);
+    builder.add_learner(args.learner);
+    builder.add_message(args.message);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn message(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(ReplicateRequest::VT_MESSAGE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn learner(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicateRequest::VT_LEARNER, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn terms(&self) -> Option<::flatbuffers::Vector<'a, Term>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Term>>>(ReplicateRequest::VT_TERMS, None)}
+  }
+  #[inline]
+  pub fn received(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_RECEIVED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn after(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_AFTER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn base(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_BASE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn durable(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_DURABLE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn committed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicateRequest::VT_COMMITTED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn skip(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ReplicateRequest::VT_SKIP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn piece(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ReplicateRequest::VT_PIECE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn ends_page(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicateRequest::VT_ENDS_PAGE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn last(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicateRequest::VT_LAST, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ReplicateRequest::VT_BYTES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReplicateRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u8>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_field::<bool>("learner", Self::VT_LEARNER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Term>>>("terms", Self::VT_TERMS, false)?
+     .visit_field::<u64>("received", Self::VT_RECEIVED, false)?
+     .visit_field::<u64>("after", Self::VT_AFTER, false)?
+     .visit_field::<u64>("base", Self::VT_BASE, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u64>("durable", Self::VT_DURABLE, false)?
+     .visit_field::<u64>("committed", Self::VT_COMMITTED, false)?
+     .visit_field::<u32>("skip", Self::VT_SKIP, false)?
+     .visit_field::<u32>("piece", Self::VT_PIECE, false)?
+     .visit_field::<bool>("ends_page", Self::VT_ENDS_PAGE, false)?
+     .visit_field::<bool>("last", Self::VT_LAST, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("bytes", Self::VT_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReplicateRequestArgs<'a> {
+    pub message: u8,
+    pub epoch: u64,
+    pub number: u64,
+    pub learner: bool,
+    pub terms: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Term>>>,
+    pub received: u64,
+    pub after: u64,
+    pub base: u64,
+    pub index: u64,
+    pub durable: u64,
+    pub committed: u64,
+    pub skip: u32,
+    pub piece: u32,
+    pub ends_page: bool,
+    pub last: bool,
+    pub bytes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for ReplicateRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReplicateRequestArgs {
+      message: 0,
+      epoch: 0,
+      number: 0,
+      learner: false,
+      terms: None,
+      received: 0,
+      after: 0,
+      base: 0,
+      index: 0,
+      durable: 0,
+      committed: 0,
+      skip: 0,
+      piece: 0,
+      ends_page: false,
+      last: false,
+      bytes: None,
+    }
+  }
+}
+
+pub struct ReplicateRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicateRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_message(&mut self, message: u8) {
+    self.fbb_.push_slot::<u8>(ReplicateRequest::VT_MESSAGE, message, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_learner(&mut self, learner: bool) {
+    self.fbb_.push_slot::<bool>(ReplicateRequest::VT_LEARNER, learner, false);
+  }
+  #[inline]
+  pub fn add_terms(&mut self, terms: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Term>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReplicateRequest::VT_TERMS, terms);
+  }
+  #[inline]
+  pub fn add_received(&mut self, received: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_RECEIVED, received, 0);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_AFTER, after, 0);
+  }
+  #[inline]
+  pub fn add_base(&mut self, base: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_BASE, base, 0);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_durable(&mut self, durable: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_DURABLE, durable, 0);
+  }
+  #[inline]
+  pub fn add_committed(&mut self, committed: u64) {
+    self.fbb_.push_slot::<u64>(ReplicateRequest::VT_COMMITTED, committed, 0);
+  }
+  #[inline]
+  pub fn add_skip(&mut self, skip: u32) {
+    self.fbb_.push_slot::<u32>(ReplicateRequest::VT_SKIP, skip, 0);
+  }
+  #[inline]
+  pub fn add_piece(&mut self, piece: u32) {
+    self.fbb_.push_slot::<u32>(ReplicateRequest::VT_PIECE, piece, 0);
+  }
+  #[inline]
+  pub fn add_ends_page(&mut self, ends_page: bool) {
+    self.fbb_.push_slot::<bool>(ReplicateRequest::VT_ENDS_PAGE, ends_page, false);
+  }
+  #[inline]
+  pub fn add_last(&mut self, last: bool) {
+    self.fbb_.push_slot::<bool>(ReplicateRequest::VT_LAST, last, false);
+  }
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReplicateRequest::VT_BYTES, bytes);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicateRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReplicateRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReplicateRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReplicateRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReplicateRequest");
+      ds.field("message", &self.message());
+      ds.field("epoch", &self.epoch());
+      ds.field("number", &self.number());
+      ds.field("learner", &self.learner());
+      ds.field("terms", &self.terms());
+      ds.field("received", &self.received());
+      ds.field("after", &self.after());
+      ds.field("base", &self.base());
+      ds.field("index", &self.index());
+      ds.field("durable", &self.durable());
+      ds.field("committed", &self.committed());
+      ds.field("skip", &self.skip());
+      ds.field("piece", &self.piece());
+      ds.field("ends_page", &self.ends_page());
+      ds.field("last", &self.last());
+      ds.field("bytes", &self.bytes());
       ds.finish()
   }
 }

@@ -6,7 +6,8 @@ use super::attributes::bytes_of;
 use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
-    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, session, shard_state,
+    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, replication, session,
+    shard_state,
 };
 use crate::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
@@ -62,6 +63,7 @@ impl Request<'_> {
             }
             FrameKind::Mutate => Request::Mutate(operation::decode(root(message)?)?),
             FrameKind::Query => Request::Query(query::decode(root(message)?)?),
+            FrameKind::Replicate => Request::Replicate(replication::decode(root(message)?)?),
         })
     }
 }
@@ -109,7 +111,11 @@ impl Reply<'_> {
                     _ => Reply::CloseSession,
                 }
             }
-            FrameKind::PutFragment | FrameKind::Abort | FrameKind::Credit | FrameKind::Mutate => {
+            FrameKind::PutFragment
+            | FrameKind::Abort
+            | FrameKind::Credit
+            | FrameKind::Mutate
+            | FrameKind::Replicate => {
                 return Err(DecodeError::Invalid("kind of a reply"));
             }
         })

@@ -6,7 +6,7 @@ use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 use wire_generated::message_generated as schema;
 
 use super::attributes::optional_bytes;
-use super::{Reply, Request, answer, chunk, hello, operation, query, session, shard_state};
+use super::{Reply, Request, answer, chunk, hello, operation, query, replication, session, shard_state};
 use crate::limits::{MAP_PAGE_BYTES, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
 use crate::{FrameKind, Load, Prefix, Status};
@@ -148,6 +148,7 @@ impl Encoder {
                 operation::encode(builder, &mut self.scratch, mutation).as_union_value()
             }
             Request::Query(query) => query::encode(builder, query).as_union_value(),
+            Request::Replicate(message) => replication::encode(builder, message).as_union_value(),
         }
     }
 

@@ -2,16 +2,19 @@
 
 mod reply;
 
-use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX};
-use wire::message::{ChunkIds, GetChunk, Hello, HopClass, PutChunk, Request, Words};
+use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX, TERMS_MAX};
+use wire::message::{
+    ChunkIds, Entries, GetChunk, Hello, HopClass, Page, Progress, PutChunk, Replication, Request, Subscribe,
+    Term, Words,
+};
 use wire::meta::{
     AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Extents, InodeKind, Mutation,
     NewAttributes, Operation, Pin, Place, Precondition, Query, RemoveKind, RenameMode, Run, VolumePolicy,
     Xattr, XattrMode,
 };
 use wire::{
-    ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, StoreId,
-    Timestamp, Version, VolumeId,
+    ChunkId, ClusterId, CommitIndex, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId,
+    StoreId, Timestamp, Version, VolumeId,
 };
 
 /// splitmix64.
@@ -266,6 +269,47 @@ impl Random {
             FrameKind::CloseSession => Request::CloseSession { session: SessionId(self.u64()) },
             FrameKind::Mutate => Request::Mutate(self.mutation()),
             FrameKind::Query => Request::Query(self.query()),
+            FrameKind::Replicate => Request::Replicate(self.replication(pool)),
+        }
+    }
+
+    fn replication<'a>(&mut self, pool: &'a Pool) -> Replication<&'a [u8]> {
+        let (epoch, number) = (Epoch(self.u64()), self.u64());
+        let bytes = &pool.bytes[..self.below(pool.bytes.len())];
+        let mut index = || CommitIndex(self.u64());
+        let (received, after, durable, committed) = (index(), index(), index(), index());
+        match self.below(10) {
+            0 => {
+                let count = self.below(TERMS_MAX + 1);
+                let mut term = || Term { epoch: Epoch(self.u64()), first: CommitIndex(self.u64()) };
+                let terms = (0..count).map(|_| term()).collect();
+                Replication::Subscribe(Subscribe { epoch, number, learner: self.flag(), received, terms })
+            }
+            1 => Replication::Accepted { epoch, number, after, base: committed },
+            2 => Replication::Offer { epoch, number, index: after },
+            3 => Replication::Refused { epoch, number },
+            4 => {
+                let skip = self.u32();
+                let packed = bytes;
+                let upstream_durable = durable;
+                Replication::Entries(Entries {
+                    epoch,
+                    number,
+                    after,
+                    skip,
+                    upstream_durable,
+                    committed,
+                    packed,
+                })
+            }
+            5 => Replication::Progress(Progress { epoch, number, received, durable, committed }),
+            6 => Replication::Confirm { epoch, round: number },
+            7 => Replication::Confirmed { epoch, round: number },
+            8 => Replication::FetchPage { epoch, number, piece: self.u32() },
+            _ => {
+                let (piece, ends_page, last) = (self.u32(), self.flag(), self.flag());
+                Replication::Page(Page { epoch, number, piece, ends_page, last, bytes })
+            }
         }
     }
 

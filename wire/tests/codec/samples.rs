@@ -1,8 +1,8 @@
 //! One value of every request and reply, with as many fields set as it has: what the golden frames are made of.
 
 use wire::message::{
-    ChunkIds, ChunkPart, GetChunk, Hello, HelloReply, HopClass, PutChunk, Reply, Request, Role, ShardState,
-    StoreCondition, Words,
+    ChunkIds, ChunkPart, Entries, GetChunk, Hello, HelloReply, HopClass, Page, Progress, PutChunk,
+    Replication, Reply, Request, Role, ShardState, StoreCondition, Subscribe, Term, Words,
 };
 use wire::meta::{
     Answer, AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Entry, ExtentPage, Extents,
@@ -66,6 +66,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         ),
         ("close-session", Request::CloseSession { session: SESSION }),
     ];
+    all.extend(replication().into_iter().map(|(name, message)| (name, Request::Replicate(message))));
     all.extend(operations().into_iter().map(|(name, operation)| {
         let mutation =
             Mutation { session: SESSION, sequence: Sequence(12), acked_upto: Sequence(10), operation };
@@ -73,6 +74,36 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
     }));
     all.extend(queries().into_iter().map(|(name, query)| (name, Request::Query(query))));
     all
+}
+
+fn replication() -> Vec<(&'static str, Replication<&'static [u8]>)> {
+    let (epoch, number, index) = (Epoch(7), 3, CommitIndex);
+    let terms = vec![Term { epoch: Epoch(2), first: index(1) }, Term { epoch: Epoch(6), first: index(90) }];
+    let subscribe = Subscribe { epoch, number, learner: true, received: index(99), terms };
+    let entries = Entries {
+        epoch,
+        number,
+        after: index(99),
+        skip: 5,
+        upstream_durable: index(98),
+        committed: index(97),
+        packed: &[1, 2, 3][..],
+    };
+    let progress =
+        Progress { epoch, number, received: index(101), durable: index(100), committed: index(99) };
+    let page = Page { epoch, number, piece: 4, ends_page: true, last: true, bytes: &[9, 8][..] };
+    vec![
+        ("subscribe", Replication::Subscribe(subscribe)),
+        ("accepted", Replication::Accepted { epoch, number, after: index(95), base: index(96) }),
+        ("offer", Replication::Offer { epoch, number, index: index(94) }),
+        ("refused-subscription", Replication::Refused { epoch, number }),
+        ("entries", Replication::Entries(entries)),
+        ("progress", Replication::Progress(progress)),
+        ("confirm", Replication::Confirm { epoch, round: 11 }),
+        ("confirmed", Replication::Confirmed { epoch, round: 11 }),
+        ("fetch-page", Replication::FetchPage { epoch, number, piece: 4 }),
+        ("page", Replication::Page(page)),
+    ]
 }
 
 fn operations() -> Vec<(&'static str, Operation)> {

@@ -28,7 +28,11 @@ impl Random {
         let reply = match kind {
             FrameKind::Hello => Reply::Hello(self.hello_reply()),
             FrameKind::GetMap => self.map_page(pool),
-            FrameKind::PutFragment | FrameKind::Abort | FrameKind::Credit | FrameKind::PutChunk => {
+            FrameKind::PutFragment
+            | FrameKind::Abort
+            | FrameKind::Credit
+            | FrameKind::Replicate
+            | FrameKind::PutChunk => {
                 return (FrameKind::PutChunk, Status::Ok, Reply::PutChunk { map: MapNumber(self.u64()) });
             }
             FrameKind::GetChunk => {

@@ -48,8 +48,8 @@ pub enum Bug {
     ChainCommitsAtTail,
     /// A member that has promised a higher epoch goes on as before (R1).
     ChainServesSealed,
-    /// A read's lease is checked before the pick (R13).
-    ChainChecksLeaseEarly,
+    /// A read trusts a lease that has run out since (R13).
+    ChainTrustsOldLease,
     /// A new head knows no results of the one before (I7).
     ChainHeadForgetsResults,
     /// A learner answers queries (R13).
@@ -88,7 +88,7 @@ impl Bug {
         Self::ShardAcksAlone,
         Self::ChainCommitsAtTail,
         Self::ChainServesSealed,
-        Self::ChainChecksLeaseEarly,
+        Self::ChainTrustsOldLease,
         Self::ChainHeadForgetsResults,
         Self::ChainReadsAtLearner,
         Self::ChainHeadDropsQueue,

@@ -113,7 +113,7 @@ impl Replica {
             }
             return self.refuse_elsewhere(asker, effects);
         }
-        let fence = self.read_fence(now);
+        let fence = self.read_fence();
         if self.chain.leads() || self.history.last() <= self.committed {
             let (status, body) = self.evaluate(&query);
             return self.answer_when(now, asker, (status, body), fence, effects);
@@ -162,7 +162,7 @@ impl Replica {
         answer: (Status, Body),
         effects: &mut Effects,
     ) {
-        let fence = self.read_fence(now);
+        let fence = self.read_fence();
         self.answer_when(now, asker, answer, fence, effects);
     }
 
@@ -197,13 +197,7 @@ impl Replica {
     /// `Busy` means "not executed", whatever becomes of the log: it leaves at once.
     pub(crate) fn refuse_busy(&mut self, asker: Asker, effects: &mut Effects) {
         self.metrics.busy += 1;
-        self.refuse_at_once(asker, Status::Busy, effects);
-    }
-
-    /// Not executed here, and to be tried again (R14).
-    pub(crate) fn refuse_at_once(&mut self, asker: Asker, status: Status, effects: &mut Effects) {
-        let refusal = Refusal { retry_after_ms: RETRY_AFTER_MS, ..Refusal::default() };
-        effects.reply(asker.client, asker.correlation, status, Body::Refusal(refusal));
+        refuse_at_once(asker, Status::Busy, effects);
     }
 
     /// Lets go what is committed, and what the fence has let through. The epoch is active, or nothing leaves (R1).
@@ -252,9 +246,15 @@ impl Replica {
         let reads: Vec<Waiting> = reads.into_iter().chain(std::mem::take(&mut answers.fenced)).collect();
         for read in reads {
             self.answers.bytes -= read.bytes;
-            self.refuse_at_once(read.asker, Status::NotServing, effects);
+            refuse_at_once(read.asker, Status::NotServing, effects);
         }
     }
+}
+
+/// Not executed here, and to be tried again (R14).
+pub(crate) fn refuse_at_once(asker: Asker, status: Status, effects: &mut Effects) {
+    let refusal = Refusal { retry_after_ms: RETRY_AFTER_MS, ..Refusal::default() };
+    effects.reply(asker.client, asker.correlation, status, Body::Refusal(refusal));
 }
 
 /// About how many bytes an answer holds while it waits.

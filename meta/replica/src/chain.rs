@@ -11,17 +11,18 @@
 //! - A head of more than itself leads only in an epoch that it promised in this life ([`Replica::may_lead`]): in its life before it may have shipped entries of
 //!   that epoch that its log then lost, and others of the same index and epoch would take their place.
 
-use wire::map::ReplicaState;
+use wire::map::{Phase, ReplicaState};
 use wire::planted::{Bug, planted};
 use wire::{CommitIndex, Epoch, Nanos, Status, StoreId};
 
+use crate::answers::refuse_at_once;
 use crate::config::{LINK_INTERVAL, ReplicaConfig};
 use crate::event::{Effect, Effects, Trouble};
 use crate::orphans::Orphans;
 use crate::record::Entry;
 use crate::replica::{Asker, Now, Replica};
 use crate::sessions::Heard;
-use crate::view::{ChainView, Phase, Role};
+use crate::view::{ChainView, Role};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -157,18 +158,19 @@ impl Replica {
         if self.chain.stopped || known.is_some_and(|known| known > (view.epoch, view.phase)) {
             return; // I4
         }
+        if view.phase == Phase::Prepared {
+            self.chain.promised = view.epoch;
+            if planted(Bug::ChainServesSealed) {
+                return;
+            }
+        }
         let first_acker = view.ackers().next();
         assert!(view.head().is_none() || first_acker == view.head(), "joiners come behind the head");
         let enters = known != Some((view.epoch, view.phase));
         self.chain.view = Some(view.clone());
         self.chain.next = now.nanos;
         match view.phase {
-            Phase::Prepared => {
-                self.chain.promised = view.epoch;
-                if !planted(Bug::ChainServesSealed) {
-                    self.seal(effects);
-                }
-            }
+            Phase::Prepared => self.seal(effects),
             Phase::Active if enters => {
                 self.seal(effects);
                 self.chain.base = None;
@@ -349,10 +351,10 @@ impl Replica {
     }
 
     /// Answers what belongs to another member: certainly not executed here (R14).
-    pub(crate) fn refuse_elsewhere(&mut self, asker: Asker, effects: &mut Effects) {
+    pub(crate) fn refuse_elsewhere(&self, asker: Asker, effects: &mut Effects) {
         let serves = self.chain.role() != Role::Idle && self.chain.state() == Some(ReplicaState::Serving);
         let status = if serves && !self.chain.is_head() { Status::WrongEpoch } else { Status::NotServing };
-        self.refuse_at_once(asker, status, effects);
+        refuse_at_once(asker, status, effects);
     }
 
     /// Looks after what other members owe.

@@ -17,7 +17,7 @@ use crate::event::{Effect, Effects};
 use crate::own_log::RecordNumber;
 use crate::replica::Replica;
 use crate::state::{Session, State};
-use crate::terms::{Term, Terms};
+use crate::terms::Terms;
 
 /// The version that this program writes.
 pub(crate) const PAGE_VERSION: u8 = 2;
@@ -210,7 +210,8 @@ impl Frozen {
             self.state.generation.encode(out);
             self.state.next_counter.encode(out);
             self.record.0.encode(out);
-            encode_list(&self.terms.iter().collect::<Vec<Term>>(), out);
+            let terms: Vec<_> = self.terms.iter().map(|term| (term.epoch.0, term.first)).collect();
+            encode_list(&terms, out);
             self.table = SESSION;
         }
         if self.table == SESSION {
@@ -220,12 +221,6 @@ impl Frozen {
             self.table = RESULT;
         }
         write_rows(&self.state.results, &mut self.result, RESULT, end, out)
-    }
-}
-
-impl Encode for Term {
-    fn encode(&self, out: &mut Vec<u8>) {
-        (self.epoch.0, self.first).encode(out);
     }
 }
 

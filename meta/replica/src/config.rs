@@ -67,7 +67,7 @@ impl Default for ReplicaConfig {
             entry_bytes_max: ENTRY_BYTES_MAX,
             store: None,
             recent_bytes: 64 << 20,
-            message_bytes: 768 << 10,
+            message_bytes: wire::limits::REPLICATION_BYTES_MAX,
             window_bytes: 16 << 20,
         }
     }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use wire::map::ReplicaState;
 use wire::planted::{Bug, planted};
 use wire::{CommitIndex, Nanos, StoreId};
 
@@ -100,9 +101,8 @@ impl Replica {
         }
         let terms = Terms::new(subscribe.terms.iter().copied());
         // Active in that very epoch, and sure of where entries of earlier ones end (R1).
-        let serves = self.chain.acts_in(epoch)
-            && self.chain.subscriber(from) == Some(learner)
-            && (learner || self.chain.base().is_some());
+        let serves =
+            self.chain.acts_in(epoch) && self.chain.subscriber(from) == Some(learner) && self.has_base();
         let Some(terms) = terms.filter(|_| serves) else {
             return effects.send(from, Message::Refused { epoch, number });
         };
@@ -120,6 +120,12 @@ impl Replica {
         self.downstream.peers.push(Peer::new(now, from, subscribe, after));
         let base = self.chain.base().unwrap_or_default();
         effects.send(from, Message::Accepted { epoch, number, after, base });
+    }
+
+    /// Whether everything of earlier epochs that the next joiner may have is here, too: what that one has applied can't be cut.
+    fn has_base(&self) -> bool {
+        let is_joiner = self.chain.state() == Some(ReplicaState::Syncing);
+        self.chain.base().is_some_and(|base| !is_joiner || self.history.last() >= base)
     }
 
     fn offer_image(&mut self, now: Nanos, from: StoreId, subscribe: &Subscribe, effects: &mut Effects) {
@@ -158,8 +164,8 @@ impl Replica {
         let upto = if peer.learner { self.committed } else { self.history.last() };
         let status = (self.upstream_durable(), self.committed);
         loop {
-            let has_entries = peer.sent.after < upto
-                && self.history.bytes_between(peer.received, peer.sent.after) < self.config.window_bytes;
+            let room = self.room(peer);
+            let has_entries = peer.sent.after < upto && room > 0;
             let has_news = peer.told.is_none_or(|(durable, committed)| {
                 !peer.learner && status.0 > durable || status.1 > committed.max(peer.committed)
             });
@@ -172,7 +178,7 @@ impl Replica {
                 if peer.sent.after == peer.received {
                     peer.stirred = now; // its silence begins to count here
                 }
-                self.history.pack(&mut peer.sent, upto, self.config.message_bytes, &mut effects.bytes);
+                self.history.pack(&mut peer.sent, upto, room, &mut effects.bytes);
             }
             let packed: Range<u32> = effects.range_since(start);
             peer.told = Some(status);
@@ -189,6 +195,14 @@ impl Replica {
                 }),
             );
         }
+    }
+
+    /// Bytes of entries that the next message to a subscriber may have: what its window leaves. One entry may be larger than that.
+    fn room(&self, peer: &Peer) -> usize {
+        let under_way = self.history.bytes_between(peer.received, peer.sent.after);
+        let left = self.config.window_bytes.saturating_sub(under_way);
+        let limit = self.config.message_bytes;
+        if under_way == 0 { limit } else { usize::try_from(left).map_or(limit, |left| left.min(limit)) }
     }
 
     /// A subscriber says how far it is; what the last acker found committed comes up with it (R12).

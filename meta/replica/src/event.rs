@@ -5,16 +5,12 @@ use std::ops::Range;
 use wire::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
 use wire::{ChunkId, CommitIndex, Epoch, Nanos, SessionId, Status, StoreId};
 
-use crate::message::Message;
+use crate::message::{Message, with_bytes};
 use crate::own_log::RecordNumber;
 use crate::view::ChainView;
 
 /// Something happened.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "requests are most events: a box would be an allocation for each"
-)]
 pub enum Event<'a> {
     /// A client asks for something.
     Request(Request),
@@ -281,7 +277,7 @@ impl Effects {
 
     /// A message to another member.
     pub fn message(&self, at: u32) -> Message<&[u8]> {
-        self.messages[usize::try_from(at).expect("32 bits")].map(|range| self.slice(range))
+        with_bytes(&self.messages[usize::try_from(at).expect("32 bits")], |range| self.slice(range))
     }
 
     pub(crate) fn send(&mut self, to: StoreId, message: Message<Range<u32>>) {

@@ -53,6 +53,8 @@ mod upstream;
 mod view;
 
 #[cfg(test)]
+mod chain_fuzz;
+#[cfg(test)]
 mod replica_fuzz;
 #[cfg(test)]
 mod tests;
@@ -63,12 +65,11 @@ pub use config::{
     UPKEEP_ENTRIES_MAX, WAITING_BYTES_MAX, WAITING_MAX,
 };
 pub use event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody, Trouble};
-pub use message::{Entries, Message, Page, Progress, Subscribe};
+pub use message::Message;
 pub use namespace::Losses;
 pub use own_log::{LOG_RECORD_OVERHEAD, LOG_RECORD_VERSION, LogRecord, RecordNumber};
 pub use record::{ENTRY_VERSION, Entry, Record};
 pub use replica::{Lack, Metrics, Replica};
 pub use restore::{Restore, RestoreError};
 pub use state::{State, StateError};
-pub use terms::{TERMS_MAX, Term};
-pub use view::{ChainView, Phase, Role};
+pub use view::{ChainView, Role};

@@ -7,7 +7,7 @@ use namespace::Losses;
 use wire::meta::{GroupState, Refusal};
 use wire::{CommitIndex, Nanos, Status, StoreId, Timestamp};
 
-use crate::answers::Answers;
+use crate::answers::{Answers, refuse_at_once};
 use crate::chain::Chain;
 use crate::checkpoint::Checkpointer;
 use crate::config::{IN_FLIGHT_BYTES_MAX, ReplicaConfig};
@@ -287,7 +287,7 @@ impl Replica {
             return self.keep_alive(now, asker, session, &pins, effects);
         }
         if !self.may_log() {
-            return self.refuse_at_once(asker, Status::NotServing, effects); // R6
+            return refuse_at_once(asker, Status::NotServing, effects); // R6
         }
         match request.body {
             RequestBody::OpenSession => self.open_session(now, asker, effects),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use namespace::Loader;
 use namespace::codec::{Decode, DecodeError, Input, decode_list};
 use thiserror::Error;
+use wire::message::Term;
 use wire::meta::Outcome;
 use wire::{CommitIndex, Epoch, Nanos, Sequence, SessionId};
 
@@ -15,7 +16,7 @@ use crate::own_log::{LogRecord, OwnLog, RecordNumber, note_shift};
 use crate::record::Entry;
 use crate::replica::{Begin, Replica};
 use crate::state::{Session, State, StateError};
-use crate::terms::{Term, Terms};
+use crate::terms::Terms;
 
 /// Why the log or the checkpoint can't be used. The operator decides (R29); nothing is guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -173,7 +174,8 @@ impl Restore {
             if index > CommitIndex(0) { vec![alone] } else { Vec::new() }
         } else {
             self.checkpoint_record = RecordNumber(u64::decode(input)?);
-            decode_list(input)?
+            let terms: Vec<(u64, CommitIndex)> = decode_list(input)?;
+            terms.into_iter().map(|(epoch, first)| Term { epoch: Epoch(epoch), first }).collect()
         };
         self.last_record = self.checkpoint_record;
         note_shift(&mut self.shifts, index, self.checkpoint_record);
@@ -273,12 +275,5 @@ impl Restore {
         let own = OwnLog::ending(self.last_record, self.history.last(), self.shifts);
         let Self { state, history, hollow, .. } = self;
         Ok(Replica::with(config, Begin { state, history, own, hollow, checkpointer }, now))
-    }
-}
-
-impl Decode for Term {
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        let (epoch, first) = <(u64, CommitIndex)>::decode(input)?;
-        Ok(Self { epoch: Epoch(epoch), first })
     }
 }

@@ -6,19 +6,9 @@
 
 use std::collections::VecDeque;
 
+use wire::limits::TERMS_MAX;
+use wire::message::Term;
 use wire::{CommitIndex, Epoch};
-
-/// Changes of epoch that are remembered, and told to an upstream.
-pub const TERMS_MAX: usize = 64;
-
-/// A run of entries that one epoch's head made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Its first entry.
-    pub first: CommitIndex,
-}
 
 /// The newest runs of a log, oldest first; what is before the first one isn't known any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

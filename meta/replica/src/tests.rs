@@ -11,6 +11,7 @@ use crate::{
     RequestBody, Restore, RestoreError,
 };
 
+mod chain;
 mod orphans;
 
 /// A replica with a log that is durable when the test says so.

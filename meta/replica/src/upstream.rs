@@ -29,7 +29,7 @@ pub(crate) struct Upstream {
     pub(crate) number: u64,
     /// Durable at everyone before this member, in this epoch.
     durable: CommitIndex,
-    /// The highest commit index that the source spoke of in this subscription.
+    /// The end of earlier epochs' entries, or the highest commit index that the source spoke of in this subscription.
     source_committed: Option<CommitIndex>,
     /// The beginning of an entry that comes in parts.
     part: Vec<u8>,
@@ -176,6 +176,7 @@ impl Replica {
             }
         }
         self.chain.set_base(base);
+        self.upstream.source_committed = Some(base); // as good as: everything of earlier epochs
         self.upstream.stage = Stage::Streaming;
         self.upstream.owes = true;
     }
@@ -339,7 +340,7 @@ impl Replica {
     /// Entries that this member's source has committed, or in the acks those up to where it joined, and that aren't durable here; `None`: it isn't being sent any.
     /// What makes a chain wait for a Syncing member shows here.
     pub fn lag(&self) -> Option<u64> {
-        let upto = self.upstream.source_committed?.max(self.chain.base().unwrap_or_default());
+        let upto = self.upstream.source_committed?;
         Some(upto.0.saturating_sub(self.own.durable().0))
     }
 }

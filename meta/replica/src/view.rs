@@ -7,17 +7,8 @@
 //! The head is the first Serving member, the reader the last Serving one, the last acker the last that is Serving or Syncing; an upstream is the Serving or
 //! Syncing member before. A learner's source is the reader. Members in other states do nothing.
 
-use wire::map::ReplicaState;
+use wire::map::{Phase, ReplicaState};
 use wire::{Epoch, StoreId};
-
-/// How far a change of epoch is (R1, R5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    /// Promised: nothing of a lower epoch is acknowledged any more, and nothing of this one yet.
-    Prepared,
-    /// It works.
-    Active,
-}
 
 /// A group's chain in one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]

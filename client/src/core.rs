@@ -9,7 +9,7 @@
 //! in flight stay within the window. Everything that waits has a timer.
 //!
 //! Layout: `effect` (what goes in and out), `request`, `link`, `session` (state), `call` (calls come in), `route` (where requests go), `send`, `receive`,
-//! `settle` (how they end), `directory` (the cluster map), `upkeep` (timers, keepalives, pins).
+//! `settle` (how they end), `directory` (the cluster map), `watch` (what takes too long), `upkeep` (timers, keepalives, pins).
 
 mod call;
 mod directory;
@@ -25,6 +25,7 @@ mod session;
 mod settle;
 mod timers;
 mod upkeep;
+mod watch;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -51,6 +52,7 @@ use request::{RequestId, Requests};
 use session::Sessions;
 use timers::Timers;
 use upkeep::{Read, Timer};
+use watch::Watch;
 
 /// What a core is made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +88,9 @@ pub struct Core {
     work: VecDeque<RequestId>,
     armed: Option<Nanos>,
     is_shut: bool,
-    /// When something came from any peer.
-    last_heard: Nanos,
+    /// When chunks moved on any connection.
+    last_moved: Nanos,
+    watch: Watch,
 }
 
 /// What every step needs from outside.
@@ -132,7 +135,8 @@ impl Core {
             work: VecDeque::new(),
             armed: None,
             is_shut: false,
-            last_heard: Nanos(0),
+            last_moved: Nanos(0),
+            watch: Watch::default(),
         }
     }
 
@@ -175,6 +179,12 @@ impl Core {
             uploads: self.sessions.upload_count(),
             window_bytes: self.window_used,
         }
+    }
+
+    /// Reads that were asked of a second replica.
+    #[cfg(test)]
+    fn hedges(&self) -> u64 {
+        self.watch.hedges
     }
 
     fn arm(&mut self, cx: &mut Context<'_>) {

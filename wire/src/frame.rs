@@ -101,6 +101,16 @@ frame_kinds! {
     Query = 36;
     /// What members of a group's chain say to each other; no reply. Metadata port, from whom greeted as a log.
     Replicate = 37;
+    /// A node introduces itself to the control group, once for each life of its process. Control port, as all that follow.
+    Register = 48;
+    /// A node says that it lives, what it follows and what it has seen.
+    Heartbeat = 49;
+    /// The leader tells a node of a new map, over the connection on which the node sends heartbeats; no reply.
+    MapNews = 50;
+    /// Between voters; no reply.
+    Raft = 51;
+    /// An operator's command.
+    Manage = 52;
 }
 
 /// Load of the answering shard, in every reply.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod control;
 mod frame;
 mod ids;
 pub mod limits;

@@ -46,6 +46,10 @@ pub const MESSAGE_CHUNKS_MAX: usize = 4096;
 pub const SESSION_RESULTS_MAX: usize = 256;
 /// Open sessions of a group (R17).
 pub const GROUP_SESSIONS_MAX: usize = 65_536;
+/// Values in any list of a control message; each kind has a lower limit of its own.
+pub const CONTROL_LIST_MAX: usize = 65_536;
+/// Bytes of a control message in its plain codec, and of a raft message.
+pub const CONTROL_BYTES_MAX: usize = 900 << 10;
 /// Changes of epoch that a log tells of (R7).
 pub const TERMS_MAX: usize = 64;
 /// Bytes of entries, or of a checkpoint's image, in one message between members of a chain.
@@ -66,6 +70,18 @@ pub const CHAIN_MEMBERS_MAX: usize = 8;
 pub const MAP_NODES_MAX: usize = 65_536;
 /// Stores in the cluster map; slices refer to them by 16 bits.
 pub const MAP_STORES_MAX: usize = 65_536;
+/// Stores that one node registers: as many as it has ports for shards, and a metadata replica for each.
+pub const NODE_STORES_MAX: usize = 512;
+/// Nodes that one heartbeat suspects; a node that lacks more has lost its own link.
+pub const HEARTBEAT_SUSPECTS_MAX: usize = 64;
+/// Members that one heartbeat says to have synced; the others are said by the next one.
+pub const HEARTBEAT_SYNCED_MAX: usize = 8_192;
+/// Syncing members that one heartbeat complains of.
+pub const HEARTBEAT_SLOW_MAX: usize = 256;
+/// Stores that one command expels.
+pub const COMMAND_STORES_MAX: usize = 4_096;
+/// Chains listed in one answer to an operator; the counts beside them are complete.
+pub const ANSWER_CHAINS_MAX: usize = 1_024;
 /// Bits of the ring: 65,536 slices (R40).
 pub const RING_BITS_MAX: u8 = 16;
 /// Verifier: bytes of a message when every shared part is counted as often as it is referred to.

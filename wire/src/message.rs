@@ -15,6 +15,7 @@ mod error;
 mod extents;
 mod hello;
 mod operation;
+mod plain;
 mod query;
 mod replication;
 mod session;
@@ -31,6 +32,7 @@ pub use replication::{Entries, Page, Progress, Replication, Subscribe, Term};
 pub use shard_state::{ShardState, StoreCondition};
 pub use words::{ChunkIds, Leaves, Words};
 
+use crate::control;
 use crate::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
 use crate::{ChunkId, FrameKind, MapNumber, SessionId};
 
@@ -105,6 +107,21 @@ pub enum Request<'a> {
     Query(Query),
     /// Between members of a group's chain; has no reply.
     Replicate(Replication<&'a [u8]>),
+    /// A node introduces itself.
+    Register(Box<control::Registration>),
+    /// A node lives.
+    Heartbeat(Box<control::Heartbeat>),
+    /// There is a new map. Has no reply.
+    MapNews {
+        /// Its number.
+        number: MapNumber,
+        /// The bytes of a whole map or of a delta, where they are few; empty: ask for it.
+        update: &'a [u8],
+    },
+    /// Between voters: a message in the codec of `meta/control`, at most [`CONTROL_BYTES_MAX`](crate::limits::CONTROL_BYTES_MAX). Has no reply.
+    Raft(&'a [u8]),
+    /// An operator's command.
+    Manage(Box<control::Command>),
 }
 
 /// What answers a request. `Ok` replies have their request's variant; all other statuses have `Refused`, except that a mutation that
@@ -152,6 +169,12 @@ pub enum Reply<'a> {
     Mutate(Outcome),
     /// To `Query`.
     Answer(Answer),
+    /// To `Register`.
+    Register(Box<control::Led<control::RegistrationReply>>),
+    /// To `Heartbeat`.
+    Heartbeat(control::Led<control::HeartbeatReply>),
+    /// To `Manage`; who doesn't lead refuses with that.
+    Managed(Box<control::Answer>),
     /// To anything: not executed, or failed, as the prefix's status says.
     Refused(Refusal),
 }
@@ -176,6 +199,11 @@ impl Request<'_> {
             Self::Mutate(_) => FrameKind::Mutate,
             Self::Query(_) => FrameKind::Query,
             Self::Replicate(_) => FrameKind::Replicate,
+            Self::Register(_) => FrameKind::Register,
+            Self::Heartbeat(_) => FrameKind::Heartbeat,
+            Self::MapNews { .. } => FrameKind::MapNews,
+            Self::Raft(_) => FrameKind::Raft,
+            Self::Manage(_) => FrameKind::Manage,
         }
     }
 }
@@ -196,6 +224,9 @@ impl Reply<'_> {
             Self::CloseSession => FrameKind::CloseSession,
             Self::Mutate(_) => FrameKind::Mutate,
             Self::Answer(_) => FrameKind::Query,
+            Self::Register(_) => FrameKind::Register,
+            Self::Heartbeat(_) => FrameKind::Heartbeat,
+            Self::Managed(_) => FrameKind::Manage,
             Self::Refused(_) => return None,
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use placement::ClusterMap;
 use wire::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX};
-use wire::map::{MapUpdate, Store};
+use wire::map::{MapUpdate, Standing, Store, Unit};
 use wire::{MapNumber, Nanos};
 
 use super::effect::{Done, Failure};
@@ -23,6 +23,8 @@ pub(super) struct Directory {
     bytes: Vec<u8>,
     /// Whom to ask next, as an index into the candidates.
     candidate: usize,
+    /// Somebody who has just talked to us: asked before all others.
+    lively: Option<Arc<str>>,
     /// A refresh is not begun before.
     not_before: Nanos,
 }
@@ -56,6 +58,7 @@ impl Core {
         self.directory.not_before = cx.now.after(REFRESH_PAUSE);
         self.timers.clear(Timer::Directory);
         self.restart_fetch();
+        self.directory.lively = self.links.lively(cx.now, LIVELY);
         let deadline =
             if self.directory.map.is_some() { cx.now.after(REFRESH_PATIENCE) } else { Nanos(u64::MAX) };
         self.directory.fetch = Some(self.begin(cx, None, What::MapPage, deadline));
@@ -81,10 +84,13 @@ impl Core {
         self.directory.page
     }
 
-    /// Whom to ask for the map now: the endpoints, and whoever the map itself names for metadata.
+    /// Whom to ask for the map now: who has just answered something else, the endpoints, and whoever the map itself names, logs first.
     pub(super) fn map_candidate(&self) -> Arc<str> {
+        if let Some(lively) = &self.directory.lively {
+            return Arc::clone(lively);
+        }
         let endpoints = &self.settings.endpoints;
-        let members = self.directory.map.iter().flat_map(|map| logs(map));
+        let members = self.directory.map.iter().flat_map(|map| logs(map).chain(shards(map)));
         let count = endpoints.len() + members.clone().count();
         let index = self.directory.candidate % count;
         endpoints.get(index).cloned().unwrap_or_else(|| {
@@ -95,7 +101,14 @@ impl Core {
 
     /// The candidate failed: pages of the next one begin anew.
     pub(super) fn next_map_candidate(&mut self) {
-        self.directory.candidate = self.directory.candidate.wrapping_add(1);
+        let failed = self.map_candidate();
+        if self.directory.lively.take().is_none() {
+            self.directory.candidate = self.directory.candidate.wrapping_add(1);
+        }
+        // An endpoint that the map names as well would be asked twice.
+        if self.map_candidate() == failed {
+            self.directory.candidate = self.directory.candidate.wrapping_add(1);
+        }
         self.restart_fetch();
     }
 
@@ -150,8 +163,11 @@ impl Core {
         let known = known.map(|map| map.cluster());
         match map {
             Some(map) if known.is_none_or(|known| known == map.cluster()) => {
-                self.install_map(Arc::new(map));
+                let is_news = self.install_map(Arc::new(map));
                 self.finish(cx, id, Err(Failure::Unknown));
+                if is_news {
+                    self.reroute(cx);
+                }
             }
             other => {
                 let reason = match other {
@@ -165,13 +181,16 @@ impl Core {
         }
     }
 
-    fn install_map(&mut self, map: Arc<ClusterMap>) {
-        if self.directory.map.as_ref().is_none_or(|known| known.number() < map.number()) {
+    /// Takes a map; whether it is a newer one.
+    fn install_map(&mut self, map: Arc<ClusterMap>) -> bool {
+        let is_news = self.directory.map.as_ref().is_none_or(|known| known.number() < map.number());
+        if is_news {
             self.directory.map = Some(map);
         }
         for id in self.requests.in_state(State::AwaitMap) {
             self.wake(id);
         }
+        is_news
     }
 
     fn restart_fetch(&mut self) {
@@ -194,6 +213,15 @@ fn logs(map: &ClusterMap) -> impl Iterator<Item = &Store> + Clone {
     members.map(|member| &map.stores[usize::from(member.store)])
 }
 
+/// The other stores that are members of something.
+fn shards(map: &ClusterMap) -> impl Iterator<Item = &Store> + Clone {
+    let is_shard =
+        |store: &&Store| matches!(store.unit, Unit::Shard(_)) && store.standing == Standing::Member;
+    map.as_map().stores.iter().filter(is_shard)
+}
+
+/// Whoever has said something in this time is likely to answer.
+const LIVELY: u64 = Nanos::SECOND / 2;
 /// Between two refreshes, at least: a chain that moves answers `WrongEpoch` to a whole window at once.
 const REFRESH_PAUSE: u64 = 100 * Nanos::MILLISECOND;
 /// How long a refresh is tried before it waits for the next occasion.

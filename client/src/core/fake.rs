@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use placement::{OneNode, one_node};
 use wire::checksum::{BlockHasher, leaf_count, proof, root};
 use wire::limits::{BLOCK_BYTES, PAYLOAD_BYTES_MAX, SESSION_RESULTS_MAX};
-use wire::map::Map;
+use wire::map::{Map, Member, Store};
 use wire::message::{
     ChunkPart, Encoder, GetChunk, HelloReply, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request,
     RequestHead, Role, ShardState, Words,
@@ -238,7 +238,12 @@ impl FakeCluster {
             Request::Credit { .. }
             | Request::DeleteChunks { .. }
             | Request::Inventory { .. }
-            | Request::Replicate(_) => {
+            | Request::Replicate(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::MapNews { .. }
+            | Request::Raft(_)
+            | Request::Manage(_) => {
                 panic!("a client doesn't send this")
             }
         };
@@ -247,7 +252,8 @@ impl FakeCluster {
 
     fn greet(&self, connection: &mut FakeConnection) -> Reply<'static> {
         connection.is_greeted = true;
-        let shard = self.map.stores.iter().position(|store| store.address == connection.address);
+        let is_it = |store: &Store| store.address == connection.address && store.weight > 0;
+        let shard = self.map.stores.iter().position(is_it);
         let put_credit_bytes = if shard.is_some() { self.put_credit } else { 0 };
         connection.credit = i64::from(put_credit_bytes);
         Reply::Hello(HelloReply {
@@ -595,6 +601,22 @@ impl FakeCluster {
         self.encoder.reply(&mut frame, head, reply, meta);
         frame.extend_from_slice(payload);
         out.push(frame);
+    }
+
+    /// Gives every chunk a second replica, with the other shard.
+    pub(crate) fn add_copies(&mut self) {
+        self.map.number = MapNumber(self.map.number.0 + 1);
+        self.map.settings.chain_length = 2;
+        for slice in &mut self.map.slices {
+            let head = slice.chain.members[0];
+            assert!(slice.chain.members.push(Member { store: head.store ^ 1, ..head }));
+        }
+    }
+
+    /// The group's replica is found elsewhere from now on.
+    pub(crate) fn move_log(&mut self, address: &str) {
+        self.map.number = MapNumber(self.map.number.0 + 1);
+        address.clone_into(&mut self.map.stores[2].address);
     }
 
     /// Gives every slice a new epoch under a new map, and the chain's shards change places.

@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) last_used: Nanos,
     /// When something came from the peer.
     pub(super) last_heard: Nanos,
+    /// When chunks moved: bytes came, or the answer to a put, or credit for one.
+    pub(super) last_moved: Nanos,
+    /// When it was asked for something while it owed nothing.
+    pub(super) asked_at: Nanos,
     /// The get whose payload is arriving.
     pub(super) receiving: Option<RequestId>,
 }
@@ -132,10 +136,32 @@ impl Links {
             credit: 0,
             last_used: now,
             last_heard: now,
+            last_moved: now,
+            asked_at: now,
             receiving: None,
         };
         self.open.insert(number, link);
         Access::New(number)
+    }
+
+    /// Whether a connection that owes answers, or doesn't come about, has said nothing for so long.
+    pub(super) fn any_silent(&self, now: Nanos, silence: u64) -> bool {
+        self.open.values().any(|link| {
+            let is_owed = link.state != LinkState::Ready || !link.in_flight.is_empty();
+            is_owed && now.since(link.last_heard.max(link.asked_at)) >= silence
+        })
+    }
+
+    /// The address that was heard of last, if that is no longer ago than `within`.
+    pub(super) fn lively(&self, now: Nanos, within: u64) -> Option<Arc<str>> {
+        let ready = self.open.values().filter(|link| link.state == LinkState::Ready);
+        let last = ready.max_by_key(|link| link.last_heard)?;
+        (now.since(last.last_heard) <= within).then(|| Arc::clone(&last.address))
+    }
+
+    /// Whether no connection to this address is to be made now: others may answer sooner.
+    pub(super) fn is_paused(&self, address: &str, now: Nanos) -> bool {
+        self.addresses.get(address).is_some_and(|entry| entry.link.is_none() && now < entry.retry_at)
     }
 
     /// The idle link that was used longest ago: the one to close when there are too many.

@@ -5,7 +5,7 @@ use wire::limits::{BLOCK_BYTES, LEAVES_MAX};
 use wire::message::{ChunkPart, HelloReply, HopClass, Reply, Request as Frame};
 use wire::meta::{Refusal, SessionGrant};
 use wire::planted::{Bug, planted};
-use wire::{Memory, Nanos, Prefix, Status};
+use wire::{FrameKind, Memory, Nanos, Prefix, Status};
 
 use super::directory::MapPage;
 use super::effect::{Done, Failure, LinkNumber, PayloadPlace};
@@ -39,7 +39,10 @@ impl Core {
     ) -> PayloadPlace {
         let Some(link) = self.links.get(number) else { return discard(prefix) };
         link.last_heard = cx.now;
-        self.last_heard = cx.now;
+        if prefix.payload_bytes > 0 || matches!(prefix.kind, FrameKind::PutChunk | FrameKind::Credit) {
+            link.last_moved = cx.now;
+            self.last_moved = cx.now;
+        }
         if !prefix.reply {
             return self.on_server_request(cx, number, prefix, message);
         }
@@ -244,6 +247,12 @@ impl Core {
                 self.refresh_map(cx);
             }
             self.next_if_map_page(id);
+            let is_moved = matches!(status, Status::WrongEpoch | Status::WrongShard | Status::NotServing);
+            if is_moved {
+                // A change of the chain takes milliseconds once it has begun: no pauses of a second.
+                let request = self.requests.get(id).expect("just found");
+                request.retries = request.retries.min(MOVED_RETRIES_MAX);
+            }
             self.retry(cx, id, u64::from(refusal.retry_after_ms) * Nanos::MILLISECOND);
             return;
         }
@@ -381,6 +390,7 @@ impl Core {
             let (first_block, _) = blocks_of(get.call.range.start, get.call.range.end);
             let offset = get.call.range.start - first_block * u32::try_from(BLOCK_BYTES).expect("small");
             let length = get.call.range.end - get.call.range.start;
+            self.watch.note_read(cx.now.since(get.sent_at));
             self.finish(cx, id, Ok(Done::Bytes { slot, offset, length, address }));
             return;
         }
@@ -419,6 +429,8 @@ fn discard(prefix: &Prefix) -> PayloadPlace {
     if prefix.payload_bytes == 0 { PayloadPlace::None } else { PayloadPlace::Discard }
 }
 
+/// Pauses don't grow beyond 160 ms while a chain changes.
+const MOVED_RETRIES_MAX: u32 = 4;
 /// How often a chunk is sent again because it arrived damaged; a fourth time it is this machine's memory.
 const DAMAGED_MAX: u32 = 3;
 /// Wrong answers of one replica after which it is given up.

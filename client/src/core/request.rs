@@ -15,6 +15,7 @@ use wire::meta::{Mutation, Operation, Query};
 use wire::{ChunkId, GroupId, Nanos, Sequence, SessionId, Slot, Status};
 
 use super::effect::{Done, Failure, GetCall, LinkNumber, Ticket, UploadId};
+use super::route::Way;
 use crate::error::UnavailableReason;
 
 /// A request of the core, its own included.
@@ -109,6 +110,12 @@ pub(super) struct Get {
     pub(super) worst: Worst,
     /// Answers of the replica asked last that didn't match the root.
     pub(super) mismatches: u32,
+    /// When the present copy was sent.
+    pub(super) sent_at: Nanos,
+    /// A second copy of this one, at another replica.
+    pub(super) hedge: Option<RequestId>,
+    /// This is the second copy of that one.
+    pub(super) hedge_of: Option<RequestId>,
 }
 
 impl Get {
@@ -125,6 +132,9 @@ impl Get {
             asked: None,
             worst: Worst::Missing,
             mismatches: 0,
+            sent_at: Nanos(0),
+            hedge: None,
+            hedge_of: None,
         }
     }
 }
@@ -176,6 +186,11 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// Whether another map may mend it.
+    pub(super) fn is_about_the_way(&self) -> bool {
+        matches!(self, Self::Unavailable(..) | Self::Silence(_))
+    }
+
     /// The failure of a request that ran out of time. `address`: whom it was waiting for.
     pub(super) fn into_failure(self, address: Arc<str>) -> Failure {
         match self {
@@ -188,6 +203,21 @@ impl Trouble {
 }
 
 impl What {
+    /// Whose answer it waits for; `None`: the map doesn't say.
+    pub(super) fn way(&self) -> Option<Way> {
+        match self {
+            Self::Put(put) => Some(Way::Head(put.id)),
+            // Whoever names a replica means that one.
+            Self::Get(get) => get.call.replica.is_none().then_some(Way::Reader(get.call.id)),
+            Self::Query { group, .. } => Some(Way::GroupTail(*group)),
+            Self::Mutate(Mutate { group, .. }) | Self::OpenSession { group } => Some(Way::GroupHead(*group)),
+            Self::KeepAlive { session } | Self::CloseSession { session } => {
+                Some(Way::GroupHead(session.group()))
+            }
+            Self::Map | Self::OpenUpload { .. } | Self::ShardState { .. } | Self::MapPage => None,
+        }
+    }
+
     /// Bytes of the window that it takes, 0 for what isn't about chunks' bytes.
     pub(super) fn window_bytes(&self) -> u64 {
         match self {
@@ -245,6 +275,20 @@ impl Requests {
     pub(super) fn in_state(&self, state: State) -> Vec<RequestId> {
         let matching = self.table.iter().filter(|(_, request)| request.state == state);
         matching.map(|(id, _)| *id).collect()
+    }
+
+    /// Reads that have waited longer than `patience` for one replica and were asked of no second one.
+    pub(super) fn slow_gets(&self, now: Nanos, patience: u64) -> Vec<RequestId> {
+        let is_slow = |request: &Request| match (&request.what, request.state) {
+            (What::Get(get), State::AwaitReply(..)) => {
+                get.hedge.is_none()
+                    && get.hedge_of.is_none()
+                    && get.call.replica.is_none()
+                    && now.since(get.sent_at) >= patience
+            }
+            _ => false,
+        };
+        self.table.iter().filter(|(_, request)| is_slow(request)).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn all(&self) -> Vec<RequestId> {

@@ -4,14 +4,27 @@ use std::sync::Arc;
 
 use wire::checksum::{BlockHasher, leaf_count, root};
 use wire::limits::LEAVES_MAX;
-use wire::{GroupId, Nanos};
+use wire::{ChunkId, GroupId, Nanos};
 
-use super::effect::{Done, Effect, Failure, LinkNumber};
+use super::effect::{Done, Effect, Failure};
 use super::link::Access;
 use super::request::{RequestId, State, Trouble, What, Worst};
 use super::upkeep::Timer;
 use super::{Context, Core};
 use crate::error::UnavailableReason;
+
+/// Whose answer a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The head of a chunk's chain.
+    Head(ChunkId),
+    /// Any that serves the chunk.
+    Reader(ChunkId),
+    /// A group's head.
+    GroupHead(GroupId),
+    /// A group's tail (R13).
+    GroupTail(GroupId),
+}
 
 /// Where a request of a group goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +204,12 @@ impl Core {
             };
             return self.finish(cx, id, Err(failure));
         }
+        // One that can't be reached just now isn't waited for while another can.
+        let paused: Vec<bool> = readers.iter().map(|address| self.links.is_paused(address, cx.now)).collect();
+        if paused.contains(&false) {
+            let mut paused = paused.iter();
+            readers.retain(|_| !paused.next().expect("one for each"));
+        }
         let address = self.choose_replica(&readers);
         let request = self.requests.get(id).expect("the caller has it");
         let What::Get(get) = &mut request.what else { unreachable!("only for gets") };
@@ -219,7 +238,9 @@ impl Core {
     /// Whether the request's bytes are in the window now; else it waits its turn (I13).
     fn admit(&mut self, id: RequestId) -> bool {
         let request = self.requests.get(id).expect("the caller has it");
-        if request.admitted {
+        // A second copy's bytes are its first one's.
+        let is_hedge = matches!(&request.what, What::Get(get) if get.hedge_of.is_some());
+        if request.admitted || is_hedge {
             return true;
         }
         let bytes = request.what.window_bytes();
@@ -306,11 +327,9 @@ impl Core {
         self.links.get(link).expect("just found").waiting.push(id);
     }
 
-    /// Whoever was asked for the map doesn't even greet: the next one is asked, while that link may still open.
-    pub(super) fn leave_silent_candidate(&mut self, id: RequestId, link: LinkNumber) {
-        if let Some(link) = self.links.get(link) {
-            link.waiting.retain(|waiting| *waiting != id);
-        }
+    /// Whoever was asked for the map doesn't answer, or not even greet: the next one is asked, while that link may still work.
+    pub(super) fn leave_silent_candidate(&mut self, cx: &mut Context<'_>, id: RequestId) {
+        self.withdraw(cx, id);
         let address = self.map_candidate();
         self.note_trouble(id, Trouble::Silence(address));
         self.next_map_candidate();
@@ -327,8 +346,8 @@ impl Core {
     }
 }
 
-/// How long the map is waited for where no connection comes about, before another endpoint is asked.
-const CANDIDATE_PATIENCE: u64 = Nanos::SECOND;
+/// How long the map is waited for where no connection comes about, or no answer, before another endpoint is asked.
+pub(super) const CANDIDATE_PATIENCE: u64 = Nanos::SECOND;
 /// From connecting to the answer to `Hello`.
 const OPEN_PATIENCE: u64 = 5 * Nanos::SECOND;
 /// All links are in use: look again after this.

@@ -8,6 +8,7 @@ use wire::{Nanos, PROTOCOL_VERSION};
 
 use super::effect::{GetCall, LinkNumber, SlotPart};
 use super::request::{Get, RequestId, State, Trouble, What};
+use super::route::CANDIDATE_PATIENCE;
 use super::upkeep::Timer;
 use super::{Context, Core};
 
@@ -50,13 +51,23 @@ impl Core {
         let request = self.requests.get(id).expect("the caller has it");
         request.copies.sent += 1;
         request.state = State::AwaitReply(link, correlation);
+        if let What::Get(get) = &mut request.what {
+            get.sent_at = cx.now;
+        }
         let deadline = request.deadline;
         let head = RequestHead { correlation, deadline_ms: remaining_ms(cx.now, deadline) };
         let frame = self.take_frame(id);
         self.push_frame(cx, link, head, &frame, None);
         self.return_frame(id, frame);
-        self.links.get(link).expect("the caller has it").in_flight.insert(correlation, id);
-        self.timers.set(Timer::Request(id), deadline.min(cx.now.after(ATTEMPT)));
+        let entry = self.links.get(link).expect("the caller has it");
+        if entry.in_flight.is_empty() {
+            entry.asked_at = cx.now;
+        }
+        entry.in_flight.insert(correlation, id);
+        self.watch(cx.now);
+        let is_map_page = matches!(self.requests.get(id).map(|request| &request.what), Some(What::MapPage));
+        let attempt = if is_map_page { CANDIDATE_PATIENCE } else { ATTEMPT };
+        self.timers.set(Timer::Request(id), deadline.min(cx.now.after(attempt)));
     }
 
     /// The request as a message. Large parts are moved into it, and moved back by `return_frame`.
@@ -114,8 +125,12 @@ impl Core {
         request.copies.sent += 1;
         request.state = State::Sending(link, correlation);
         let entry = self.links.get(link).expect("the caller has it");
+        if entry.in_flight.is_empty() {
+            entry.asked_at = cx.now;
+        }
         entry.in_flight.insert(correlation, id);
         entry.sending.push_back(id);
+        self.watch(cx.now);
         self.pump(cx, link);
     }
 

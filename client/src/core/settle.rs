@@ -14,30 +14,9 @@ use crate::error::UnavailableReason;
 impl Core {
     /// The request is over, with this result.
     pub(super) fn finish(&mut self, cx: &mut Context<'_>, id: RequestId, result: Result<Done, Failure>) {
+        self.withdraw(cx, id);
         let Some(request) = self.requests.remove(id) else { return };
         self.timers.clear(Timer::Request(id));
-        match request.state {
-            State::AwaitLink(link) => {
-                if let Some(link) = self.links.get(link) {
-                    link.waiting.retain(|waiting| *waiting != id);
-                }
-            }
-            State::Sending(link, correlation) | State::AwaitReply(link, correlation) => {
-                if let Some(entry) = self.links.get(link) {
-                    entry.in_flight.remove(&correlation);
-                    entry.sending.retain(|sending| *sending != id);
-                    if let (State::Sending(..), What::Put(put)) = (request.state, &request.what)
-                        && put.sent > 0
-                        && result.is_err()
-                    {
-                        self.send_abort(cx, link, correlation);
-                        self.pump(cx, link);
-                    }
-                }
-            }
-            State::AwaitSession | State::AwaitSequence => self.sessions.stop_waiting(id),
-            State::AwaitWindow | State::Ready | State::AwaitMap | State::Backoff => {}
-        }
         if request.admitted {
             self.window_used -= request.what.window_bytes();
         } else if request.what.window_bytes() > 0 {
@@ -47,11 +26,18 @@ impl Core {
         if let Some(next) = self.window_queue.front().copied() {
             self.wake(next);
         }
+        let mut result = result;
         match request.what {
             What::Put(put) => cx.memory.release(put.slot),
             What::Get(get) => {
                 if let Some(slot) = get.slot {
                     cx.memory.release(slot);
+                }
+                if let Some(second) = get.hedge {
+                    self.finish(cx, second, Err(Failure::Unknown));
+                }
+                if let Some(first) = get.hedge_of {
+                    result = self.finish_first(cx, first, result);
                 }
             }
             What::Mutate(mutate) if mutate.numbered => {
@@ -80,6 +66,50 @@ impl Core {
             // Nobody takes the bytes.
             (None, Ok(Done::Bytes { slot, .. })) => cx.memory.release(slot),
             (None, _) => {}
+        }
+    }
+
+    /// The second copy of a read is over: with bytes, the first one is, too.
+    fn finish_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: RequestId,
+        result: Result<Done, Failure>,
+    ) -> Result<Done, Failure> {
+        if let Some(What::Get(get)) = self.requests.get(first).map(|request| &mut request.what) {
+            get.hedge = None;
+            if result.is_ok() {
+                self.finish(cx, first, result);
+                return Err(Failure::Unknown);
+            }
+        }
+        result
+    }
+
+    /// Takes a request back from where it waits; what was sent of it may be answered or not, nobody listens.
+    pub(super) fn withdraw(&mut self, cx: &mut Context<'_>, id: RequestId) {
+        let Some(request) = self.requests.get(id) else { return };
+        let state = std::mem::replace(&mut request.state, State::Ready);
+        let is_partial =
+            matches!((state, &request.what), (State::Sending(..), What::Put(put)) if put.sent > 0);
+        match state {
+            State::AwaitLink(link) => {
+                if let Some(link) = self.links.get(link) {
+                    link.waiting.retain(|waiting| *waiting != id);
+                }
+            }
+            State::Sending(link, correlation) | State::AwaitReply(link, correlation) => {
+                if let Some(entry) = self.links.get(link) {
+                    entry.in_flight.remove(&correlation);
+                    entry.sending.retain(|sending| *sending != id);
+                    if is_partial {
+                        self.send_abort(cx, link, correlation);
+                        self.pump(cx, link);
+                    }
+                }
+            }
+            State::AwaitSession | State::AwaitSequence => self.sessions.stop_waiting(id),
+            State::AwaitWindow | State::Ready | State::AwaitMap | State::Backoff => {}
         }
     }
 

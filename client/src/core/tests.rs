@@ -1,5 +1,6 @@
 //! The core on simulated links against the fake cluster.
 
+mod failover;
 mod fault;
 mod mutation;
 mod transfer;

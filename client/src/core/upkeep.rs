@@ -7,6 +7,7 @@ use wire::{GroupId, Nanos, SessionId};
 use super::effect::{LinkNumber, ReadId};
 use super::link::LinkState;
 use super::request::{RequestId, State, What};
+use super::route::CANDIDATE_PATIENCE;
 use super::send::ATTEMPT;
 use super::{Context, Core, LINK_IDLE};
 use crate::error::UnavailableReason;
@@ -19,6 +20,7 @@ pub(super) enum Timer {
     Link(LinkNumber),
     Session(SessionId),
     Read(ReadId),
+    Watch,
 }
 
 /// A read that is under way.
@@ -42,6 +44,7 @@ impl Core {
                 Timer::Link(link) => self.on_link_timer(cx, link),
                 Timer::Session(session) => self.on_session_timer(cx, session),
                 Timer::Read(read) => self.on_read_timer(cx, read),
+                Timer::Watch => self.on_watch(cx),
             }
         }
     }
@@ -68,15 +71,24 @@ impl Core {
         }
         match request.state {
             State::Backoff => self.wake(id),
-            State::AwaitLink(link) if matches!(request.what, What::MapPage) => {
-                self.leave_silent_candidate(id, link);
+            State::AwaitLink(_) if matches!(request.what, What::MapPage) => {
+                self.leave_silent_candidate(cx, id);
+            }
+            State::AwaitReply(link, _) if matches!(request.what, What::MapPage) => {
+                let heard = self.links.get(link).map_or(Nanos(0), |link| link.last_heard);
+                let until = heard.after(CANDIDATE_PATIENCE);
+                if cx.now < until {
+                    self.timers.set(Timer::Request(id), until); // its pages are on their way
+                } else {
+                    self.leave_silent_candidate(cx, id);
+                }
             }
             State::Sending(link, _) | State::AwaitReply(link, _) => {
                 let (deadline, is_chunk) = (request.deadline, request.patience > 0);
-                let heard = self.links.get(link).map_or(Nanos(0), |link| link.last_heard);
-                if is_chunk && cx.now < heard.after(ATTEMPT) {
+                let moved = self.links.get(link).map_or(Nanos(0), |link| link.last_moved);
+                if is_chunk && cx.now < moved.after(ATTEMPT) {
                     // Others' bytes are on their way on the same link: its turn comes.
-                    self.timers.set(Timer::Request(id), deadline.min(heard.after(ATTEMPT)));
+                    self.timers.set(Timer::Request(id), deadline.min(moved.after(ATTEMPT)));
                     return;
                 }
                 // Unanswered for too long: the connection is taken for dead, and the request goes out on another.
@@ -96,13 +108,13 @@ impl Core {
     /// A later deadline for a chunk whose turn hasn't come because others' bytes move.
     fn extended_deadline(&mut self, now: Nanos, id: RequestId) -> Option<Nanos> {
         let request = self.requests.get(id)?;
-        let heard = match request.state {
-            State::Sending(link, _) | State::AwaitReply(link, _) => self.links.get(link)?.last_heard,
-            State::AwaitWindow => self.last_heard,
+        let moved = match request.state {
+            State::Sending(link, _) | State::AwaitReply(link, _) => self.links.get(link)?.last_moved,
+            State::AwaitWindow => self.last_moved,
             _ => return None,
         };
         let request = self.requests.get(id)?;
-        let later = heard.after(request.patience).min(request.limit);
+        let later = moved.after(request.patience).min(request.limit);
         (request.patience > 0 && later > now).then_some(later)
     }
 

@@ -130,7 +130,7 @@ impl Shard {
             return Err(Status::NotServing);
         }
         let peer = self.relays.peers.entry(to).or_insert_with(|| Peer {
-            address: Arc::from(address),
+            address,
             link: None,
             greeted: false,
             retry_at: Nanos(0),

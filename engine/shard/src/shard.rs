@@ -235,7 +235,12 @@ impl Shard {
             | Request::CloseSession { .. }
             | Request::Mutate(_)
             | Request::Query(_)
-            | Request::Replicate(_) => {
+            | Request::Replicate(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::MapNews { .. }
+            | Request::Raft(_)
+            | Request::Manage(_) => {
                 self.refuse(caller, Status::Unsupported, effects);
                 None
             }

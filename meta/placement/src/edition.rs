@@ -44,6 +44,7 @@ impl Edition {
     }
 
     /// The next edition.
+    #[must_use]
     pub fn next(&self, map: ClusterMap) -> Self {
         let bytes: Arc<[u8]> = map.as_map().encode().into();
         let Some(step) = MapDelta::between(self.map.as_map(), map.as_map()) else {

@@ -3,14 +3,15 @@
 //! A connection is what TCP promises and no more: in each direction frames arrive in order, late, or the connection ends. Between connections nothing
 //! is in order. A frame's head and its payload arrive one after the other, and the connection may end between the two. What can
 //! go wrong: a reset (both sides notice, at different times; what was under way is gone), a side that dies silently (the other
-//! notices when the dead host is back and answers with a reset, or never), a partition (nothing arrives before it heals, then everything, late), a slow
-//! connection, and a bit that flips in a payload past TCP's checksum.
+//! notices when the dead host is back and answers with a reset, or never), a partition (from some machines to some others nothing arrives before it heals,
+//! then everything, late), a slow connection, and a bit that flips in a payload past TCP's checksum.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wire::{Nanos, Slot};
 
+use crate::node::NODE_CALLERS;
 use crate::random::Random;
 use crate::schedule::Schedule;
 
@@ -101,6 +102,49 @@ pub(crate) struct Frame {
     pub payload: Option<Payload>,
 }
 
+/// Where a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Machine {
+    /// A client's.
+    Client,
+    /// A node's.
+    Node(usize),
+}
+
+impl Machine {
+    fn of_caller(caller: usize) -> Self {
+        caller.checked_sub(NODE_CALLERS).map_or(Self::Client, Self::Node)
+    }
+
+    fn of_address(address: &str) -> Self {
+        let number = address.strip_prefix("node-").and_then(|rest| rest.split_once(':'));
+        number.and_then(|(number, _)| number.parse().ok()).map_or(Self::Client, Self::Node)
+    }
+}
+
+/// What doesn't get through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// From these; none: from everywhere.
+    pub from: Vec<Machine>,
+    /// To these; none: to everywhere.
+    pub to: Vec<Machine>,
+    /// Until then.
+    pub until: Nanos,
+}
+
+impl Cut {
+    /// Everything.
+    pub(crate) fn whole(until: Nanos) -> Self {
+        Self { from: Vec::new(), to: Vec::new(), until }
+    }
+
+    fn parts(&self, from: Machine, to: Machine) -> bool {
+        let has = |machines: &[Machine], machine| machines.is_empty() || machines.contains(&machine);
+        has(&self.from, from) && has(&self.to, to)
+    }
+}
+
 /// How the network behaves at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Weather {
@@ -160,8 +204,7 @@ pub(crate) struct Network {
     connections: BTreeMap<Connection, Ends>,
     last: u64,
     random: Random,
-    /// Nothing arrives before.
-    partition_until: Nanos,
+    cuts: Vec<Cut>,
     /// At the moment.
     pub weather: Weather,
     /// Since the beginning.
@@ -180,7 +223,7 @@ impl Network {
             connections: BTreeMap::new(),
             last: 0,
             random: Random::stream(seed, "network"),
-            partition_until: Nanos(0),
+            cuts: Vec::new(),
             weather: Weather::CALM,
             counters: NetworkCounters::default(),
         }
@@ -354,15 +397,15 @@ impl Network {
         }
     }
 
-    /// Nothing arrives before `until`.
-    pub(crate) fn partition(&mut self, until: Nanos) {
-        self.partition_until = self.partition_until.max(until);
+    /// Nothing arrives before `until` of what goes from one to the other.
+    pub(crate) fn cut(&mut self, cut: Cut) {
+        self.cuts.push(cut);
     }
 
     /// Nothing goes wrong from now on; what is under way keeps its delay.
     pub(crate) fn heal(&mut self, now: Nanos) {
         self.weather = Weather::CALM;
-        self.partition_until = self.partition_until.min(now);
+        self.cuts.iter_mut().for_each(|cut| cut.until = cut.until.min(now));
         self.connections.values_mut().for_each(|ends| ends.slowness = 1);
     }
 
@@ -411,9 +454,13 @@ impl Network {
         let transfer = bytes as u64 * KIBIBYTE_TIME / 1024;
         let delay = (self.random.latency(self.weather.latency) + transfer) * ends.slowness;
         let mut at = now.after(delay);
-        if at < self.partition_until {
+        let (caller, server) = (Machine::of_caller(ends.caller), Machine::of_address(&ends.address));
+        let (from, to_machine) = if to == Side::Server { (caller, server) } else { (server, caller) };
+        self.cuts.retain(|cut| cut.until > now);
+        let cut = self.cuts.iter().filter(|cut| cut.parts(from, to_machine)).map(|cut| cut.until).max();
+        if let Some(until) = cut.filter(|until| at < *until) {
             self.counters.partitioned += 1;
-            at = self.partition_until.after(delay);
+            at = until.after(delay);
         }
         at = at.max(ends.free_at[to as usize]);
         ends.free_at[to as usize] = at;

@@ -26,6 +26,8 @@ pub mod cluster_map_generated;
 #[rustfmt::skip]
 pub mod common_generated;
 #[rustfmt::skip]
+pub mod control_generated;
+#[rustfmt::skip]
 pub mod message_generated;
 #[rustfmt::skip]
 pub mod meta_generated;

@@ -8,13 +8,14 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ROLE_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ROLE_KIND: u8 = 2;
+pub const ENUM_MAX_ROLE_KIND: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ROLE_KIND: [RoleKind; 3] = [
+pub const ENUM_VALUES_ROLE_KIND: [RoleKind; 4] = [
   RoleKind::None,
   RoleKind::Shard,
   RoleKind::Metadata,
+  RoleKind::Control,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -25,13 +26,15 @@ impl RoleKind {
   pub const None: Self = Self(0);
   pub const Shard: Self = Self(1);
   pub const Metadata: Self = Self(2);
+  pub const Control: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::Shard,
     Self::Metadata,
+    Self::Control,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -39,6 +42,7 @@ impl RoleKind {
       Self::None => Some("None"),
       Self::Shard => Some("Shard"),
       Self::Metadata => Some("Metadata"),
+      Self::Control => Some("Control"),
       _ => None,
     }
   }

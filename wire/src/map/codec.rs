@@ -341,7 +341,7 @@ impl ChainColumns {
         let phases: Vec<u8> = chains.clone().map(phase_code).collect();
         let members = chains.flat_map(|chain| chain.members.iter());
         let stores: Vec<u16> = members.clone().map(|member| member.store).collect();
-        let states: Vec<u8> = members.map(state_code).collect();
+        let states: Vec<u8> = members.copied().map(state_code).collect();
         Self {
             epochs: Some(builder.create_vector(&epochs)),
             counts: Some(builder.create_vector(&counts)),
@@ -357,7 +357,7 @@ fn phase_code(chain: &Chain) -> u8 {
     chain.min_in_sync + if chain.phase == Phase::Prepared { MARK } else { 0 }
 }
 
-fn state_code(member: &Member) -> u8 {
+fn state_code(member: Member) -> u8 {
     member.state as u8 + if member.is_seed { MARK } else { 0 }
 }
 

@@ -1,15 +1,16 @@
 //! From a frame's message to a request or reply: total on any bytes.
 
+use wire_generated::control_generated as control_schema;
 use wire_generated::message_generated as schema;
 
 use super::attributes::bytes_of;
 use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
-    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, replication, session,
+    DecodeError, Reply, Request, answer, check, chunk, hello, operation, plain, query, replication, session,
     shard_state,
 };
-use crate::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
+use crate::limits::{CONTROL_BYTES_MAX, MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
 use crate::{FrameKind, MapNumber, SessionId, Status};
 
@@ -63,6 +64,16 @@ impl Request<'_> {
             }
             FrameKind::Mutate => Request::Mutate(operation::decode(root(message)?)?),
             FrameKind::Query => Request::Query(query::decode(root(message)?)?),
+            FrameKind::Register => Request::Register(Box::new(plain::decode(control_bytes(message)?)?)),
+            FrameKind::Heartbeat => Request::Heartbeat(Box::new(plain::decode(control_bytes(message)?)?)),
+            FrameKind::MapNews => {
+                let (number, update) = control_bytes(message)?
+                    .split_first_chunk::<8>()
+                    .ok_or(DecodeError::Missing("number of the map"))?;
+                Request::MapNews { number: MapNumber(u64::from_le_bytes(*number)), update }
+            }
+            FrameKind::Raft => Request::Raft(control_bytes(message)?),
+            FrameKind::Manage => Request::Manage(Box::new(plain::decode(control_bytes(message)?)?)),
             FrameKind::Replicate => Request::Replicate(replication::decode(root(message)?)?),
         })
     }
@@ -103,6 +114,9 @@ impl Reply<'_> {
                 })
             }
             FrameKind::Query => Reply::Answer(answer::decode(root(message)?)?),
+            FrameKind::Register => Reply::Register(Box::new(plain::decode(control_bytes(message)?)?)),
+            FrameKind::Heartbeat => Reply::Heartbeat(plain::decode(control_bytes(message)?)?),
+            FrameKind::Manage => Reply::Managed(Box::new(plain::decode(control_bytes(message)?)?)),
             FrameKind::DeleteChunks | FrameKind::KeepAlive | FrameKind::CloseSession => {
                 root::<schema::Empty<'_>>(message)?;
                 match kind {
@@ -115,11 +129,25 @@ impl Reply<'_> {
             | FrameKind::Abort
             | FrameKind::Credit
             | FrameKind::Mutate
-            | FrameKind::Replicate => {
+            | FrameKind::Replicate
+            | FrameKind::MapNews
+            | FrameKind::Raft => {
                 return Err(DecodeError::Invalid("kind of a reply"));
             }
         })
     }
+}
+
+/// What a control message holds, in a codec whose version is known here.
+fn control_bytes(message: &[u8]) -> Result<&[u8], DecodeError> {
+    let table = root::<control_schema::Control<'_>>(message)?;
+    let (found, known) = (u16::from(table.version()), u16::from(plain::PLAIN_VERSION));
+    if found > known {
+        return Err(DecodeError::NewerFormat { what: "a control message", found, known });
+    }
+    let bytes = bytes_of(table.bytes());
+    check::length("control message", bytes.len(), CONTROL_BYTES_MAX)?;
+    Ok(bytes)
 }
 
 fn decode_map(table: schema::GetMapReply<'_>) -> Result<Reply<'_>, DecodeError> {

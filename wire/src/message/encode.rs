@@ -3,11 +3,14 @@
 use std::fmt;
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
+use wire_generated::control_generated as control_schema;
 use wire_generated::message_generated as schema;
 
 use super::attributes::optional_bytes;
-use super::{Reply, Request, answer, chunk, hello, operation, query, replication, session, shard_state};
-use crate::limits::{MAP_PAGE_BYTES, MESSAGE_CHUNKS_MAX};
+use super::{
+    Reply, Request, answer, chunk, hello, operation, plain, query, replication, session, shard_state,
+};
+use crate::limits::{CONTROL_BYTES_MAX, MAP_PAGE_BYTES, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
 use crate::{FrameKind, Load, Prefix, Status};
 
@@ -148,6 +151,13 @@ impl Encoder {
                 operation::encode(builder, &mut self.scratch, mutation).as_union_value()
             }
             Request::Query(query) => query::encode(builder, query).as_union_value(),
+            Request::Register(registration) => control(builder, &plain::encode(&**registration)),
+            Request::Heartbeat(heartbeat) => control(builder, &plain::encode(&**heartbeat)),
+            Request::MapNews { number, update } => {
+                control(builder, &[&number.0.to_le_bytes(), *update].concat())
+            }
+            Request::Raft(bytes) => control(builder, bytes),
+            Request::Manage(command) => control(builder, &plain::encode(&**command)),
             Request::Replicate(message) => replication::encode(builder, message).as_union_value(),
         }
     }
@@ -182,9 +192,19 @@ impl Encoder {
             }
             Reply::Mutate(outcome) => session::encode_outcome(builder, outcome).as_union_value(),
             Reply::Answer(answer) => answer::encode(builder, &mut self.scratch, answer).as_union_value(),
+            Reply::Register(reply) => control(builder, &plain::encode(&**reply)),
+            Reply::Heartbeat(reply) => control(builder, &plain::encode(reply)),
+            Reply::Managed(answer) => control(builder, &plain::encode(&**answer)),
             Reply::Refused(refusal) => session::encode_refusal(builder, kind, refusal),
         }
     }
+}
+
+fn control(builder: &mut FlatBufferBuilder<'static>, bytes: &[u8]) -> Root {
+    assert!(bytes.len() <= CONTROL_BYTES_MAX, "a control message keeps its limit");
+    let bytes = Some(builder.create_vector(bytes));
+    let args = control_schema::ControlArgs { version: plain::PLAIN_VERSION, bytes };
+    control_schema::Control::create(builder, &args).as_union_value()
 }
 
 fn empty(builder: &mut FlatBufferBuilder<'static>) -> Root {

@@ -38,6 +38,8 @@ pub enum Role {
     Shard(ShardIndex),
     /// A metadata replica: sessions, mutations, queries.
     Metadata(GroupId),
+    /// A node's control agent: registrations, heartbeats, commands.
+    Control,
 }
 
 /// What a server answers to [`Hello`].
@@ -156,6 +158,7 @@ pub(super) fn encode_reply(
     let (role, role_index) = match hello.role {
         Role::Shard(shard) => (schema::RoleKind::Shard, shard.0),
         Role::Metadata(group) => (schema::RoleKind::Metadata, group.0),
+        Role::Control => (schema::RoleKind::Control, 0),
     };
     let args = schema::HelloReplyArgs {
         version: hello.version,
@@ -175,6 +178,7 @@ pub(super) fn decode_reply(table: schema::HelloReply<'_>) -> Result<HelloReply, 
     let role = match table.role() {
         schema::RoleKind::Shard => Role::Shard(ShardIndex(table.role_index())),
         schema::RoleKind::Metadata => Role::Metadata(GroupId(table.role_index())),
+        schema::RoleKind::Control => Role::Control,
         schema::RoleKind::None => return Err(DecodeError::Missing("role")),
         _ => return Err(DecodeError::Unknown("role")),
     };

@@ -1,5 +1,6 @@
 //! The codec from outside: golden frames, round trips of random values, and hostile bytes.
 
+mod control;
 mod fuzz;
 mod golden;
 mod limits;

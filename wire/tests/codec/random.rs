@@ -2,6 +2,7 @@
 
 mod reply;
 
+use crate::control;
 use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX, TERMS_MAX};
 use wire::message::{
     ChunkIds, Entries, GetChunk, Hello, HopClass, Page, Progress, PutChunk, Replication, Request, Subscribe,
@@ -270,6 +271,16 @@ impl Random {
             FrameKind::Mutate => Request::Mutate(self.mutation()),
             FrameKind::Query => Request::Query(self.query()),
             FrameKind::Replicate => Request::Replicate(self.replication(pool)),
+            FrameKind::MapNews => {
+                let update = &pool.bytes[..self.below(pool.bytes.len())];
+                Request::MapNews { number: MapNumber(self.u64()), update }
+            }
+            FrameKind::Raft => Request::Raft(&pool.bytes[..self.below(pool.bytes.len())]),
+            kind @ (FrameKind::Register | FrameKind::Heartbeat | FrameKind::Manage) => {
+                let samples: Vec<_> = control::requests();
+                let samples = samples.into_iter().filter(|(_, request)| request.kind() == kind);
+                self.pick(&samples.map(|(_, request)| request).collect::<Vec<_>>())
+            }
         }
     }
 

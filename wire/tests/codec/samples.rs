@@ -1,5 +1,6 @@
 //! One value of every request and reply, with as many fields set as it has: what the golden frames are made of.
 
+use crate::control;
 use wire::message::{
     ChunkIds, ChunkPart, Entries, GetChunk, Hello, HelloReply, HopClass, Page, Progress, PutChunk,
     Replication, Reply, Request, Role, ShardState, StoreCondition, Subscribe, Term, Words,
@@ -66,6 +67,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         ),
         ("close-session", Request::CloseSession { session: SESSION }),
     ];
+    all.extend(control::requests());
     all.extend(replication().into_iter().map(|(name, message)| (name, Request::Replicate(message))));
     all.extend(operations().into_iter().map(|(name, operation)| {
         let mutation =
@@ -265,6 +267,7 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameKind, Status, Reply<'static>)
             .into_iter()
             .map(|(name, answer)| (name, FrameKind::Query, Status::Ok, Reply::Answer(answer))),
     );
+    all.extend(control::replies().into_iter().map(|(name, kind, reply)| (name, kind, Status::Ok, reply)));
     all
 }
 

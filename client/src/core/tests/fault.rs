@@ -146,7 +146,7 @@ fn run(seed: u64, steps: u64) -> (u64, [u32; 4]) {
     trial.world.faults = Faults::default();
     trial.world.run_for(120 * Nanos::SECOND);
     trial.settle();
-    assert!(trial.expected.is_empty(), "every call ends");
+    assert!(trial.expected.is_empty(), "every call ends: seed {seed}");
     let executions = &trial.world.cluster.executions;
     assert!(executions.values().all(|count| *count <= 1), "I7");
     // Results that came after the last look still hold slots.

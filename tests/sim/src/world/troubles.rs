@@ -4,7 +4,7 @@ use wire::Nanos;
 
 use super::{Happening, Phase, World};
 use crate::faults::Fault;
-use crate::network::Weather;
+use crate::network::{Cut, Weather};
 use crate::node::Condition;
 
 impl World {
@@ -59,7 +59,7 @@ impl World {
                 self.network.weather = self.faults.weather();
                 self.schedule.after(lasting, Happening::FaultEnds(fault));
             }
-            Fault::Partition => self.network.partition(now.after(lasting)),
+            Fault::Partition => self.network.cut(Cut::whole(now.after(lasting))),
             Fault::Reset => {
                 for connection in self.network.open() {
                     if self.random.per_mille(500) {

@@ -1,5 +1,6 @@
 //! Random replies.
 
+use crate::control;
 use wire::limits::CHUNK_BYTES_MAX;
 use wire::message::{ChunkIds, ChunkPart, HelloReply, Reply, Role, ShardState, StoreCondition, Words};
 use wire::meta::{
@@ -32,6 +33,8 @@ impl Random {
             | FrameKind::Abort
             | FrameKind::Credit
             | FrameKind::Replicate
+            | FrameKind::MapNews
+            | FrameKind::Raft
             | FrameKind::PutChunk => {
                 return (FrameKind::PutChunk, Status::Ok, Reply::PutChunk { map: MapNumber(self.u64()) });
             }
@@ -55,6 +58,11 @@ impl Random {
             }),
             FrameKind::KeepAlive => Reply::KeepAlive,
             FrameKind::CloseSession => Reply::CloseSession,
+            FrameKind::Register | FrameKind::Heartbeat | FrameKind::Manage => {
+                let samples: Vec<_> = control::replies();
+                let samples = samples.into_iter().filter(|(_, found, _)| *found == kind);
+                self.pick(&samples.map(|(.., reply)| reply).collect::<Vec<_>>())
+            }
             FrameKind::Query | FrameKind::Mutate => {
                 return (FrameKind::Query, Status::Ok, Reply::Answer(self.answer()));
             }

@@ -68,7 +68,7 @@ impl Default for ReplicaConfig {
             store: None,
             recent_bytes: 64 << 20,
             message_bytes: wire::limits::REPLICATION_BYTES_MAX,
-            window_bytes: 16 << 20,
+            window_bytes: 8 << 20,
         }
     }
 }
@@ -97,6 +97,8 @@ pub const RETRY_AFTER_MS: u32 = 20;
 pub const LINK_INTERVAL: u64 = 50 * Nanos::MILLISECOND;
 /// A member that has said nothing for so long, and owes something, is sent or asked the same again.
 pub(crate) const LINK_PATIENCE: u64 = 200 * Nanos::MILLISECOND;
+/// A source that said nothing for so long is told where this member is.
+pub(crate) const SOURCE_PATIENCE: u64 = 2 * Nanos::SECOND;
 /// The same of a piece of an image.
 pub(crate) const PIECE_PATIENCE: u64 = Nanos::SECOND;
 /// Entries behind an image are kept while it travels, in so many times the memory of recent ones at most.

@@ -122,6 +122,8 @@ pub(crate) struct OwnLog {
     in_flight: VecDeque<CommitIndex>,
     /// From this entry on: its record's number is its index plus this, wrapping.
     shifts: VecDeque<(CommitIndex, u64)>,
+    /// The last record that cut the log, or began it anew.
+    turned: RecordNumber,
     /// An image was taken over with this record, and its checkpoint isn't durable: nothing here is.
     unsettled: Option<RecordNumber>,
 }
@@ -139,6 +141,7 @@ impl OwnLog {
             durable: index,
             in_flight: VecDeque::new(),
             shifts,
+            turned: RecordNumber(0),
             unsettled: None,
         }
     }
@@ -159,6 +162,7 @@ impl OwnLog {
             *index = (*index).min(after);
         }
         self.in_flight.push_back(after);
+        self.turned = self.last;
         self.last
     }
 
@@ -171,6 +175,7 @@ impl OwnLog {
         self.shifts.clear();
         note_shift(&mut self.shifts, index, self.last);
         self.unsettled = (index > CommitIndex(0)).then_some(self.last);
+        self.turned = self.last;
         self.last
     }
 
@@ -190,6 +195,11 @@ impl OwnLog {
 
     pub(crate) fn is_unsettled(&self) -> bool {
         self.unsettled.is_some()
+    }
+
+    /// Whether nothing comes back at the next start that was given up here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled.is_none() && self.durable_record >= self.turned
     }
 
     /// The last entry that survives whatever happens.

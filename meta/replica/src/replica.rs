@@ -210,6 +210,7 @@ impl Replica {
             Event::ShardInventory { .. } | Event::ShardDeleted { .. } => {} // asked by a head that this member isn't any more
             Event::LogSpace(space) => self.log_space = space,
             Event::Tick => {
+                self.armed = None; // this was it
                 self.tend_links(now.nanos, effects);
                 self.on_tick(now, effects);
             }
@@ -415,6 +416,17 @@ impl Replica {
     /// The last entry that is durable here, with all before it.
     pub fn durable(&self) -> CommitIndex {
         self.own.durable()
+    }
+
+    /// Whether everything that was appended to its log is durable.
+    pub fn is_written(&self) -> bool {
+        self.own.durable_record() == self.own.last()
+    }
+
+    /// Whether everything that it has received is committed and applied: a checkpoint holds all of it.
+    pub fn is_whole(&self) -> bool {
+        let received = self.history.last();
+        self.committed == received && self.state.namespace.index() == received && !self.own.is_unsettled()
     }
 
     /// The last record that was appended to its log.

@@ -11,7 +11,7 @@
 use wire::map::ReplicaState;
 use wire::{CommitIndex, Epoch, Nanos, StoreId};
 
-use crate::config::{CAUGHT_UP_ENTRIES, LINK_INTERVAL, LINK_PATIENCE};
+use crate::config::{CAUGHT_UP_ENTRIES, LINK_INTERVAL, LINK_PATIENCE, SOURCE_PATIENCE};
 use crate::event::{Effect, Effects, Trouble};
 use crate::history::unpack;
 use crate::learn::ImageIn;
@@ -35,6 +35,8 @@ pub(crate) struct Upstream {
     part: Vec<u8>,
     /// A report is due whatever it says.
     owes: bool,
+    /// When the source was heard last, or reminded.
+    heard: Nanos,
     /// What was reported last.
     told: (CommitIndex, CommitIndex),
     /// This subscription's `CaughtUp`, or this epoch's `Synced`, was said.
@@ -64,6 +66,7 @@ impl Upstream {
             source_committed: None,
             part: Vec::new(),
             owes: false,
+            heard: now,
             told: (CommitIndex(0), CommitIndex(0)),
             announced: false,
             hollow,
@@ -104,7 +107,12 @@ impl Upstream {
             Stage::Asked(at) if now.since(*at) >= LINK_PATIENCE => self.retry_at(now),
             Stage::Fetching(image) => image.on_tick(now),
             // What has come is acknowledged before it is sent again, though its commit may take its time.
-            Stage::Streaming => self.owes |= received > self.told.0,
+            // And a source that is silent for long is reminded: it may have begun anew, and know of no subscriber.
+            Stage::Streaming => {
+                let is_silent = now.since(self.heard) >= SOURCE_PATIENCE;
+                self.owes |= received > self.told.0 || is_silent;
+                self.heard = if is_silent { now } else { self.heard };
+            }
             Stage::Idle(_) | Stage::Asked(_) => {}
         }
     }
@@ -178,6 +186,7 @@ impl Replica {
         self.chain.set_base(base);
         self.upstream.source_committed = Some(base); // as good as: everything of earlier epochs
         self.upstream.stage = Stage::Streaming;
+        self.upstream.heard = now;
         self.upstream.owes = true;
     }
 
@@ -219,6 +228,7 @@ impl Replica {
         if !expected || !matches!(self.upstream.stage, Stage::Streaming) {
             return;
         }
+        self.upstream.heard = now.nanos;
         let before = self.history.last();
         let mut input = entries.packed;
         let mut skip = usize::try_from(entries.skip).expect("32 bits");
@@ -318,7 +328,8 @@ impl Replica {
     }
 
     fn announce(&mut self, effects: &mut Effects) {
-        if self.upstream.announced || self.own.is_unsettled() {
+        // What was cut must not come back with the next start: of a Serving member nothing may be cut any more (I5).
+        if self.upstream.announced || !self.own.is_settled() {
             return;
         }
         let epoch = self.chain.epoch();

@@ -74,7 +74,13 @@ fn log_config(device_bytes: u64) -> LogConfig {
 }
 
 fn identity() -> Identity {
-    Identity { cluster: CLUSTER, node: NodeId(1), group: GroupId(0), links_max: LINKS_MAX }
+    Identity {
+        cluster: CLUSTER,
+        node: NodeId(1),
+        group: GroupId(0),
+        store: StoreId([0xff; 16]),
+        links_max: LINKS_MAX,
+    }
 }
 
 impl Bench {
@@ -113,7 +119,7 @@ impl Bench {
     fn begin(&mut self) {
         let edition = Arc::new(Edition::new(map(1, [10, 11])));
         self.event(|member, clock, memory, effects| {
-            member.on_map(edition, effects);
+            member.on_map(clock, edition, memory, effects);
             member.on_start(clock, memory, effects);
         });
     }

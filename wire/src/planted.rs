@@ -1,7 +1,8 @@
 //! Planted bugs: faults that the checkers must catch. They exist only in builds with `--cfg planted`, which never ship; there one of them
 //! is chosen at run time. In every other build [`planted`] is the constant `false`.
 //!
-//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught.
+//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught, and `replica`'s `planted.rs` the same of
+//! those of chains.
 
 /// A fault that can be switched on in a build with `--cfg planted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +66,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    /// Every planted bug.
+    /// Those that the simulator catches.
     pub const ALL: &'static [Self] = &[
         Self::StoreSkipsFlush,
         Self::StoreIgnoresChecksum,
@@ -86,6 +87,10 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+    ];
+
+    /// Those of a metadata group's chain, which `replica`'s own chains catch.
+    pub const OF_CHAINS: &'static [Self] = &[
         Self::ChainCommitsAtTail,
         Self::ChainServesSealed,
         Self::ChainTrustsOldLease,

@@ -111,7 +111,11 @@ impl Chain {
     }
 
     pub(crate) fn state(&self) -> Option<ReplicaState> {
-        self.in_chain().and_then(|(me, view)| view.state_of(me))
+        self.me.and_then(|me| self.state_of(me))
+    }
+
+    pub(crate) fn state_of(&self, store: StoreId) -> Option<ReplicaState> {
+        self.view.as_ref().and_then(|view| view.state_of(store))
     }
 
     /// Who sends this member its entries, in the active epoch.

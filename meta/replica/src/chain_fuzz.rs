@@ -246,6 +246,14 @@ impl World {
                         self.start(at);
                     }
                 }
+                // So quick that control hears of it afterwards.
+                27..=28 => {
+                    let at = self.random.below(NODES);
+                    if self.nodes[at].replica.is_some() {
+                        self.crash(at);
+                        self.start(at);
+                    }
+                }
                 13..=15 => {
                     // Between two members, or of one from control.
                     let (a, b) = (self.random.below(NODES), self.random.below(NODES + 1));

@@ -27,6 +27,8 @@ pub(super) struct Control {
     promised: [bool; NODES],
     told: [(u64, u64); NODES],
     seen: [Nanos; NODES],
+    /// The life that it registered with, as far as control has heard.
+    known: [u64; NODES],
     /// In some worlds there are none, and members ask each other.
     has_leases: bool,
     lease_end: [Nanos; NODES],
@@ -51,6 +53,7 @@ impl Control {
             promised: [false; NODES],
             told: [(0, 0); NODES],
             seen: [Nanos(1); NODES],
+            known: [1; NODES],
             has_leases,
             lease_end: [Nanos(0); NODES],
         }
@@ -74,13 +77,16 @@ impl World {
 
     fn is_healthy(&self, node: usize) -> bool {
         let control = &self.control;
-        self.now.since(control.seen[node]) < PATIENCE && self.nodes[node].life == control.lives[node]
+        self.now.since(control.seen[node]) < PATIENCE && control.known[node] == control.lives[node]
     }
 
     pub(super) fn step_control(&mut self) {
         for node in 0..NODES {
             if self.is_reachable(node) {
                 self.control.seen[node] = self.now;
+                if self.random.one_in(20) {
+                    self.control.known[node] = self.nodes[node].life;
+                }
                 self.tell(node);
             }
         }
@@ -185,7 +191,8 @@ impl World {
         members.retain(|(store, state)| acks(*state) && self.is_healthy(at(*store)));
         if let Some((node, state)) = change {
             if state == ReplicaState::Syncing && self.is_reachable(node) {
-                self.control.lives[node] = self.nodes[node].life;
+                (self.control.lives[node], self.control.known[node]) =
+                    (self.nodes[node].life, self.nodes[node].life);
                 members.push((store(node), state));
             } else {
                 members.retain(|(member, _)| *member != store(node));
@@ -199,7 +206,8 @@ impl World {
                 self.nodes[*node].replica.as_ref().map(|replica| (replica.last_epoch(), replica.received()))
             };
             let Some(seed) = seeds.max_by_key(length) else { return };
-            self.control.lives[seed] = self.nodes[seed].life;
+            (self.control.lives[seed], self.control.known[seed]) =
+                (self.nodes[seed].life, self.nodes[seed].life);
             members = vec![(store(seed), ReplicaState::Serving)];
         }
         // Joiners that were Syncing before a head that is gone, come behind.

@@ -2,7 +2,7 @@
 
 use wire::Nanos;
 
-use super::{NODES, World, config};
+use super::{NODES, World, config, store};
 use crate::{ChainView, Event, RecordNumber, Replica, Restore};
 
 /// What survives a crash.
@@ -109,6 +109,12 @@ impl World {
         self.nodes[at].replica = None;
         for client in 0..self.clients.len() {
             self.lose(client, at);
+        }
+        // Its connections end, or nobody is told.
+        if self.random.one_in(2) {
+            for other in (0..NODES).filter(|other| *other != at) {
+                self.handle(other, Event::LinkDown { peer: store(at) });
+            }
         }
     }
 

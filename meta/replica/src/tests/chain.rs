@@ -398,6 +398,35 @@ fn a_joiner_waits_for_the_one_before() {
     assert!(synced == [says(1), says(2)] || synced == [says(2), says(1)], "each says so once: {synced:?}");
 }
 
+/// A member of the middle that lives again at once has lost what wasn't flushed, and its successor has it: that one took its own log for another's, and stopped.
+#[test]
+fn a_successor_waits_for_a_member_that_has_lost_its_tail() {
+    let mut chain = Chain::new(&[Serving; 3]);
+    let session = chain.session();
+    let durable = chain.logs[1].len();
+    chain.ask(0, 5, mutation(session, 1, 0, create_volume("a")));
+    assert_eq!(chain.replicas[2].received(), CommitIndex(2));
+    chain.logs[1].truncate(durable);
+    chain.restart(1);
+    chain.deaf = Some(1);
+    chain.handle(1, Event::Chain(&chain.view.clone()));
+    chain.handle(0, Event::LinkDown { peer: store(1) });
+    chain.handle(2, Event::LinkDown { peer: store(1) });
+    chain.settle();
+    chain.pass(Nanos::SECOND / 10);
+    assert_eq!(
+        (chain.replicas[1].received(), chain.replicas[2].received()),
+        (CommitIndex(1), CommitIndex(2))
+    );
+    assert_eq!(chain.news, [], "nobody stops");
+    chain.deaf = None;
+    for _ in 0..5 {
+        chain.pass(Nanos::SECOND);
+        chain.flush_all();
+    }
+    assert_eq!(chain.statuses(), [(0, Status::Ok)]);
+}
+
 /// A log and a checkpoint that a former release wrote, by one member, become a chain's.
 #[test]
 fn a_former_releases_log_is_adopted() {

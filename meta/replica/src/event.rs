@@ -14,7 +14,9 @@ use crate::view::ChainView;
 pub enum Event<'a> {
     /// A client asks for something.
     Request(Request),
-    /// The chain, at the start and at each change; what is prepared was promised durably before, and a lower epoch than one that was told is ignored (I4).
+    /// The chain, at the start and at each change. The driver has stored it durably before: what is prepared is a promise (I4), and a head that begins anew must be told the
+    /// active epoch in which it may have led. A lower epoch than one that was told is ignored. Control counts a promise for the life that made it: a member that began
+    /// anew since leaves the acks with the next epoch.
     /// A replica whose configuration names no store has no chain.
     Chain(&'a ChainView),
     /// The node's lease is good until then (R18).

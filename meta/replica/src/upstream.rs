@@ -265,15 +265,16 @@ impl Replica {
         (skip, part): (usize, &[u8]),
         effects: &mut Effects,
     ) -> bool {
+        if length > self.config.entry_bytes_max {
+            return false; // its own log couldn't take it: members' logs are made alike
+        }
         if skip + part.len() == length && skip == 0 {
             self.upstream.part.clear();
             self.receive(epoch, part, effects);
             return true;
         }
         let there = self.upstream.part.len();
-        let Some(known) = there.checked_sub(skip).filter(|_| length <= self.config.entry_bytes_max) else {
-            return false;
-        };
+        let Some(known) = there.checked_sub(skip) else { return false };
         self.upstream.part.extend_from_slice(part.get(known..).unwrap_or_default());
         if self.upstream.part.len() == length {
             let entry = std::mem::take(&mut self.upstream.part);

@@ -107,6 +107,11 @@ pub enum Note {
     },
     /// A write or flush failed: nothing is answered any more.
     Fenced,
+    /// The prepared epoch's promise may be given to control: what it seals is durable.
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// This learner has caught up: control may make it Syncing.
     CaughtUp {
         /// In this epoch.

@@ -372,6 +372,7 @@ impl Member {
                 turn.effects.closes.push((Link(*client), CloseReason::Deposed));
             }
             Effect::Restart => self.begin_restart(turn),
+            Effect::Sealed { epoch } => turn.effects.notes.push(Note::Sealed { epoch: *epoch }),
             Effect::CaughtUp { epoch } => turn.effects.notes.push(Note::CaughtUp { epoch: *epoch }),
             Effect::Synced { epoch } => turn.effects.notes.push(Note::Synced { epoch: *epoch }),
             Effect::Stopped(trouble) => turn.effects.notes.push(Note::Stopped(*trouble)),

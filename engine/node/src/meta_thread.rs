@@ -157,6 +157,7 @@ fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
             );
         }
         Note::Deleting { .. } => {}
+        Note::Sealed { epoch } => debug!(epoch = epoch.0, "the metadata replica has promised an epoch"),
         Note::CaughtUp { epoch } => {
             info!(epoch = epoch.0, "the metadata replica has caught up with its chain")
         }
@@ -286,6 +287,7 @@ impl runtime::Service for MetaThread {
     }
 
     fn on_stop(&mut self, io: &mut Io) {
+        self.on_mail(io); // a map that was handed over before counts: what it says is logged
         self.member.on_shutdown(clock(io), io.memory(), &mut self.effects);
         self.carry_out(io);
     }

@@ -8,6 +8,7 @@
 //! ```
 //! - A member acks, answers and sends in the active epoch alone, and takes nothing of another one (R1): [`Chain::acts_in`].
 //! - Only a head's state runs ahead of the commit index. It is never rolled back: [`Replica::restart`].
+//! - A promise is given when everything received is durable ([`Replica::promise`]): a member that begins anew between promise and activation has what its successors have.
 //! - A head of more than itself leads only in an epoch that it promised in this life ([`Replica::may_lead`]): in its life before it may have shipped entries of
 //!   that epoch that its log then lost, and others of the same index and epoch would take their place.
 
@@ -35,6 +36,8 @@ pub(crate) struct Chain {
     leads: bool,
     /// The epoch that was promised last in this life.
     promised: Epoch,
+    /// The prepared epoch whose promise waits for what was received before to be durable.
+    sealing: Option<Epoch>,
     /// The last entry of earlier epochs, once it is known in this one.
     base: Option<CommitIndex>,
     /// Ended: restarted by the driver, or in trouble.
@@ -52,6 +55,7 @@ impl Chain {
             role: if alone { Role::Head } else { Role::Idle },
             leads: alone,
             promised: Epoch(0),
+            sealing: None,
             base: None,
             stopped: false,
             next: now,
@@ -164,8 +168,9 @@ impl Replica {
         }
         if view.phase == Phase::Prepared {
             self.chain.promised = view.epoch;
+            self.chain.sealing = Some(view.epoch);
             if planted(Bug::ChainServesSealed) {
-                return;
+                return effects.list.push(Effect::Sealed { epoch: view.epoch });
             }
         }
         let first_acker = view.ackers().next();
@@ -177,6 +182,7 @@ impl Replica {
             Phase::Prepared => self.seal(effects),
             Phase::Active if enters => {
                 self.seal(effects);
+                self.chain.sealing = None;
                 self.chain.base = None;
                 self.enter(now, view.role_of(me), effects);
             }
@@ -190,6 +196,16 @@ impl Replica {
             self.refuse_fenced(effects);
         }
         self.advance(now.nanos, effects);
+        self.promise(effects);
+    }
+
+    /// The promise may be given: nothing that this member has received can be lost with this life any more (I5).
+    pub(crate) fn promise(&mut self, effects: &mut Effects) {
+        if self.own.durable_record() == self.own.last()
+            && let Some(epoch) = self.chain.sealing.take()
+        {
+            effects.list.push(Effect::Sealed { epoch });
+        }
     }
 
     fn role_in(&self, view: &ChainView, me: StoreId) -> Role {
@@ -211,7 +227,7 @@ impl Replica {
     /// The epoch is active, and this is the member's part in it.
     fn enter(&mut self, now: Now, role: Role, effects: &mut Effects) {
         if role == Role::Head {
-            if self.may_lead(effects) {
+            if self.may_lead() {
                 self.lead(now, effects);
             }
             return;
@@ -226,14 +242,9 @@ impl Replica {
         self.keep_links(now.nanos);
     }
 
-    fn may_lead(&mut self, effects: &mut Effects) -> bool {
+    fn may_lead(&self) -> bool {
         let chain = &self.chain;
         let is_only_acker = !chain.has_others();
-        let generation = chain.generation(&self.config);
-        if generation < self.state.generation {
-            self.stop(Trouble::Generation(generation), effects);
-            return false;
-        }
         !self.upstream.is_hollow() && (chain.leads || is_only_acker || chain.promised == chain.epoch())
     }
 
@@ -253,6 +264,10 @@ impl Replica {
                 for session in sessions {
                     self.state.sessions.insert(session, crate::state::Session::default());
                 }
+            }
+            let generation = self.chain.generation(&self.config);
+            if generation < self.state.generation {
+                return self.stop(Trouble::Generation(generation), effects);
             }
             self.chain.leads = true;
             self.orphans = Orphans::new(now.nanos);

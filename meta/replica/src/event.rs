@@ -14,9 +14,9 @@ use crate::view::ChainView;
 pub enum Event<'a> {
     /// A client asks for something.
     Request(Request),
-    /// The chain, at the start and at each change. The driver has stored it durably before: what is prepared is a promise (I4), and a head that begins anew must be told the
-    /// active epoch in which it may have led. A lower epoch than one that was told is ignored. Control counts a promise for the life that made it: a member that began
-    /// anew since leaves the acks with the next epoch.
+    /// The chain, at the start and at each change. The driver has stored it durably before: what is prepared is a promise (I4), given to control once
+    /// [`Effect::Sealed`] says so; and a head that begins anew must be told the active epoch in which it may have led. A lower epoch than one that was told is ignored. Control
+    /// counts a promise for the life that made it: a member that began anew since leaves the acks with the next epoch.
     /// A replica whose configuration names no store has no chain.
     Chain(&'a ChainView),
     /// The node's lease is good until then (R18).
@@ -155,6 +155,12 @@ pub enum Effect {
     },
     /// This replica executed what may never be committed: it ends here. What it appended is still written; then another one is made of its log.
     Restart,
+    /// The prepared epoch was told, and everything that was received before is durable: only now the promise may be given. Whoever leads or follows in that epoch,
+    /// in this life or in the next, has all of it (I5).
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// This learner is so close behind its source that it may be made Syncing.
     CaughtUp {
         /// In this epoch.

@@ -349,6 +349,7 @@ impl Replica {
     fn on_durable(&mut self, now: Nanos, record: RecordNumber, effects: &mut Effects) {
         self.own.on_durable(record);
         self.advance(now, effects); // R1, R12
+        self.promise(effects);
         self.start_checkpoint_when_committed(effects);
     }
 

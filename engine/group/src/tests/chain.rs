@@ -269,7 +269,7 @@ fn a_deposed_head_comes_back() {
     assert_eq!(cluster.ask(0, 60, &mutation(session, 4, make_directory(7))), [], "B and C don't hear of it");
     cluster.nodes[0].notes.clear();
     cluster.change(&[Waiting, Serving, Serving], 2);
-    assert_eq!(cluster.nodes[0].notes, [Note::Restarting, Note::Ended]);
+    assert_eq!(cluster.nodes[0].notes, [Note::Sealed { epoch: Epoch(2) }, Note::Restarting, Note::Ended]);
     let closes = std::mem::take(&mut cluster.nodes[0].closes);
     assert_eq!(closes, [(Link(CLIENT), CloseReason::Deposed)], "its outcome isn't known here (R14)");
     cluster.nodes[0].close(CLIENT);

@@ -63,6 +63,11 @@ impl Control {
         self.view.head().map_or(0, at)
     }
 
+    /// A member's promise.
+    pub(super) fn on_sealed(&mut self, node: usize, epoch: Epoch) {
+        self.promised[node] |= epoch == self.view.epoch;
+    }
+
     /// Another map with the same epoch.
     fn publish(&mut self, view: ChainView) {
         self.view = view;
@@ -121,8 +126,6 @@ impl World {
             self.nodes[node].disk.view = Some(view.clone());
             self.control.told[node] = (version, life);
             self.handle(node, Event::Chain(&view));
-            // It may have been restarted by it.
-            self.control.promised[node] |= self.nodes[node].life == life;
         } else if self.control.has_leases && self.random.one_in(4) {
             self.control.lease_end[node] = self.now.after(LEASE + LEASE / 10);
             let until = self.now.after(LEASE);

@@ -21,6 +21,7 @@ struct Chain {
     letters: VecDeque<(usize, usize, Message<Vec<u8>>)>,
     replies: Vec<(usize, u64, Status, Body)>,
     news: Vec<(usize, Effect)>,
+    sealed: Vec<(usize, Epoch)>,
     now: Nanos,
     /// Messages so far, by kind.
     sent: usize,
@@ -58,6 +59,7 @@ impl Chain {
             letters: VecDeque::new(),
             replies: Vec::new(),
             news: Vec::new(),
+            sealed: Vec::new(),
             now: Nanos(1),
             sent: 0,
             view: view(1, states),
@@ -98,6 +100,7 @@ impl Chain {
                     self.replies.push((at, *correlation, *status, body));
                 }
                 Effect::Arm(_) => {}
+                Effect::Sealed { epoch } => self.sealed.push((at, *epoch)),
                 other => self.news.push((at, other.clone())),
             }
         }
@@ -277,6 +280,24 @@ fn a_deposed_head_answers_nobody_and_ends() {
     chain.ask(1, 6, mutation(session, 1, 0, create_volume("a")));
     let outcome = chain.replies.pop();
     assert!(matches!(outcome, Some((1, 6, Status::Ok, Body::Outcome(_)))), "the first result: {outcome:?}");
+}
+
+/// I5: between promise and activation a member lived again and led, without what it hadn't flushed; its successor had that, and stopped.
+#[test]
+fn a_promise_waits_for_the_disk() {
+    let mut chain = Chain::new(&[Serving; 3]);
+    let session = chain.session();
+    chain.ask(0, 5, mutation(session, 1, 0, create_volume("a")));
+    chain.sealed.clear();
+    let next = view(2, &[ReplicaState::Offline, Serving, Serving]);
+    for at in [1, 2] {
+        chain.handle(at, Event::Chain(&next));
+    }
+    assert_eq!(chain.sealed, []);
+    chain.flush(1);
+    assert_eq!(chain.sealed, [(1, Epoch(2))]);
+    chain.flush(2);
+    assert_eq!(chain.sealed, [(1, Epoch(2)), (2, Epoch(2))]);
 }
 
 /// What still leads goes on: what waits commits in the new epoch.

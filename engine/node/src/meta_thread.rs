@@ -159,7 +159,7 @@ fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
         Note::Deleting { .. } => {}
         Note::Sealed { epoch } => debug!(epoch = epoch.0, "the metadata replica has promised an epoch"),
         Note::CaughtUp { epoch } => {
-            info!(epoch = epoch.0, "the metadata replica has caught up with its chain")
+            info!(epoch = epoch.0, "the metadata replica has caught up with its chain");
         }
         Note::Synced { epoch } => info!(epoch = epoch.0, "the metadata replica is in sync with its chain"),
         Note::Restarting => {

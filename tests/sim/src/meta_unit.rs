@@ -159,7 +159,7 @@ fn note_of(note: group::Note, out: &mut Out) {
             }
             out.notes.push(Note::Opened);
         }
-        group::Note::Lost { .. } => {}
+        group::Note::Lost { .. } | group::Note::Sealed { .. } => {}
         group::Note::OpenFailed(failure) => out.notes.push(Note::OpenFailed(failure.to_string())),
         group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
         group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),
@@ -170,7 +170,6 @@ fn note_of(note: group::Note, out: &mut Out) {
         group::Note::Deleting { orphans: true } => out.counts.push(("gc", "orphans deleted")),
         group::Note::Deleting { orphans: false } => out.counts.push(("gc", "reclaimed")),
         group::Note::StoreSilent { .. } => out.counts.push(("gc", "calls dropped")),
-        group::Note::Sealed { .. } => {}
         group::Note::CaughtUp { .. } => out.counts.push(("chain", "caught up")),
         group::Note::Synced { .. } => out.counts.push(("chain", "synced")),
         group::Note::Restarting => out.counts.push(("chain", "head deposed")),

@@ -73,6 +73,8 @@ enum Command {
     Status(commands::status::Status),
     Doctor(commands::doctor::Doctor),
     #[command(subcommand)]
+    Bench(commands::bench::Bench),
+    #[command(subcommand)]
     Debug(commands::debug::Debug),
     Completions(commands::shell::Completions),
     Man(commands::shell::Man),
@@ -202,6 +204,7 @@ impl Command {
             Self::Verify(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
+            Self::Bench(command) => command.run(context),
             Self::Debug(command) => command.run(context),
             Self::Completions(command) => command.run(context),
             Self::Man(command) => command.run(context),
@@ -254,7 +257,10 @@ impl Command {
             | Self::Debug(_)
             | Self::Completions(_)
             | Self::Man(_)
-            | Self::Help(_) => WhenClosed::End,
+            | Self::Help(_)
+            | Self::Bench(commands::bench::Bench::Check(_) | commands::bench::Bench::Profiles(_)) => {
+                WhenClosed::End
+            }
             _ => WhenClosed::GoOn,
         }
     }

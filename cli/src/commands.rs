@@ -1,6 +1,7 @@
 //! One file per command or family: its options with their explanations and examples, and what it does.
 
 pub(crate) mod attributes;
+pub(crate) mod bench;
 pub(crate) mod cat;
 pub(crate) mod change;
 pub(crate) mod compact;

@@ -71,16 +71,20 @@ impl Context {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
+        let client = Client::connect(self.config()?).map_err(|error| failure("the server", &error))?;
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// How a client connects.
+    pub(crate) fn config(&self) -> Result<Config> {
         let endpoints = endpoint::find(self.global.endpoint.as_deref())?;
         let config = Config::new(endpoints);
         let config = match self.global.timeout.map(|seconds| Duration::from_secs(seconds.into())) {
             Some(deadline) => config.with_deadline(deadline).with_connect_patience(deadline),
             None => config,
         };
-        let config = config.with_window_bytes(self.window_bytes).with_name("catena");
-        let client = Client::connect(config).map_err(|error| failure("the server", &error))?;
-        self.client = Some(client.clone());
-        Ok(client)
+        Ok(config.with_window_bytes(self.window_bytes).with_name("catena"))
     }
 
     /// The volume with this name.

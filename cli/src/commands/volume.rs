@@ -248,7 +248,7 @@ fn parse_chunk_bytes(text: &str) -> std::result::Result<u32, String> {
 }
 
 /// `90`, `90s`, `15m`, `12h`, `7d` in seconds.
-fn parse_seconds(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn parse_seconds(text: &str) -> std::result::Result<u64, String> {
     let expectation = || format!("`{text}` is no time; write for example 90s, 15m, 12h or 7d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

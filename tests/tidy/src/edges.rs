@@ -44,8 +44,10 @@ const CRATES: &[Crate] = &[
         &["wire", "placement", "namespace", "replica", "journal", "store", "shard", "group", "runtime"],
     ),
     real("client", "client", &["wire", "placement", "runtime"]),
+    pure("history", "loadgen/history", &[]),
+    real("loadgen", "loadgen", &["runtime", "client", "history"]),
     // `catena debug` reads the formats of a stopped store, so the command names the two crates that own them.
-    real("cli", "cli", &["wire", "journal", "store", "runtime", "node", "client"]),
+    real("cli", "cli", &["wire", "journal", "store", "runtime", "node", "client", "history", "loadgen"]),
     real("harness", "tests/harness", &[]),
     real(
         "perf",

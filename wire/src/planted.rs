@@ -1,7 +1,8 @@
 //! Planted bugs: faults that the checkers must catch. They exist only in builds with `--cfg planted`, which never ship; there one of them
 //! is chosen at run time. In every other build [`planted`] is the constant `false`.
 //!
-//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught.
+//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught, and `replica`'s `planted.rs` the same of
+//! those of chains.
 
 /// A fault that can be switched on in a build with `--cfg planted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,11 +79,29 @@ pub enum Bug {
     AgentPromisesUnfollowed,
     /// A lease runs from its grant instead of from what was answered (R18).
     AgentCountsLeaseFromGrant,
+    /// The last member of a chain takes its own flush for everybody's (R12).
+    ChainCommitsAtTail,
+    /// A member that has promised a higher epoch goes on as before (R1).
+    ChainServesSealed,
+    /// A read trusts a lease that has run out since (R13).
+    ChainTrustsOldLease,
+    /// A new head knows no results of the one before (I7).
+    ChainHeadForgetsResults,
+    /// A learner answers queries (R13).
+    ChainReadsAtLearner,
+    /// A new head drops what it doesn't know to be committed (I6).
+    ChainHeadDropsQueue,
+    /// A member confirms an epoch that it has left (R13).
+    ChainConfirmsSealed,
+    /// A member takes what it has received for durable (R12).
+    ChainCommitsUnflushed,
+    /// Two logs are taken for one up to the shorter one's end (I5).
+    ChainMatchesByIndex,
 }
 
 impl Bug {
-    /// Every planted bug that the simulator catches.
-    pub const ALL: &'static [Self] = &[
+    /// Those that the simulator of whole nodes catches (`tests/sim`). The others are caught by simulations beside their code.
+    pub const SIMULATED: &'static [Self] = &[
         Self::StoreSkipsFlush,
         Self::StoreIgnoresChecksum,
         Self::StoreReusesSegmentEarly,
@@ -102,26 +121,9 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
-        Self::VoterSendsEarly,
-        Self::VoterTrustsItself,
-        Self::VoterKeepsTruncated,
-        Self::VoterForgetsDamage,
-        Self::ControlActivatesEarly,
-        Self::ControlForgetsRemoved,
-        Self::ControlGrantsUnconfirmed,
-        Self::ControlSkipsElectionWait,
-        Self::ControlSeedsOutside,
-        Self::ControlSeedsCut,
-        Self::ControlReplacesSeedsEarly,
-        Self::ControlAcceptsLateSync,
-        Self::ControlIgnoresIncarnation,
-        Self::ControlCountsSyncing,
-        Self::AgentPromisesUnstored,
-        Self::AgentPromisesUnfollowed,
-        Self::AgentCountsLeaseFromGrant,
     ];
 
-    /// Those of the voter: its simulation catches them (`meta/control/src/voter/tests.rs`).
+    /// Those of the control group's voters (`meta/control/src/voter/tests.rs`).
     pub const VOTER: &'static [Self] = &[
         Self::VoterSendsEarly,
         Self::VoterTrustsItself,
@@ -150,10 +152,18 @@ impl Bug {
         Self::AgentCountsLeaseFromGrant,
     ];
 
-    /// Those that a simulation beside the code catches, and not the whole cluster's.
-    pub fn is_caught_beside_the_code(self) -> bool {
-        [Self::VOTER, Self::CONTROL, Self::AGENT].iter().any(|bugs| bugs.contains(&self))
-    }
+    /// Those of a metadata group's chain (`meta/replica/src/chain_fuzz.rs`).
+    pub const CHAIN: &'static [Self] = &[
+        Self::ChainCommitsAtTail,
+        Self::ChainServesSealed,
+        Self::ChainTrustsOldLease,
+        Self::ChainHeadForgetsResults,
+        Self::ChainReadsAtLearner,
+        Self::ChainHeadDropsQueue,
+        Self::ChainConfirmsSealed,
+        Self::ChainCommitsUnflushed,
+        Self::ChainMatchesByIndex,
+    ];
 }
 
 #[cfg(planted)]

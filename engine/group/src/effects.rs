@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use journal::log::LogLoss;
 use journal::{IoEffects, OpenError};
-use replica::RestoreError;
+use replica::{RestoreError, Trouble};
 use thiserror::Error;
-use wire::{CommitIndex, Nanos, Timestamp};
+use wire::{CommitIndex, Epoch, Nanos, Timestamp};
 
 /// A connection, as the driver numbers it; never reused within a process. Clients' and the member's own share the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,8 +30,10 @@ pub enum CloseReason {
     Mismatch,
     /// More connections than the limit.
     TooMany,
-    /// A store that refused to talk, or has another address now.
+    /// A store or a member that refused to talk, or has another address now.
     Redial,
+    /// A client whose requests this member can't answer: what became of them is for others to know (R14).
+    Deposed,
 }
 
 /// A frame to be sent.
@@ -105,6 +107,26 @@ pub enum Note {
     },
     /// A write or flush failed: nothing is answered any more.
     Fenced,
+    /// The prepared epoch's promise may be given to control: what it seals is durable.
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// This learner has caught up: control may make it Syncing.
+    CaughtUp {
+        /// In this epoch.
+        epoch: Epoch,
+    },
+    /// This Syncing member has what was there when it joined: control may make it Serving.
+    Synced {
+        /// In this epoch.
+        epoch: Epoch,
+    },
+    /// It was deposed with entries that may never be committed. What it logged is written, then [`Ended`](Self::Ended) follows; the driver opens the log again
+    /// and hands it to [`Member::restart`](crate::Member::restart).
+    Restarting,
+    /// It has met what must not be, and does nothing any more. The operator decides.
+    Stopped(Trouble),
     /// It has ended.
     Ended,
 }

@@ -1,4 +1,4 @@
-//! The group's log as the replica uses it: entries appended as there is room, checkpoints in pages of any size.
+//! The group's log as the replica uses it: records appended as there is room, checkpoints in pages of any size.
 //!
 //! A page of the replica's checkpoint may be larger than one of the log's (a file of a million extents is one row), so it travels in pieces: each page of the log
 //! begins with a byte that says whether the replica's page ends with it.
@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use journal::OpenError;
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
-use replica::LogSpace;
-use wire::{CommitIndex, Memory, Nanos, Slot};
+use replica::{LogSpace, RecordNumber};
+use wire::{Memory, Nanos, Slot};
 
 use crate::effects::Turn;
 
@@ -19,18 +19,18 @@ pub(crate) enum LogNote {
     Page(Vec<u8>),
     /// Recovery: the pages so far are of a damaged checkpoint.
     PagesAbandoned,
-    /// Recovery: an entry behind the checkpoint.
-    Entry(CommitIndex, Vec<u8>),
+    /// Recovery: a record behind the checkpoint.
+    Record(RecordNumber, Vec<u8>),
     /// Recovery is done.
-    Opened { last: CommitIndex, was_clean: bool, loss: Option<LogLoss> },
+    Opened { last: RecordNumber, was_clean: bool, loss: Option<LogLoss> },
     /// The log can't be used.
     OpenFailed(OpenError),
-    /// Everything up to this entry is durable.
-    Durable(CommitIndex),
+    /// Everything up to this record is durable.
+    Durable(RecordNumber),
     /// The checkpoint's next page may come.
     PageTaken,
-    /// A checkpoint is durable.
-    CheckpointDone(CommitIndex),
+    /// The checkpoint that holds everything up to this record is durable.
+    CheckpointDone(RecordNumber),
     /// A checkpoint was given up.
     CheckpointFailed,
     /// The log is long, or space is short.
@@ -54,7 +54,8 @@ struct Page {
 }
 
 /// What the replica logs, the log takes.
-const _: () = assert!(replica::ENTRY_BYTES_MAX <= journal::log::RECORD_BYTES_MAX);
+const _: () =
+    assert!(replica::ENTRY_BYTES_MAX + replica::LOG_RECORD_OVERHEAD <= journal::log::RECORD_BYTES_MAX);
 
 /// More pieces of the same page follow.
 const PIECE_MORE: u8 = 0;
@@ -69,7 +70,7 @@ pub(crate) struct GroupLog {
     notes: VecDeque<LogNote>,
     /// The log waits until the notes before are taken in.
     handed: bool,
-    /// Entries that the log had no room for; the replica bounds their bytes.
+    /// Records that the log had no room for; the replica bounds their bytes.
     pending: VecDeque<(u64, Vec<u8>)>,
     pending_bytes: u64,
     /// A page that the log hasn't asked for yet.
@@ -120,15 +121,15 @@ impl GroupLog {
         }
     }
 
-    /// Appends an entry, at once or as soon as there is room.
-    pub(crate) fn append<M: Memory>(&mut self, index: CommitIndex, entry: &[u8], turn: &mut Turn<'_, M>) {
+    /// Appends a record, at once or as soon as there is room.
+    pub(crate) fn append<M: Memory>(&mut self, number: RecordNumber, record: &[u8], turn: &mut Turn<'_, M>) {
         let behind = !self.pending.is_empty();
-        let room = if behind { LogRoom::Busy } else { self.log.room(entry.len(), turn.memory) };
+        let room = if behind { LogRoom::Busy } else { self.log.room(record.len(), turn.memory) };
         if room == LogRoom::Ready {
-            self.run(LogEvent::Append { index: index.0, record: entry }, turn);
+            self.run(LogEvent::Append { index: number.0, record }, turn);
         } else {
-            self.pending_bytes += byte_count(entry);
-            self.pending.push_back((index.0, entry.to_vec()));
+            self.pending_bytes += byte_count(record);
+            self.pending.push_back((number.0, record.to_vec()));
         }
     }
 
@@ -206,6 +207,11 @@ impl GroupLog {
         self.run(LogEvent::IoDone { io, outcome }, turn);
     }
 
+    /// Whether the log has been given everything.
+    pub(crate) fn has_taken_all(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Whether a checkpoint is under way.
     pub(crate) fn is_checkpointing(&self) -> bool {
         self.checkpointing
@@ -216,10 +222,10 @@ impl GroupLog {
         self.pending.is_empty() && self.log.ends_at_checkpoint()
     }
 
-    /// A page of the checkpoint at `index`; `is_end`: nothing is appended behind it.
+    /// A page of the checkpoint that holds everything up to `record`; `is_end`: nothing is appended behind it.
     pub(crate) fn write_page<M: Memory>(
         &mut self,
-        index: CommitIndex,
+        record: RecordNumber,
         page: (&[u8], bool),
         is_end: bool,
         turn: &mut Turn<'_, M>,
@@ -229,9 +235,9 @@ impl GroupLog {
         if std::mem::replace(&mut self.checkpointing, true) {
             self.fill_page(turn);
         } else if is_end {
-            self.run(LogEvent::BeginLastCheckpoint { index: index.0 }, turn);
+            self.run(LogEvent::BeginLastCheckpoint { index: record.0 }, turn);
         } else {
-            self.run(LogEvent::BeginCheckpoint { index: index.0 }, turn);
+            self.run(LogEvent::BeginCheckpoint { index: record.0 }, turn);
         }
     }
 
@@ -306,28 +312,29 @@ impl GroupLog {
                 self.notes.push_back(LogNote::PagesAbandoned);
             }
             LogEffect::Records(records) => {
-                let entries = records.iter(memory);
-                self.notes
-                    .extend(entries.map(|(index, entry)| LogNote::Entry(CommitIndex(index), entry.to_vec())));
+                let records = records.iter(memory);
+                self.notes.extend(
+                    records.map(|(number, record)| LogNote::Record(RecordNumber(number), record.to_vec())),
+                );
                 self.handed = true;
             }
             LogEffect::Opened { last_index } => {
                 let was_clean = self.log.opened().is_some_and(|opened| opened.was_clean);
-                let (last, loss) = (CommitIndex(last_index), self.log.loss());
+                let (last, loss) = (RecordNumber(last_index), self.log.loss());
                 self.notes.push_back(LogNote::Opened { last, was_clean, loss });
             }
             LogEffect::OpenFailed => {
                 let error = self.log.open_error().expect("a log that can't be opened says why");
                 self.notes.push_back(LogNote::OpenFailed(error));
             }
-            LogEffect::Durable { index } => self.notes.push_back(LogNote::Durable(CommitIndex(index))),
+            LogEffect::Durable { index } => self.notes.push_back(LogNote::Durable(RecordNumber(index))),
             LogEffect::WantPage { slot, offset, capacity } => {
                 self.wanted = Some((slot, offset, capacity));
                 return true;
             }
             LogEffect::CheckpointDone { index } => {
                 self.checkpointing = false;
-                self.notes.push_back(LogNote::CheckpointDone(CommitIndex(index)));
+                self.notes.push_back(LogNote::CheckpointDone(RecordNumber(index)));
             }
             LogEffect::CheckpointFailed => {
                 self.notes.push_back(LogNote::CheckpointFailed);
@@ -350,6 +357,6 @@ impl GroupLog {
     }
 }
 
-fn byte_count(entry: &[u8]) -> u64 {
-    u64::try_from(entry.len()).expect("64 bits")
+fn byte_count(record: &[u8]) -> u64 {
+    u64::try_from(record.len()).expect("64 bits")
 }

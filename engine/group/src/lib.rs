@@ -5,7 +5,8 @@
 //! links in `tests/sim`.
 //!
 //! ```text
-//! frames ─► links ─► replica ─► group_log ─► disk          answers wait for the disk (R12)
+//! frames ─► links ─► replica ─► group_log ─► disk          answers wait for the disks of all (R12)
+//!                       ├─► peers ─► frames                the group's other members
 //!                       └─► store_calls ─► frames          deletes and inventories (R2, R24)
 //! ```
 //! **Invariant:** `group` never sees a socket, a file or a clock.
@@ -16,9 +17,10 @@ mod effects;
 mod group_log;
 mod links;
 mod member;
+mod peers;
 mod store_calls;
 #[cfg(test)]
 mod tests;
 
 pub use effects::{Clock, CloseReason, Dial, Effects, Link, Note, OpenFailure, Send};
-pub use member::{Identity, Member};
+pub use member::{Identity, Member, Position};

@@ -72,7 +72,7 @@ impl Links {
         map: MapNumber,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        let Identity { cluster, node, group, links_max } = self.identity;
+        let Identity { cluster, node, group, links_max, .. } = self.identity;
         let reply = match hello.accept(cluster, node, Role::Metadata(group)) {
             Ok(reply) => HelloReply { map, ..reply },
             Err(status) => {

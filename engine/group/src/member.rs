@@ -9,20 +9,30 @@
 //! The last checkpoint is marked as the log's end, so that the next start reads nothing else. One event can lead to at most as many effects as
 //! the replica's one event, the log's notes and the calls that wait for a store; each of the three has its limit.
 
+mod chain;
+mod closing;
+
 use std::sync::Arc;
 
 use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::{ClusterMap, Edition};
-use replica::{Effect, Event, LogSpace, Losses, Replica, ReplicaConfig, RequestBody, Restore, RestoreError};
+use replica::{
+    ChainView, Effect, Event, LogSpace, Losses, RecordNumber, Replica, ReplicaConfig, RequestBody, Restore,
+    RestoreError,
+};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
-use wire::{ClusterId, GroupId, Memory, Nanos, NodeId, Prefix, Status};
+use wire::{ClusterId, CommitIndex, GroupId, Memory, Nanos, NodeId, Prefix, Status, StoreId};
 
 use crate::effects::{Clock, CloseReason, Effects, Link, Note, OpenFailure, Turn};
 use crate::group_log::{GroupLog, LogNote};
 use crate::links::{Caller, Links};
+use crate::peers::Peers;
 use crate::store_calls::{Answered, StoreCalls};
+
+pub use chain::Position;
+use closing::Closing;
 
 /// Who a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +43,8 @@ pub struct Identity {
     pub node: NodeId,
     /// Its group.
     pub group: GroupId,
+    /// Its log, as the cluster map names it.
+    pub store: StoreId,
     /// Connections that are served; further ones are answered `Busy` and closed (R43).
     pub links_max: u32,
 }
@@ -49,17 +61,6 @@ enum Phase {
 /// What a page of a checkpoint takes beside its content, at most: a header, and the rest of its last block.
 const PAGE_OVERHEAD_BYTES: u64 = 4096 + 64;
 
-/// How far an orderly end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closing {
-    /// Entries aren't durable yet, or a checkpoint is under way.
-    Draining,
-    /// The last checkpoint is under way.
-    Checkpointing,
-    /// The log ends.
-    Ending,
-}
-
 /// One member of a metadata group.
 #[derive(Debug)]
 pub struct Member {
@@ -68,28 +69,39 @@ pub struct Member {
     log: GroupLog,
     links: Links,
     stores: StoreCalls,
+    peers: Peers,
     /// `None` until the node has handed one over: nothing is served before.
     edition: Option<Arc<Edition>>,
     /// What the replica wants done, before it is carried out. Reused.
     scratch: replica::Effects,
     /// When the replica wants a tick.
     tick_at: Option<Nanos>,
+    /// The chain that the replica was told.
+    told: Option<ChainView>,
+    lease_until: Nanos,
     closing: Option<Closing>,
+    /// The end is followed by a beginning.
+    is_restarting: bool,
 }
 
 impl Member {
     /// A member around a log that hasn't started.
     pub fn new(identity: Identity, settings: ReplicaConfig, log: Log) -> Self {
+        let settings = ReplicaConfig { store: Some(identity.store), ..settings };
         Self {
-            phase: Phase::Recovering(Box::default()),
+            phase: Phase::Recovering(Box::new(Restore::chained(settings.recent_bytes))),
             settings,
             log: GroupLog::new(log),
             links: Links::new(identity),
             stores: StoreCalls::new(identity.group),
+            peers: Peers::new(identity.group, identity.store),
             edition: None,
             scratch: replica::Effects::default(),
             tick_at: None,
+            told: None,
+            lease_until: Nanos(0),
             closing: None,
+            is_restarting: false,
         }
     }
 
@@ -113,15 +125,6 @@ impl Member {
         self.settle(&mut turn);
     }
 
-    /// Hands the member a cluster map; it serves from the first one on.
-    pub fn on_map(&mut self, edition: Arc<Edition>, effects: &mut Effects) {
-        if self.edition.as_ref().is_none_or(|known| known.number() < edition.number()) {
-            self.stores.on_map(edition.map(), effects);
-            self.edition = Some(edition);
-            self.set_losses();
-        }
-    }
-
     /// Nothing is executed before the replica knows what may be lost (R8): without a map no request is taken.
     fn set_losses(&mut self) {
         if let (Phase::Serving(replica), Some(edition)) = (&mut self.phase, &self.edition) {
@@ -138,13 +141,18 @@ impl Member {
 
     /// What became of a [`Dial`](crate::Dial): the number under which the connection will stand or be closed; `None` where it wasn't begun.
     pub fn on_dialled(&mut self, peer: u16, link: Option<Link>) {
-        self.stores.on_dialled(peer, link);
+        if self.peers.has_index(peer) {
+            self.peers.on_dialled(peer, link);
+        } else {
+            self.stores.on_dialled(peer, link);
+        }
     }
 
     /// A connection that was dialled stands.
     pub fn on_up(&mut self, link: Link, effects: &mut Effects) {
         if let Some(edition) = &self.edition {
             self.stores.on_up(link, edition.map(), effects);
+            self.peers.on_up(link, edition.map(), effects);
         }
     }
 
@@ -153,6 +161,9 @@ impl Member {
         let mut turn = Turn { clock, memory, effects };
         if !self.stores.on_close(link) && self.links.close(link) {
             self.handle(Event::ClientGone { client: link.0 }, &mut turn);
+        }
+        if let Some(peer) = self.peers.on_close(link) {
+            self.handle(Event::LinkDown { peer }, &mut turn);
         }
         self.settle(&mut turn);
     }
@@ -170,6 +181,8 @@ impl Member {
         let mut turn = Turn { clock, memory, effects };
         let close = if self.stores.knows(link) {
             self.on_reply(link, prefix, message, &mut turn)
+        } else if self.peers.knows(link) {
+            self.on_member(link, prefix, message, &mut turn)
         } else if !self.links.knows(link) || prefix.reply || prefix.payload_bytes > 0 {
             Some(CloseReason::Protocol)
         } else {
@@ -206,8 +219,13 @@ impl Member {
         if let Some(edition) = &self.edition {
             self.stores.on_turn(clock.now, edition.map(), turn.effects);
         }
+        // The disk first; then what other members are to know, this turn's flushes among it.
         self.log.submit(&mut turn);
         self.settle(&mut turn);
+        if self.closing.is_none() {
+            self.handle(Event::Turn, &mut turn);
+            self.settle(&mut turn);
+        }
     }
 
     /// The log keeps room for a checkpoint of the state as it is, which takes no more bytes than the state does in memory.
@@ -234,18 +252,6 @@ impl Member {
         self.settle(&mut turn);
     }
 
-    /// Everything that was accepted is finished, then the state is checkpointed and the log ends ([`Note::Ended`]).
-    pub fn on_shutdown(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
-        let mut turn = Turn { clock, memory, effects };
-        if self.closing.is_none() {
-            self.closing = Some(Closing::Draining);
-            // From now on nothing is logged: no upkeep, no request, no answer of a store.
-            self.tick_at = None;
-            self.log.submit(&mut turn);
-        }
-        self.settle(&mut turn);
-    }
-
     /// What a client asks, once its frame is decoded.
     fn on_request<M: Memory>(
         &mut self,
@@ -259,7 +265,13 @@ impl Member {
             return None;
         };
         let body = match request {
-            Request::Hello(hello) => return self.links.greet(caller, &hello, edition.number(), turn.effects),
+            Request::Hello(hello) => {
+                let close = self.links.greet(caller, &hello, edition.number(), turn.effects);
+                if let Some(member) = hello.peer.filter(|_| close.is_none()) {
+                    self.peers.on_greeted(member, caller.link);
+                }
+                return close;
+            }
             Request::GetMap { have, page } => {
                 match edition.page(have, page) {
                     Some(reply) => self.links.send(caller, Status::Ok, &reply, turn.effects),
@@ -273,6 +285,7 @@ impl Member {
             Request::CloseSession { session } => RequestBody::CloseSession { session },
             Request::Mutate(mutation) => RequestBody::Mutate(mutation),
             Request::Query(query) => RequestBody::Query(query),
+            Request::Replicate(message) => return self.on_replicate(caller.link, message, turn),
             _ => {
                 self.links.refuse(caller, Status::Unsupported, turn.effects);
                 return None;
@@ -292,6 +305,27 @@ impl Member {
             replica::Request { client: caller.link.0, correlation: caller.correlation, deadline, body };
         self.handle(Event::Request(request), turn);
         None
+    }
+
+    /// A frame over a connection that was dialled to another member: its answer to the greeting, or to what was asked.
+    fn on_member<M: Memory>(
+        &mut self,
+        link: Link,
+        prefix: &Prefix,
+        message: &[u8],
+        turn: &mut Turn<'_, M>,
+    ) -> Option<CloseReason> {
+        if prefix.reply {
+            self.peers.on_reply(link, prefix, turn.effects);
+            return None;
+        }
+        match (self.peers.dialled_to(link), Request::decode(prefix.kind, message)) {
+            (Some(from), Ok(Request::Replicate(message))) if prefix.payload_bytes == 0 => {
+                self.on_said(from, message, turn);
+                None
+            }
+            _ => Some(CloseReason::Protocol),
+        }
     }
 
     fn on_reply<M: Memory>(
@@ -330,7 +364,18 @@ impl Member {
     fn carry_out<M: Memory>(&mut self, effect: &Effect, all: &replica::Effects, turn: &mut Turn<'_, M>) {
         let now = turn.clock.now;
         match effect {
-            Effect::Append { index, bytes } => self.log.append(*index, all.slice(bytes), turn),
+            Effect::Append { record, bytes } => self.log.append(*record, all.slice(bytes), turn),
+            Effect::Send { to, message } => {
+                self.peers.send(now, *to, all.message(*message), turn.effects);
+            }
+            Effect::Disconnect { client } => {
+                turn.effects.closes.push((Link(*client), CloseReason::Deposed));
+            }
+            Effect::Restart => self.begin_restart(turn),
+            Effect::Sealed { epoch } => turn.effects.notes.push(Note::Sealed { epoch: *epoch }),
+            Effect::CaughtUp { epoch } => turn.effects.notes.push(Note::CaughtUp { epoch: *epoch }),
+            Effect::Synced { epoch } => turn.effects.notes.push(Note::Synced { epoch: *epoch }),
+            Effect::Stopped(trouble) => turn.effects.notes.push(Note::Stopped(*trouble)),
             Effect::Reply { client, correlation, status, body } => {
                 let body = &all.bodies[*body as usize];
                 self.links.answer(Link(*client), *correlation, *status, body, turn.effects);
@@ -347,9 +392,9 @@ impl Member {
                 }
             }
             Effect::Arm(at) => self.tick_at = Some(*at).filter(|_| self.closing.is_none()),
-            Effect::WriteCheckpointPage { index, last, bytes, .. } => {
+            Effect::WriteCheckpointPage { record, last, bytes, .. } => {
                 let is_end = self.closing == Some(Closing::Checkpointing);
-                self.log.write_page(*index, (all.slice(bytes), *last), is_end, turn);
+                self.log.write_page(*record, (all.slice(bytes), *last), is_end, turn);
             }
             // The log frees its segments itself, by the same rule (R15).
             Effect::ClockStepped { nanoseconds } => {
@@ -381,21 +426,23 @@ impl Member {
             LogNote::PagesAbandoned => {
                 turn.effects.notes.push(Note::CheckpointDamaged);
                 if let Phase::Recovering(restore) = &mut self.phase {
-                    **restore = Restore::new();
+                    **restore = Restore::chained(self.settings.recent_bytes);
                 }
             }
-            LogNote::Entry(index, bytes) => self.restore(|restore| restore.entry(index, &bytes), turn),
+            LogNote::Record(record, bytes) => self.restore(|restore| restore.record(record, &bytes), turn),
             LogNote::Opened { last, was_clean, loss } => {
                 self.on_opened(last, was_clean, turn);
-                let from = wire::CommitIndex(last.0 + 1);
+                let received = self.replica().map_or(CommitIndex(last.0), Replica::received);
+                let from = CommitIndex(received.0 + 1);
                 turn.effects.notes.extend(loss.map(|loss| Note::Lost { from, loss }));
             }
             LogNote::OpenFailed(error) => self.fail(OpenFailure::Log(error), turn),
-            LogNote::Durable(index) => self.handle(Event::Durable { index }, turn),
+            LogNote::Durable(record) => self.handle(Event::Durable { record }, turn),
             LogNote::PageTaken => self.handle(Event::CheckpointPageTaken, turn),
-            LogNote::CheckpointDone(index) => {
+            LogNote::CheckpointDone(record) => {
+                self.handle(Event::CheckpointDurable { record }, turn);
+                let index = self.state().map_or(CommitIndex(record.0), |state| state.checkpoint);
                 turn.effects.notes.push(Note::CheckpointDone(index));
-                self.handle(Event::CheckpointDurable { index }, turn);
             }
             LogNote::CheckpointFailed => {
                 turn.effects.notes.push(Note::CheckpointFailed);
@@ -423,15 +470,17 @@ impl Member {
         }
     }
 
-    fn on_opened<M: Memory>(&mut self, last: wire::CommitIndex, was_clean: bool, turn: &mut Turn<'_, M>) {
+    fn on_opened<M: Memory>(&mut self, last: RecordNumber, was_clean: bool, turn: &mut Turn<'_, M>) {
         // It may have failed on an entry before.
         let Phase::Recovering(restore) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         match restore.start(self.settings, turn.clock.now) {
             Ok(replica) => {
-                let committed = replica.committed();
-                assert_eq!(committed, last, "what the log has is what the replica has");
+                assert_eq!(replica.last_record(), last, "what the log has is what the replica has");
                 self.phase = Phase::Serving(Box::new(replica));
                 self.set_losses();
+                self.handle(Event::Lease { until: self.lease_until }, turn);
+                self.tell_chain(turn);
+                let committed = self.replica().map_or(CommitIndex(0), Replica::committed);
                 turn.effects.notes.push(Note::Opened { committed, was_clean });
                 if self.closing.is_none() {
                     // First of all: after many short lives there may be no room for another entry until a checkpoint has made it.
@@ -455,32 +504,5 @@ impl Member {
     fn end(&mut self) {
         self.phase = Phase::Ended;
         self.tick_at = None;
-    }
-
-    /// The next step of an orderly end, if its time has come.
-    fn advance_closing<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
-        let Some(closing) = self.closing else { return false };
-        let next = match (closing, &self.phase) {
-            (Closing::Ending, _) => return false,
-            // Nothing was answered yet, or nothing can be written any more.
-            (_, Phase::Recovering(_) | Phase::Ended) => Closing::Ending,
-            _ if self.log.is_checkpointing() => return false,
-            (Closing::Checkpointing, _) => Closing::Ending,
-            (Closing::Draining, Phase::Serving(replica)) => {
-                let is_drained = replica.committed() == replica.state().namespace.index();
-                if !is_drained && !self.log.is_full(turn) {
-                    return false;
-                }
-                // Entries for which there is no space were never acknowledged.
-                let has_more = is_drained && !self.log.ends_at_checkpoint();
-                if has_more { Closing::Checkpointing } else { Closing::Ending }
-            }
-        };
-        self.closing = Some(next);
-        match next {
-            Closing::Checkpointing => self.handle(Event::BeginCheckpoint, turn),
-            Closing::Draining | Closing::Ending => self.log.close(turn),
-        }
-        true
     }
 }

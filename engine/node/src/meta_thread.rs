@@ -9,13 +9,13 @@ use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, StoreFile};
 use tracing::{debug, error, info, warn};
 use wire::map::Unit;
 use wire::meta::GroupState;
-use wire::{GroupId, Nanos, Prefix};
+use wire::{GroupId, Nanos, Prefix, StoreId};
 
 use crate::config::Config;
 use crate::disk::{Disk, LOG_HEADROOM_BYTES};
 use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
-use crate::meta_log::{open_failure, open_log};
+use crate::meta_log::{length_of, open_failure, open_log};
 use crate::progress::{Progress, Stage};
 use crate::shard_thread::SharedMap;
 use crate::start::nanoseconds;
@@ -34,7 +34,9 @@ pub(crate) enum MetaMail {
 pub(crate) struct MetaThread {
     member: Member,
     effects: Effects,
-    /// The log's file, for messages.
+    /// What the log is opened with.
+    start: MetaStart,
+    /// The log's file.
     path: PathBuf,
     disk: Disk,
     mail: Receiver<MetaMail>,
@@ -48,7 +50,7 @@ impl MetaThread {
     /// Around a member that hasn't started.
     fn new(
         io: &mut Io,
-        member: Member,
+        (member, start): (Member, MetaStart),
         file: &StoreFile,
         mail: Receiver<MetaMail>,
         progress: Progress,
@@ -59,6 +61,7 @@ impl MetaThread {
         let mut thread = Self {
             member,
             effects: Effects::default(),
+            start,
             path,
             disk,
             mail,
@@ -95,7 +98,29 @@ impl MetaThread {
             report(&self.progress, &self.path, io, note);
         }
         self.tell_state(io.now());
+        let ended = self.effects.notes.contains(&Note::Ended);
         self.effects.clear();
+        match ended.then(|| self.member.is_restarting()) {
+            Some(true) => self.restart(io),
+            Some(false) => io.stop(),
+            None => {}
+        }
+    }
+
+    /// The member begins anew with its log, which has ended in order.
+    fn restart(&mut self, io: &mut Io) {
+        let length = length_of(&self.path, std::fs::metadata(&self.path).map(|file| file.len()));
+        match length {
+            Ok(bytes) => {
+                self.start = self.start.clone().with_length(bytes).reopened();
+                self.member.restart(clock(io), open_log(&self.start), io.memory(), &mut self.effects);
+                self.carry_out(io);
+            }
+            Err(error) => {
+                error!(%error, "the metadata replica can't begin anew");
+                self.progress.fail(error.to_string());
+            }
+        }
     }
 }
 
@@ -132,10 +157,21 @@ fn report(progress: &Progress, path: &Path, io: &mut Io, note: &Note) {
             );
         }
         Note::Deleting { .. } => {}
-        Note::Ended => {
-            info!("the metadata log is closed");
-            io.stop();
+        Note::Sealed { epoch } => debug!(epoch = epoch.0, "the metadata replica has promised an epoch"),
+        Note::CaughtUp { epoch } => {
+            info!(epoch = epoch.0, "the metadata replica has caught up with its chain");
         }
+        Note::Synced { epoch } => info!(epoch = epoch.0, "the metadata replica is in sync with its chain"),
+        Note::Restarting => {
+            warn!(
+                "another node leads the metadata group: what isn't committed is given back, and the replica begins anew"
+            );
+        }
+        Note::Stopped(trouble) => {
+            error!(?trouble, "the metadata replica stops: what it holds doesn't fit what its chain holds");
+            progress.fail(format!("the metadata replica has stopped: {trouble:?}"));
+        }
+        Note::Ended => info!("the metadata log is closed"),
     }
 }
 
@@ -228,7 +264,7 @@ impl runtime::Service for MetaThread {
         while let Some(mail) = self.mail.pop() {
             match mail {
                 MetaMail::Map(edition) => {
-                    self.member.on_map(edition, &mut self.effects);
+                    self.member.on_map(clock(io), edition, io.memory(), &mut self.effects);
                     self.carry_out(io);
                 }
                 MetaMail::State(replier) => {
@@ -251,6 +287,7 @@ impl runtime::Service for MetaThread {
     }
 
     fn on_stop(&mut self, io: &mut Io) {
+        self.on_mail(io); // a map that was handed over before counts: what it says is logged
         self.member.on_shutdown(clock(io), io.memory(), &mut self.effects);
         self.carry_out(io);
     }
@@ -263,7 +300,9 @@ fn clock(io: &Io) -> Clock {
 fn close_reason(reason: CloseReason) -> runtime::CloseReason {
     match reason {
         CloseReason::Protocol => runtime::CloseReason::Protocol,
-        CloseReason::Mismatch | CloseReason::TooMany | CloseReason::Redial => runtime::CloseReason::Local,
+        CloseReason::Mismatch | CloseReason::TooMany | CloseReason::Redial | CloseReason::Deposed => {
+            runtime::CloseReason::Local
+        }
     }
 }
 
@@ -273,10 +312,12 @@ const ORPHAN_INTERVAL_MIN: u64 = 5 * Nanos::SECOND;
 const ORPHAN_INTERVAL_MAX: u64 = 600 * Nanos::SECOND;
 
 /// What the metadata replica's thread is started with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MetaStart {
     pub(crate) identity: Identity,
     pub(crate) settings: ReplicaConfig,
+    /// The log, as the cluster map names it.
+    store: StoreId,
     pub(crate) links_max: u32,
     pub(crate) accept_data_loss: bool,
     pub(crate) format: bool,
@@ -298,6 +339,11 @@ impl MetaStart {
         // The stores of shards come first in the map.
         let shards = map.as_map().stores.iter().filter(|store| matches!(store.unit, Unit::Shard(_)));
         start.settings.inventory_sources = u16::try_from(shards.count()).expect("stores have 16-bit indices");
+        // In a directory of format 1 the log isn't named, and the map's name for it counts.
+        let group = Unit::Group(start.settings.group);
+        let mut stores = map.as_map().stores.iter();
+        let log = stores.find(|store| store.unit == group && store.node == identity.node);
+        start.store = log.map_or(identity.metadata, |log| log.store);
         start.accept_data_loss = accept_data_loss;
         start
     }
@@ -320,6 +366,7 @@ impl MetaStart {
         Self {
             identity: identity.clone(),
             settings,
+            store: identity.metadata,
             links_max: config.limits.connections,
             accept_data_loss: false,
             format: false,
@@ -331,6 +378,11 @@ impl MetaStart {
     #[must_use]
     pub(crate) fn with_length(self, device_bytes: u64) -> Self {
         Self { device_bytes, ..self }
+    }
+
+    /// The same log again: it is there, and nothing of it was lost.
+    fn reopened(self) -> Self {
+        Self { format: false, accept_data_loss: false, ..self }
     }
 
     /// Whether the file is made.
@@ -350,9 +402,10 @@ impl MetaStart {
             cluster: self.identity.cluster,
             node: self.identity.node,
             group: self.settings.group,
+            store: self.store,
             links_max: self.links_max,
         };
         let member = Member::new(member, self.settings, open_log(&self));
-        MetaThread::new(io, member, file, mail, progress)
+        MetaThread::new(io, (member, self), file, mail, progress)
     }
 }

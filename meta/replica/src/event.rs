@@ -3,28 +3,52 @@
 use std::ops::Range;
 
 use wire::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
-use wire::{ChunkId, CommitIndex, Nanos, SessionId, Status};
+use wire::{ChunkId, CommitIndex, Epoch, Nanos, SessionId, Status, StoreId};
+
+use crate::message::{Message, with_bytes};
+use crate::own_log::RecordNumber;
+use crate::view::ChainView;
 
 /// Something happened.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "requests are most events: a box would be an allocation for each"
-)]
 pub enum Event<'a> {
     /// A client asks for something.
     Request(Request),
-    /// The log is durable up to and including this entry.
+    /// The chain, at the start and at each change. The driver has stored it durably before: what is prepared is a promise (I4), given to control once
+    /// [`Effect::Sealed`] says so; and a head that begins anew must be told the active epoch in which it may have led. A lower epoch than one that was told is ignored. Control
+    /// counts a promise for the life that made it: a member that began anew since leaves the acks with the next epoch.
+    /// A replica whose configuration names no store has no chain.
+    Chain(&'a ChainView),
+    /// The node's lease is good until then (R18).
+    Lease {
+        /// Until then.
+        until: Nanos,
+    },
+    /// Another member says something.
+    Message {
+        /// The member.
+        from: StoreId,
+        /// What it says.
+        message: Message<&'a [u8]>,
+    },
+    /// The connection to a member broke: what was sent may not have arrived.
+    LinkDown {
+        /// The member.
+        peer: StoreId,
+    },
+    /// No further event is at hand: messages to other members leave now.
+    Turn,
+    /// The log is durable up to and including this record.
     Durable {
-        /// The entry.
-        index: CommitIndex,
+        /// The record.
+        record: RecordNumber,
     },
     /// The page of the checkpoint was taken over: the next one may come.
     CheckpointPageTaken,
     /// The checkpoint is durable, and found at the next start.
     CheckpointDurable {
-        /// Its index.
-        index: CommitIndex,
+        /// Its record.
+        record: RecordNumber,
     },
     /// The checkpoint couldn't be written; another one is tried after as much log again.
     CheckpointFailed,
@@ -110,13 +134,45 @@ pub enum RequestBody {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Append this entry to the log; several may share a batch. Answer with `Durable`.
+    /// Append this record to the log; several may share a batch. Answer with `Durable`.
     Append {
-        /// The entry's index, one above the one before.
-        index: CommitIndex,
+        /// The record's number, one above the one before.
+        record: RecordNumber,
         /// Where its bytes are in [`Effects::bytes`].
         bytes: Range<u32>,
     },
+    /// Send a message to another member.
+    Send {
+        /// The member.
+        to: StoreId,
+        /// Where it is in [`Effects::messages`].
+        message: u32,
+    },
+    /// Close a client's connection without an answer: what became of its requests can't be known here.
+    Disconnect {
+        /// The client.
+        client: u64,
+    },
+    /// This replica executed what may never be committed: it ends here. What it appended is still written; then another one is made of its log.
+    Restart,
+    /// The prepared epoch was told, and everything that was received before is durable: only now the promise may be given. Whoever leads or follows in that epoch,
+    /// in this life or in the next, has all of it (I5).
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// This learner is so close behind its source that it may be made Syncing.
+    CaughtUp {
+        /// In this epoch.
+        epoch: Epoch,
+    },
+    /// This Syncing member has everything that was there when it joined: it may be made Serving.
+    Synced {
+        /// In this epoch.
+        epoch: Epoch,
+    },
+    /// This replica does nothing any more: it has met what must not be.
+    Stopped(Trouble),
     /// Answer a request.
     Reply {
         /// The request's client.
@@ -150,6 +206,8 @@ pub enum Effect {
     WriteCheckpointPage {
         /// The checkpoint's index.
         index: CommitIndex,
+        /// The last record that it contains.
+        record: RecordNumber,
         /// The page, from 0.
         number: u32,
         /// Whether it is the last one.
@@ -162,11 +220,22 @@ pub enum Effect {
         /// Forward, or back.
         nanoseconds: i64,
     },
-    /// The log up to and including this entry isn't needed any more: two durable checkpoints are beyond it (R15).
+    /// The log up to and including this record isn't needed any more: two durable checkpoints are beyond it (R15).
     TrimLog {
-        /// The entry.
-        upto: CommitIndex,
+        /// The record.
+        upto: RecordNumber,
     },
+}
+
+/// Why a replica stopped. The operator decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its log goes on behind this entry otherwise than its upstream's, and it is no joiner, whose log may be cut (I5).
+    Diverged(CommitIndex),
+    /// This entry can't be applied to its state.
+    Entry(CommitIndex),
+    /// The cluster map's generation is below the log's (R20).
+    Generation(u16),
 }
 
 const _: () = assert!(size_of::<Effect>() <= 64);
@@ -195,6 +264,8 @@ pub struct Effects {
     pub bytes: Vec<u8>,
     /// Bodies of replies.
     pub bodies: Vec<Body>,
+    /// Messages to other members.
+    pub messages: Vec<Message<Range<u32>>>,
 }
 
 impl Effects {
@@ -203,12 +274,24 @@ impl Effects {
         self.list.clear();
         self.bytes.clear();
         self.bodies.clear();
+        self.messages.clear();
     }
 
     /// The bytes of an entry or page.
     pub fn slice(&self, range: &Range<u32>) -> &[u8] {
         let index = |at: u32| usize::try_from(at).expect("32 bits");
         &self.bytes[index(range.start)..index(range.end)]
+    }
+
+    /// A message to another member.
+    pub fn message(&self, at: u32) -> Message<&[u8]> {
+        with_bytes(&self.messages[usize::try_from(at).expect("32 bits")], |range| self.slice(range))
+    }
+
+    pub(crate) fn send(&mut self, to: StoreId, message: Message<Range<u32>>) {
+        let at = u32::try_from(self.messages.len()).expect("a driver clears its effects");
+        self.messages.push(message);
+        self.list.push(Effect::Send { to, message: at });
     }
 
     /// Where bytes appended since `start` are.

@@ -16,7 +16,7 @@ impl Replica {
     pub(crate) fn mutate(&mut self, now: Now, asker: Asker, mutation: Mutation, effects: &mut Effects) {
         let Mutation { session, sequence, acked_upto, operation } = mutation;
         let Some(row) = self.state.sessions.get(&session).copied() else {
-            return self.refuse(asker, Status::SessionExpired, effects); // R21: Unknown to the caller, never re-executed here
+            return self.refuse(now.nanos, asker, Status::SessionExpired, effects); // R21: Unknown to the caller, never re-executed here
         };
         self.heard.touch(session, now.nanos);
         if let Some(outcome) = self.state.results.get(&(session, sequence)).copied()
@@ -24,12 +24,13 @@ impl Replica {
         {
             // The first try's result, once its entry is committed: a retry of what is still on its way joins the wait.
             self.metrics.retries += 1;
-            return self.answer(asker, outcome.status, Body::Outcome(outcome), outcome.index, effects);
+            let answer = (outcome.status, Body::Outcome(outcome));
+            return self.answer(now.nanos, asker, answer, outcome.index, effects);
         }
         // A result that was acknowledged is forgotten: the caller breaks its own word, or a copy of the request comes very late.
         let forgotten = sequence <= row.acked_upto && !planted(Bug::ReplicaForgetsResults);
         if forgotten || sequence == Sequence(0) || acked_upto >= sequence {
-            return self.refuse(asker, Status::BadRequest, effects);
+            return self.refuse(now.nanos, asker, Status::BadRequest, effects);
         }
         let kept = if acked_upto > row.acked_upto {
             self.state.unacked(session, acked_upto)
@@ -54,18 +55,19 @@ impl Replica {
         let mut outcome = executed.outcome;
         let record = |outcome, changes| Record::Mutation { session, sequence, acked_upto, outcome, changes };
         let mut entry = Entry { time: context.moment.time, record: record(outcome, executed.changes) };
-        let start = effects.bytes.len();
+        let start = self.begin_entry(effects);
+        let entry_start = effects.bytes.len();
         entry.encode(&mut effects.bytes);
-        if effects.bytes.len() - start > self.config.entry_bytes_max {
+        if effects.bytes.len() - entry_start > self.config.entry_bytes_max {
             // The log couldn't take it: a failure, found before anything is applied.
-            effects.bytes.truncate(start);
+            effects.bytes.truncate(entry_start);
             outcome = Outcome::of_status(Status::TooLarge, index);
             entry.record = record(outcome, Vec::new());
             entry.encode(&mut effects.bytes);
         }
         let logged = self.append(now.nanos, entry, start, effects); // R14: a failure too
         assert!(logged == index, "the outcome names its own entry");
-        self.answer(asker, outcome.status, Body::Outcome(outcome), index, effects);
+        self.answer(now.nanos, asker, (outcome.status, Body::Outcome(outcome)), index, effects);
     }
 }
 

@@ -1,39 +1,49 @@
 //! The replica: takes events, keeps the order of the log, holds answers back until they may leave.
 //!
-//! Invariants: `committed ≤ executed`; an answer waits for the index that its state had when it was made; entries are appended in order of
-//! their indices, each once.
-
-use std::collections::VecDeque;
+//! Invariants: `committed ≤ received`, and `durable ≤ received`; a head's state is as of the last entry received, any other member's as of the commit index;
+//! an answer waits for the index that its state had when it was made.
 
 use namespace::Losses;
-use wire::meta::{Answer, GroupState, Query, Refusal};
-use wire::planted::{Bug, planted};
-use wire::{CommitIndex, Nanos, Status, Timestamp};
+use wire::meta::{GroupState, Refusal};
+use wire::{CommitIndex, Nanos, Status, StoreId, Timestamp};
 
+use crate::answers::{Answers, refuse_at_once};
+use crate::chain::Chain;
 use crate::checkpoint::Checkpointer;
-use crate::config::{IN_FLIGHT_BYTES_MAX, RETRY_AFTER_MS, ReplicaConfig, WAITING_BYTES_MAX, WAITING_MAX};
+use crate::config::{IN_FLIGHT_BYTES_MAX, ReplicaConfig};
 use crate::deletes::Deletes;
+use crate::downstream::Downstream;
 use crate::event::{Body, Effect, Effects, Event, LogSpace, Request, RequestBody};
+use crate::fence::Fence;
+use crate::history::History;
 use crate::log_clock::LogClock;
+use crate::message::Message;
 use crate::orphans::Orphans;
+use crate::own_log::{OwnLog, RecordNumber, encode_entry_head};
 use crate::pins::Pins;
 use crate::record::{Entry, Record};
 use crate::sessions::Heard;
 use crate::state::State;
 use crate::upkeep::Upkeep;
+use crate::upstream::Upstream;
+use crate::view::Role;
 
-/// One group's replica, its only one so far: head and tail.
+/// One member of a group's chain.
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub(crate) config: ReplicaConfig,
-    /// As of the last entry appended, which is the highest received (R13).
+    /// A head's: as of the last entry received. Any other member's: as of the commit index.
     pub(crate) state: State,
     pub(crate) committed: CommitIndex,
-    waiting: VecDeque<Waiting>,
-    waiting_bytes: usize,
-    /// Lengths of the entries that aren't durable yet.
-    in_flight: VecDeque<u64>,
-    in_flight_bytes: u64,
+    pub(crate) chain: Chain,
+    /// The entries received: all their epochs, and the newest of them.
+    pub(crate) history: History,
+    /// The log under this member.
+    pub(crate) own: OwnLog,
+    pub(crate) upstream: Upstream,
+    pub(crate) downstream: Downstream,
+    pub(crate) fence: Fence,
+    pub(crate) answers: Answers,
     pub(crate) heard: Heard,
     pub(crate) pins: Pins,
     pub(crate) deletes: Deletes,
@@ -48,14 +58,14 @@ pub struct Replica {
     armed: Option<Nanos>,
 }
 
-/// An answer that waits for the log.
-#[derive(Clone, Debug)]
-struct Waiting {
-    index: CommitIndex,
-    asker: Asker,
-    status: Status,
-    body: Body,
-    bytes: usize,
+/// What a replica begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Begin {
+    pub(crate) state: State,
+    pub(crate) history: History,
+    pub(crate) own: OwnLog,
+    pub(crate) hollow: bool,
+    pub(crate) checkpointer: Checkpointer,
 }
 
 /// Whom to answer.
@@ -106,7 +116,7 @@ pub struct Metrics {
     pub checkpoints: u64,
     /// Last entry executed.
     pub executed: u64,
-    /// Last entry that is durable.
+    /// Last entry that is committed.
     pub committed: u64,
     /// Answers that wait for the log.
     pub waiting: u64,
@@ -123,29 +133,34 @@ pub struct Metrics {
 }
 
 impl Replica {
-    /// A replica of a group that has no log yet.
+    /// A replica that has no log yet.
     pub fn new(config: ReplicaConfig, now: Nanos) -> Self {
-        let checkpointer = Checkpointer::new(CommitIndex(0), 0);
-        Self::with(config, State::default(), checkpointer, now)
+        Self::with(config, Begin::default(), now)
     }
 
-    /// A replica with this state, all of which is durable.
-    pub(crate) fn with(config: ReplicaConfig, state: State, checkpointer: Checkpointer, now: Nanos) -> Self {
-        let executed = state.namespace.index();
+    /// A replica with this state and this log, all of which is durable.
+    pub(crate) fn with(config: ReplicaConfig, begin: Begin, now: Nanos) -> Self {
+        let Begin { state, history, own, hollow, checkpointer } = begin;
+        let chain = Chain::new(&config, now);
+        let applied = state.namespace.index();
         // What ended before this start may be read by clients whose pins this head hasn't heard of yet (R25).
-        let young = if executed == CommitIndex(0) { 0 } else { config.pin_ttl + config.reclaim_delay / 2 };
+        let young = if applied == CommitIndex(0) { 0 } else { config.pin_ttl + config.reclaim_delay / 2 };
+        let heard = if chain.leads() { Heard::all(&state, now) } else { Heard::default() }; // each new head grants a full TTL (R22)
         Self {
-            heard: Heard::all(&state, now), // each new head grants a full TTL (R22)
+            heard,
             upkeep: Upkeep::new(now, now.after(young)),
             clock: LogClock::new(now),
             orphans: Orphans::new(now),
+            upstream: Upstream::new(now, hollow),
+            downstream: Downstream::default(),
+            fence: Fence::new(now),
+            answers: Answers::default(),
             config,
             state,
-            committed: executed,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
+            committed: applied,
+            chain,
+            history,
+            own,
             pins: Pins::default(),
             deletes: Deletes::default(),
             checkpointer,
@@ -158,35 +173,89 @@ impl Replica {
 
     /// Takes an event; appends what has to be done to `effects`. `wall` goes into the log; `now` only counts how long something takes.
     ///
-    /// One event gives at most as many replies as answers wait ([`WAITING_MAX`]), as many entries as one round of upkeep logs
-    /// ([`UPKEEP_ENTRIES_MAX`](crate::UPKEEP_ENTRIES_MAX) + 2), and as many deletions as may be on their way.
+    /// One event gives at most as many replies as answers wait ([`WAITING_MAX`](crate::WAITING_MAX)), as many entries as one round of upkeep logs
+    /// ([`UPKEEP_ENTRIES_MAX`](crate::UPKEEP_ENTRIES_MAX) + 2) or a message brings, as many deletions as may be on their way, and at a turn's end to each
+    /// subscriber messages with as many bytes as its window has.
     pub fn handle(&mut self, now: Nanos, wall: Timestamp, event: Event<'_>, effects: &mut Effects) {
+        if self.chain.is_stopped() {
+            return;
+        }
         let now = Now { nanos: now, wall };
         self.watch_clock(now, effects);
         self.raise_generation(now, effects);
         match event {
             Event::Request(request) => self.on_request(now, request, effects),
-            Event::Durable { index } => self.on_durable(index, effects),
+            Event::Chain(view) => {
+                self.on_chain(now, view, effects);
+                self.raise_generation(now, effects);
+            }
+            Event::Lease { until } => self.on_lease(now.nanos, until, effects),
+            Event::Message { from, message } => self.on_message(now, from, message, effects),
+            Event::LinkDown { peer } => self.on_link_down(now.nanos, peer),
+            Event::Turn => self.on_turn(now.nanos, effects),
+            Event::Durable { record } => self.on_durable(now.nanos, record, effects),
             Event::CheckpointPageTaken => self.write_checkpoint_page(effects),
-            Event::CheckpointDurable { index } => self.on_checkpoint_durable(index, effects),
+            Event::CheckpointDurable { record } => {
+                self.on_checkpoint_durable(record, effects);
+                self.advance(now.nanos, effects);
+            }
             Event::CheckpointFailed => self.checkpointer.fail(),
             Event::BeginCheckpoint => self.begin_checkpoint(effects),
-            Event::ShardInventory { source, ids, end } => {
+            Event::ShardInventory { source, ids, end } if self.may_log() => {
                 self.on_inventory(now.nanos, source, ids, end, effects);
             }
-            Event::ShardDeleted { first, count } => self.deletes.on_deleted(first, count),
+            Event::ShardDeleted { first, count } if self.chain.leads() => {
+                self.deletes.on_deleted(first, count);
+            }
+            Event::ShardInventory { .. } | Event::ShardDeleted { .. } => {} // asked by a head that this member isn't any more
             Event::LogSpace(space) => self.log_space = space,
-            Event::Tick => self.on_tick(now, effects),
-            Event::ClientGone { client } => self.on_client_gone(client),
+            Event::Tick => {
+                self.armed = None; // this was it
+                self.tend_links(now.nanos, effects);
+                self.on_tick(now, effects);
+            }
+            Event::ClientGone { client } => self.answers.forget_client(client),
         }
         if self.checkpointer.is_due(self.config.checkpoint_log_bytes) {
             self.begin_checkpoint(effects);
         }
-        if self.armed != Some(self.upkeep.next) {
-            self.armed = Some(self.upkeep.next);
-            effects.list.push(Effect::Arm(self.upkeep.next));
-        }
+        self.arm(effects);
         self.invariants();
+    }
+
+    fn arm(&mut self, effects: &mut Effects) {
+        let upkeep = self.chain.is_head().then_some(self.upkeep.next);
+        let Some(next) = [upkeep, self.links_deadline()].into_iter().flatten().min() else { return };
+        if self.armed != Some(next) {
+            self.armed = Some(next);
+            effects.list.push(Effect::Arm(next));
+        }
+    }
+
+    fn on_message(&mut self, now: Now, from: StoreId, message: Message<&[u8]>, effects: &mut Effects) {
+        match message {
+            Message::Subscribe(subscribe) => self.on_subscribe(now.nanos, from, &subscribe, effects),
+            Message::Accepted { epoch, number, after, base } => {
+                self.on_accepted(now.nanos, from, (epoch, number), (after, base), effects);
+            }
+            Message::Offer { epoch, number, .. } => self.on_offer(from, (epoch, number)),
+            Message::Refused { epoch, number } => self.on_refused(now.nanos, from, epoch, number),
+            Message::Entries(entries) => self.on_entries(now, from, &entries, effects),
+            Message::Progress(progress) => self.on_progress(now.nanos, from, &progress, effects),
+            Message::Confirm { epoch, round } => self.on_confirm(from, epoch, round, effects),
+            Message::Confirmed { epoch, round } => {
+                self.on_confirmed(now.nanos, from, (epoch, round), effects);
+            }
+            Message::FetchPage { epoch, number, piece } => self.on_fetch_page(from, (epoch, number), piece),
+            Message::Page(page) => self.on_page(now.nanos, from, &page, effects),
+        }
+    }
+
+    fn on_link_down(&mut self, now: Nanos, peer: StoreId) {
+        if self.upstream.source() == Some(peer) {
+            self.upstream.retry_at(now.after(crate::config::LINK_INTERVAL));
+        }
+        self.downstream.forget(peer);
     }
 
     /// The cluster map's stamps of accepted data loss, at the start and whenever they change (R8).
@@ -200,56 +269,62 @@ impl Replica {
             let refusal = Body::Refusal(Refusal::default());
             return effects.reply(asker.client, asker.correlation, Status::DeadlineExceeded, refusal);
         }
+        if let RequestBody::Query(query) = request.body {
+            if self.is_full() && self.chain.is_reader() {
+                return self.refuse_busy(asker, effects); // I13
+            }
+            return self.query(now.nanos, asker, query, effects);
+        }
+        if !self.chain.is_head() {
+            return self.refuse_elsewhere(asker, effects);
+        }
         if self.is_full() {
             if let RequestBody::KeepAlive { session, .. } = request.body {
                 self.heard.touch(session, now.nanos); // it was heard, whatever it is told (R22)
             }
             return self.refuse_busy(asker, effects); // I13
         }
+        if let RequestBody::KeepAlive { session, pins } = request.body {
+            return self.keep_alive(now, asker, session, &pins, effects);
+        }
+        if !self.may_log() {
+            return refuse_at_once(asker, Status::NotServing, effects); // R6
+        }
         match request.body {
             RequestBody::OpenSession => self.open_session(now, asker, effects),
-            RequestBody::KeepAlive { session, pins } => {
-                self.keep_alive(now, asker, session, &pins, effects);
-            }
             RequestBody::CloseSession { session } => self.close_session(now, asker, session, effects),
             RequestBody::Mutate(mutation) => self.mutate(now, asker, mutation, effects),
-            RequestBody::Query(query) => self.query(asker, &query, effects),
+            RequestBody::KeepAlive { .. } | RequestBody::Query(_) => unreachable!("answered above"),
         }
+    }
+
+    /// Whether entries are made here: at a head, with enough members that serve (R6).
+    pub(crate) fn may_log(&self) -> bool {
+        self.chain.is_head() && self.chain.is_in_sync()
     }
 
     /// Whether no request is taken: too much waits for the log.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING_MAX
-            || self.waiting_bytes >= WAITING_BYTES_MAX
-            || self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX
-    }
-
-    /// Evaluates at the highest index received, and answers when that is committed (R13, I8).
-    fn query(&mut self, asker: Asker, query: &Query, effects: &mut Effects) {
-        self.metrics.queries += 1;
-        let answer = match query {
-            Query::GroupStatus => Ok(Answer::GroupStatus(self.group_state())),
-            query => self.state.namespace.query(query, self.config.reclaim_delay),
-        };
-        let (status, body) = match answer {
-            Ok(answer) => (Status::Ok, Body::Answer(answer)),
-            Err(failure) => {
-                let refusal = Refusal { retry_after_ms: 0, depth: failure.depth, version: failure.version };
-                (failure.status, Body::Refusal(refusal))
-            }
-        };
-        self.answer(asker, status, body, self.state.namespace.index(), effects);
+        self.answers.is_full()
+            || self.history.bytes_between(self.committed, self.history.last()) >= IN_FLIGHT_BYTES_MAX
     }
 
     /// Logs a record: applies it to the head's state, and hands its bytes to the driver.
     pub(crate) fn log(&mut self, now: Now, record: Record, effects: &mut Effects) -> CommitIndex {
         let entry = Entry { time: self.next_time(now), record };
-        let start = effects.bytes.len();
+        let start = self.begin_entry(effects);
         entry.encode(&mut effects.bytes);
         self.append(now.nanos, entry, start, effects)
     }
 
-    /// Logs an entry whose bytes are those of `effects` from `start` on.
+    /// Begins an entry's record in `effects`; where. The entry's bytes follow, and [`append`](Self::append).
+    pub(crate) fn begin_entry(&self, effects: &mut Effects) -> usize {
+        let start = effects.bytes.len();
+        encode_entry_head(self.chain.epoch(), self.committed, &mut effects.bytes);
+        start
+    }
+
+    /// Logs an entry whose record is the bytes of `effects` from `start` on.
     pub(crate) fn append(
         &mut self,
         now: Nanos,
@@ -258,16 +333,11 @@ impl Replica {
         effects: &mut Effects,
     ) -> CommitIndex {
         self.clock.note_entry(now);
-        let index = CommitIndex(self.state.namespace.index().0 + 1);
-        assert!(effects.bytes.len() - start <= self.config.entry_bytes_max, "the log takes no more");
-        let bytes = u64::try_from(effects.bytes.len() - start).expect("64 bits");
-        effects.list.push(Effect::Append { index, bytes: effects.range_since(start) });
+        let bytes = effects.bytes.len() - start;
+        let bytes_max = self.config.entry_bytes_max + crate::own_log::LOG_RECORD_OVERHEAD;
+        assert!(bytes <= bytes_max, "the log takes no more");
+        let index = self.append_entry(self.chain.epoch(), start, effects);
         self.state.apply(index, entry).expect("the head planned it on this very state"); // R15: the same path as at replay
-        self.in_flight.push_back(bytes);
-        self.in_flight_bytes += bytes;
-        self.checkpointer.log_bytes += bytes;
-        self.metrics.entries += 1;
-        self.metrics.entry_bytes += bytes;
         index
     }
 
@@ -276,63 +346,11 @@ impl Replica {
         self.clock.time(self.state.namespace.moment().time, now)
     }
 
-    /// Answers as soon as entry `index` is committed.
-    pub(crate) fn answer(
-        &mut self,
-        asker: Asker,
-        status: Status,
-        body: Body,
-        index: CommitIndex,
-        effects: &mut Effects,
-    ) {
-        if index <= self.committed || planted(Bug::ReplicaAnswersEarly) {
-            return effects.reply(asker.client, asker.correlation, status, body);
-        }
-        // Answers are released in order; one that could leave a little earlier (a retry's) waits with the others.
-        let index = self.state.namespace.index();
-        let bytes = body_bytes(&body);
-        self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting { index, asker, status, body, bytes }); // R12, R14
-    }
-
-    /// Answers with a refusal, which rests on the head's state and so waits as every answer does.
-    pub(crate) fn refuse(&mut self, asker: Asker, status: Status, effects: &mut Effects) {
-        let body = Body::Refusal(Refusal::default());
-        self.answer(asker, status, body, self.state.namespace.index(), effects);
-    }
-
-    /// `Busy` means "not executed", whatever becomes of the log: it leaves at once.
-    pub(crate) fn refuse_busy(&mut self, asker: Asker, effects: &mut Effects) {
-        self.metrics.busy += 1;
-        let refusal = Refusal { retry_after_ms: RETRY_AFTER_MS, ..Refusal::default() };
-        effects.reply(asker.client, asker.correlation, Status::Busy, Body::Refusal(refusal));
-    }
-
-    fn on_durable(&mut self, index: CommitIndex, effects: &mut Effects) {
-        assert!(index <= self.state.namespace.index(), "nothing is durable that wasn't appended");
-        while self.committed < index {
-            self.committed.0 += 1;
-            let bytes = self.in_flight.pop_front().expect("each entry has its length here");
-            self.in_flight_bytes -= bytes;
-        }
-        // A chain of one: committed is durable here (R12). Epoch, state and lease are checked at this point once there are others (R13, I8).
-        while let Some(first) = self.waiting.front()
-            && first.index <= self.committed
-        {
-            let Some(ready) = self.waiting.pop_front() else { break };
-            self.waiting_bytes -= ready.bytes;
-            effects.reply(ready.asker.client, ready.asker.correlation, ready.status, ready.body);
-        }
-        self.send_orphans(effects);
+    fn on_durable(&mut self, now: Nanos, record: RecordNumber, effects: &mut Effects) {
+        self.own.on_durable(record);
+        self.advance(now, effects); // R1, R12
+        self.promise(effects);
         self.start_checkpoint_when_committed(effects);
-    }
-
-    fn on_client_gone(&mut self, client: u64) {
-        let gone = |waiting: &Waiting| waiting.asker.client == client;
-        let bytes: usize =
-            self.waiting.iter().filter(|waiting| gone(waiting)).map(|waiting| waiting.bytes).sum();
-        self.waiting_bytes -= bytes;
-        self.waiting.retain(|waiting| !gone(waiting));
     }
 
     /// What `status` shows of the group.
@@ -371,7 +389,7 @@ impl Replica {
         Metrics {
             executed: self.state.namespace.index().0,
             committed: self.committed.0,
-            waiting: count(self.waiting.len()),
+            waiting: count(self.answers.len()),
             sessions: count(self.state.sessions.len()),
             results: count(self.state.results.len()),
             memory_bytes: self.state.memory_bytes(),
@@ -381,14 +399,50 @@ impl Replica {
         }
     }
 
-    /// The state as of the last entry appended, of which the last ones may not be durable.
+    /// The state: a head's as of the last entry appended, of which the last ones may not be durable; any other member's as of the commit index.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// The last entry that is durable.
+    /// The last entry that is known to be committed.
     pub fn committed(&self) -> CommitIndex {
         self.committed
+    }
+
+    /// The last entry in its log.
+    pub fn received(&self) -> CommitIndex {
+        self.history.last()
+    }
+
+    /// The last entry that is durable here, with all before it.
+    pub fn durable(&self) -> CommitIndex {
+        self.own.durable()
+    }
+
+    /// Whether everything that was appended to its log is durable.
+    pub fn is_written(&self) -> bool {
+        self.own.durable_record() == self.own.last()
+    }
+
+    /// Whether everything that it has received is committed and applied: a checkpoint holds all of it.
+    pub fn is_whole(&self) -> bool {
+        let received = self.history.last();
+        self.committed == received && self.state.namespace.index() == received && !self.own.is_unsettled()
+    }
+
+    /// The last record that was appended to its log.
+    pub fn last_record(&self) -> RecordNumber {
+        self.own.last()
+    }
+
+    /// What it does in its chain.
+    pub fn role(&self) -> Role {
+        self.chain.role()
+    }
+
+    /// The epochs of its newest entries: with [`received`](Self::received) what a seed is chosen by (R7).
+    pub fn last_epoch(&self) -> wire::Epoch {
+        self.history.terms.epoch_of(self.history.last()).unwrap_or_default()
     }
 
     /// Whether memory is so short that retention is given up (R17).
@@ -402,11 +456,15 @@ impl Replica {
     }
 
     fn invariants(&self) {
-        let executed = self.state.namespace.index();
-        assert!(self.committed <= executed);
-        assert!(count(self.in_flight.len()) == executed.0 - self.committed.0);
-        assert!(self.waiting.front().is_none_or(|first| first.index > self.committed));
-        assert!(self.heard.len() == self.state.sessions.len());
+        let (applied, received) = (self.state.namespace.index(), self.history.last());
+        assert!(self.committed <= received && self.own.durable() <= received);
+        if self.chain.leads() {
+            assert!(applied == received && self.heard.len() == self.state.sessions.len());
+        } else {
+            assert!(applied == self.committed || self.chain.is_stopped());
+        }
+        let released = self.chain.role() == Role::Idle || self.answers.is_released_upto(self.committed);
+        assert!(released, "what is committed is answered, or waits for its fence");
     }
 }
 
@@ -418,28 +476,4 @@ pub(crate) fn refuse_full(asker: Asker, effects: &mut Effects) {
 
 pub(crate) fn count(len: usize) -> u64 {
     u64::try_from(len).expect("64 bits")
-}
-
-/// About how many bytes an answer holds while it waits.
-fn body_bytes(body: &Body) -> usize {
-    let answer = match body {
-        Body::Answer(answer) => match answer {
-            Answer::Volumes(volumes, _) => volumes.len() * 160,
-            Answer::Entry(entry) => {
-                let xattrs: usize =
-                    entry.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
-                entry.target.len()
-                    + xattrs
-                    + entry.page.extents.runs.len() * 56
-                    + entry.page.extents.roots.len() * 8
-            }
-            Answer::Extents(page) => page.extents.runs.len() * 56 + page.extents.roots.len() * 8,
-            Answer::List { entries, .. } => {
-                entries.iter().map(|entry| 200 + entry.name.len() + entry.target.len()).sum()
-            }
-            Answer::Volume(_) | Answer::Usage(_) | Answer::GroupStatus(_) => 0,
-        },
-        _ => 0,
-    };
-    answer + size_of::<Waiting>()
 }

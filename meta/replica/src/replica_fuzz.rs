@@ -16,7 +16,10 @@ use wire::{
     VolumeId,
 };
 
-use crate::{Body, Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody, Restore, State};
+use crate::{
+    Body, Effect, Effects, Entry, Event, LogRecord, RecordNumber, Replica, ReplicaConfig, Request,
+    RequestBody, Restore, State,
+};
 
 const RECLAIM_DELAY: u64 = 2 * Nanos::SECOND;
 
@@ -73,6 +76,14 @@ struct World {
     orphaned: u64,
 }
 
+/// The entry in a record of the log.
+fn entry_of(record: &[u8]) -> Entry {
+    let LogRecord::Entry { entry, .. } = LogRecord::decode(record).unwrap() else {
+        panic!("a log without cuts")
+    };
+    Entry::decode(entry).unwrap()
+}
+
 fn place(path: &str) -> Place {
     Place { volume: VolumeId(1), directory: InodeId::ROOT, path: path.as_bytes().to_vec() }
 }
@@ -120,8 +131,8 @@ impl World {
         self.replica.handle(self.now, Timestamp(wall), event, &mut effects);
         for effect in &effects.list {
             match effect {
-                Effect::Append { index, bytes } => {
-                    assert_eq!(index.0, u64::try_from(self.log.len()).unwrap() + 1);
+                Effect::Append { record, bytes } => {
+                    assert_eq!(record.0, u64::try_from(self.log.len()).unwrap() + 1);
                     self.log.push(effects.slice(bytes).to_vec());
                 }
                 Effect::Reply { client, correlation, status, body, .. } => {
@@ -130,25 +141,27 @@ impl World {
                 }
                 Effect::DeleteChunks { first, count, orphans } => self.on_delete(*first, *count, *orphans),
                 Effect::RequestInventory { source, after } => self.inventory = Some((*source, *after)),
-                Effect::WriteCheckpointPage { index, number, last, bytes } => {
+                Effect::WriteCheckpointPage { index, record, number, last, bytes } => {
                     if *number == 0 {
                         self.pages.clear();
                     }
                     self.pages.push(effects.slice(bytes).to_vec());
                     self.page_index = *index;
                     assert!(usize::try_from(index.0).unwrap() <= self.durable, "R15");
+                    assert_eq!(record.0, index.0, "nothing is ever cut here");
                     self.page_out = !*last;
                     if *last {
                         self.checkpoint = Some((*index, std::mem::take(&mut self.pages)));
                     }
                 }
                 Effect::TrimLog { .. } | Effect::Arm(_) | Effect::ClockStepped { .. } => {}
+                other => panic!("{other:?} of a replica without a chain"),
             }
         }
         if !self.page_out && self.checkpoint.as_ref().is_some_and(|(index, _)| *index == self.page_index) {
             let index = std::mem::take(&mut self.page_index);
             if index > CommitIndex(0) {
-                self.handle(Event::CheckpointDurable { index });
+                self.handle(Event::CheckpointDurable { record: RecordNumber(index.0) });
             }
         }
     }
@@ -214,7 +227,7 @@ impl World {
     /// Applies to the shadow what has become durable.
     fn advance_shadow(&mut self) {
         for at in self.shadow.namespace.index().0..u64::try_from(self.durable).unwrap() {
-            let entry = crate::Entry::decode(&self.log[usize::try_from(at).unwrap()]).unwrap();
+            let entry = entry_of(&self.log[usize::try_from(at).unwrap()]);
             self.shadow.apply(CommitIndex(at + 1), entry).unwrap();
         }
     }
@@ -236,13 +249,13 @@ impl World {
             from = usize::try_from(index.0).unwrap();
         }
         for (at, entry) in self.log.iter().enumerate().skip(from) {
-            restore.entry(CommitIndex(u64::try_from(at).unwrap() + 1), entry).unwrap();
+            restore.record(RecordNumber(u64::try_from(at).unwrap() + 1), entry).unwrap();
         }
         restore.state().namespace.audit().unwrap();
         // R15: with or without the checkpoint the state is the same.
         let mut whole = Restore::new();
         for (at, entry) in self.log.iter().enumerate() {
-            whole.entry(CommitIndex(u64::try_from(at).unwrap() + 1), entry).unwrap();
+            whole.record(RecordNumber(u64::try_from(at).unwrap() + 1), entry).unwrap();
         }
         assert!(whole.state() == restore.state());
         self.advance_shadow();
@@ -262,8 +275,8 @@ impl World {
                 let behind = u64::try_from(self.log.len() - self.durable).unwrap();
                 self.durable += usize::try_from(self.random.below(behind + 1)).unwrap();
                 self.advance_shadow();
-                let index = CommitIndex(u64::try_from(self.durable).unwrap());
-                self.handle(Event::Durable { index });
+                let record = RecordNumber(u64::try_from(self.durable).unwrap());
+                self.handle(Event::Durable { record });
             }
             1..=8 => self.flush(),
             9..=12 => self.handle(Event::Tick),
@@ -281,8 +294,8 @@ impl World {
     fn flush(&mut self) {
         self.durable = self.log.len();
         self.advance_shadow();
-        let index = CommitIndex(u64::try_from(self.durable).unwrap());
-        self.handle(Event::Durable { index });
+        let record = RecordNumber(u64::try_from(self.durable).unwrap());
+        self.handle(Event::Durable { record });
         if self.page_out {
             self.handle(Event::CheckpointPageTaken);
         }
@@ -442,9 +455,7 @@ impl World {
     fn check_log(&self) {
         let mut outcomes = BTreeMap::new();
         for entry in &self.log {
-            if let crate::Record::Mutation { session, sequence, outcome, .. } =
-                crate::Entry::decode(entry).unwrap().record
-            {
+            if let crate::Record::Mutation { session, sequence, outcome, .. } = entry_of(entry).record {
                 let before = outcomes.insert((session, sequence), outcome);
                 assert!(before.is_none(), "I7: {session} {sequence} was executed twice");
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wire::limits::{GROUP_SESSIONS_MAX, SESSION_PINS_MAX};
 use wire::meta::{Pin, SessionGrant};
-use wire::{Nanos, SessionId, Status};
+use wire::{CommitIndex, Nanos, SessionId, Status};
 
 use crate::config::GROUP_PINS_MAX;
 use crate::event::{Body, Effects, LogSpace};
@@ -57,8 +57,9 @@ impl Replica {
             return refuse_full(asker, effects); // whoever removes needs a session
         }
         let counter = self.state.next_counter;
-        let Some(session) = SessionId::new(self.config.group, self.config.generation, counter) else {
-            return self.refuse(asker, Status::Unsupported, effects); // counters last 139 years
+        let Some(session) = SessionId::new(self.config.group, self.chain.generation(&self.config), counter)
+        else {
+            return self.refuse(now.nanos, asker, Status::Unsupported, effects); // counters last 139 years
         };
         let index = self.log(now, Record::Open { session }, effects);
         self.heard.at.insert(session, now.nanos);
@@ -68,7 +69,7 @@ impl Replica {
             ttl_ms: milliseconds(self.config.session_ttl),
             keepalive_ms: milliseconds(self.config.keepalive),
         };
-        self.answer(asker, Status::Ok, Body::Session(grant), index, effects);
+        self.answer(now.nanos, asker, (Status::Ok, Body::Session(grant)), index, effects);
     }
 
     pub(crate) fn keep_alive(
@@ -80,11 +81,11 @@ impl Replica {
         effects: &mut Effects,
     ) {
         if !self.state.is_open(session) {
-            return self.refuse(asker, Status::SessionExpired, effects);
+            return self.refuse(now.nanos, asker, Status::SessionExpired, effects);
         }
         self.heard.touch(session, now.nanos);
         if pins.len() > SESSION_PINS_MAX {
-            return self.refuse(asker, Status::TooLarge, effects);
+            return self.refuse(now.nanos, asker, Status::TooLarge, effects);
         }
         let others = self.pins.len() - self.pins.len_of(session);
         if others + pins.len() > GROUP_PINS_MAX {
@@ -92,7 +93,7 @@ impl Replica {
         }
         let since = self.next_time(now);
         self.pins.set(session, pins, now.nanos, since);
-        self.answer(asker, Status::Ok, Body::Empty, self.state.namespace.index(), effects);
+        self.answer_read(now.nanos, asker, (Status::Ok, Body::Empty), effects); // a deposed head keeps no pins (R13)
     }
 
     /// Closing what is closed is fine: a retry of the request must not fail.
@@ -107,21 +108,30 @@ impl Replica {
             if self.log_space > LogSpace::Scarce {
                 return refuse_full(asker, effects);
             }
-            self.end_session(now, session, false, effects);
+            let index = self.end_session(now, session, false, effects);
+            return self.answer(now.nanos, asker, (Status::Ok, Body::Empty), index, effects);
         }
-        self.answer(asker, Status::Ok, Body::Empty, self.state.namespace.index(), effects);
+        self.answer_read(now.nanos, asker, (Status::Ok, Body::Empty), effects);
     }
 
-    pub(crate) fn end_session(&mut self, now: Now, session: SessionId, expired: bool, effects: &mut Effects) {
-        self.log(now, Record::Close { session, expired }, effects);
+    pub(crate) fn end_session(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        expired: bool,
+        effects: &mut Effects,
+    ) -> CommitIndex {
+        let index = self.log(now, Record::Close { session, expired }, effects);
         self.heard.at.remove(&session);
         self.pins.end_session(session);
+        index
     }
 
     /// A generation above the log's closes every session that was opened before (R20).
     pub(crate) fn raise_generation(&mut self, now: Now, effects: &mut Effects) {
-        if self.state.generation < self.config.generation {
-            self.log(now, Record::Generation { generation: self.config.generation }, effects);
+        let generation = self.chain.generation(&self.config);
+        if self.state.generation < generation && self.may_log() {
+            self.log(now, Record::Generation { generation }, effects);
             self.heard = Heard::default();
             self.pins = crate::pins::Pins::default();
         }

@@ -4,13 +4,14 @@ use wire::limits::SESSION_RESULTS_MAX;
 use wire::meta::{
     Answer, Mutation, NewAttributes, Operation, Outcome, Place, Query, SessionGrant, VolumePolicy,
 };
-use wire::{ChunkId, CommitIndex, InodeId, Nanos, Sequence, SessionId, Status, Timestamp, VolumeId};
+use wire::{ChunkId, InodeId, Nanos, Sequence, SessionId, Status, Timestamp, VolumeId};
 
 use crate::{
-    Body, Effect, Effects, Event, LogSpace, Replica, ReplicaConfig, Request, RequestBody, Restore,
-    RestoreError,
+    Body, Effect, Effects, Entry, Event, LogRecord, LogSpace, RecordNumber, Replica, ReplicaConfig, Request,
+    RequestBody, Restore, RestoreError,
 };
 
+mod chain;
 mod orphans;
 
 /// A replica with a log that is durable when the test says so.
@@ -22,7 +23,7 @@ struct Bench {
     replies: Vec<(u64, Status, Body)>,
     deletes: Vec<(ChunkId, u32, bool)>,
     inventories: Vec<(u16, Option<ChunkId>)>,
-    trimmed: CommitIndex,
+    trimmed: RecordNumber,
     /// By how much the wall clock was set.
     set_by: i64,
     steps: Vec<i64>,
@@ -53,7 +54,7 @@ impl Bench {
             replies: Vec::new(),
             deletes: Vec::new(),
             inventories: Vec::new(),
-            trimmed: CommitIndex(0),
+            trimmed: RecordNumber(0),
             set_by: 0,
             steps: Vec::new(),
         }
@@ -81,6 +82,7 @@ impl Bench {
                 Effect::TrimLog { upto } => self.trimmed = *upto,
                 Effect::ClockStepped { nanoseconds } => self.steps.push(*nanoseconds),
                 Effect::Arm(_) => {}
+                other => panic!("{other:?} of a replica without a chain"),
             }
         }
     }
@@ -90,8 +92,8 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        let index = self.replica.state().namespace.index();
-        self.handle(Event::Durable { index });
+        let record = self.replica.last_record();
+        self.handle(Event::Durable { record });
     }
 
     fn reply(&mut self) -> (u64, Status, Body) {
@@ -123,10 +125,18 @@ impl Bench {
     fn restored(&self, entries: usize) -> Replica {
         let mut restore = Restore::new();
         for (index, entry) in (1..).zip(&self.log[..entries]) {
-            restore.entry(CommitIndex(index), entry).unwrap();
+            restore.record(RecordNumber(index), entry).unwrap();
         }
         restore.start(config(), Nanos(1)).unwrap()
     }
+}
+
+/// The entry in a record of the log.
+fn entry_of(record: &[u8]) -> Result<Entry, namespace::codec::DecodeError> {
+    let LogRecord::Entry { entry, .. } = LogRecord::decode(record)? else {
+        return Err(namespace::codec::DecodeError::Invalid); // only by damage: this log has no cuts
+    };
+    Entry::decode(entry)
 }
 
 fn mutation(session: SessionId, sequence: u64, acked: u64, operation: Operation) -> RequestBody {
@@ -157,9 +167,9 @@ fn answers_wait_for_the_log() {
     bench.ask(6, mutation(session, 2, 0, create_volume("a")));
     bench.ask(7, RequestBody::Query(Query::Volume { name: "a".into() }));
     assert!(bench.replies.is_empty());
-    bench.handle(Event::Durable { index: CommitIndex(2) });
+    bench.handle(Event::Durable { record: RecordNumber(2) });
     assert!(matches!(bench.reply(), (5, Status::Ok, Body::Outcome(_))));
-    bench.handle(Event::Durable { index: CommitIndex(3) });
+    bench.handle(Event::Durable { record: RecordNumber(3) });
     let replies = std::mem::take(&mut bench.replies);
     assert!(matches!(replies[0], (6, Status::AlreadyExists, Body::Outcome(_))));
     assert!(matches!(replies[1], (7, Status::Ok, Body::Answer(Answer::Volume(_)))));
@@ -251,7 +261,7 @@ fn a_generation_closes_all_sessions() {
     let mut bench = Bench::new();
     let old = bench.session();
     let mut restore = Restore::new();
-    restore.entry(CommitIndex(1), &bench.log[0]).unwrap();
+    restore.record(RecordNumber(1), &bench.log[0]).unwrap();
     let config = ReplicaConfig { generation: 3, ..config() };
     let mut bench = Bench::of(restore.start(config, Nanos(1)).unwrap());
     let new = bench.session();
@@ -268,7 +278,7 @@ fn an_older_maps_generation_is_refused() {
     let mut bench = Bench::of(Replica::new(config, Nanos(1)));
     bench.session();
     for (index, entry) in (1..).zip(&bench.log) {
-        restore.entry(CommitIndex(index), entry).unwrap();
+        restore.record(RecordNumber(index), entry).unwrap();
     }
     let older = ReplicaConfig { generation: 2, ..config };
     assert_eq!(restore.start(older, Nanos(1)).map(drop), Err(RestoreError::Generation(2, 3)));
@@ -419,7 +429,7 @@ fn a_checkpoint_is_one_index() {
     for _ in 0..100 {
         bench.handle(Event::CheckpointPageTaken);
     }
-    bench.handle(Event::CheckpointDurable { index });
+    bench.handle(Event::CheckpointDurable { record: RecordNumber(index.0) });
     assert!(bench.pages.len() > 10);
     let mut restore = Restore::new();
     assert_eq!(restore.page(&bench.pages[1]), Err(RestoreError::PageOrder(1, 0)));
@@ -433,19 +443,19 @@ fn a_checkpoint_is_one_index() {
     assert_eq!(restore_all.checkpoint(), Ok(index));
     assert!(*restore_all.state() == frozen);
     for (at, entry) in (index.0 + 1..).zip(&bench.log[usize::try_from(index.0).unwrap()..]) {
-        restore_all.entry(CommitIndex(at), entry).unwrap();
+        restore_all.record(RecordNumber(at), entry).unwrap();
     }
     assert!(restore_all.state() == bench.replica.state());
     // The log is trimmed one checkpoint behind.
-    assert_eq!(bench.trimmed, CommitIndex(0));
+    assert_eq!(bench.trimmed, RecordNumber(0));
     bench.mutate(session, 70, make_directory("one-more"));
     bench.handle(Event::BeginCheckpoint);
     let second = bench.replica.state().namespace.index();
     for _ in 0..200 {
         bench.handle(Event::CheckpointPageTaken);
     }
-    bench.handle(Event::CheckpointDurable { index: second });
-    assert_eq!(bench.trimmed, index);
+    bench.handle(Event::CheckpointDurable { record: RecordNumber(second.0) });
+    assert_eq!(bench.trimmed, RecordNumber(index.0));
 }
 
 fn commit_one(session: SessionId, path: &str, ordinal: u64) -> Operation {
@@ -693,7 +703,7 @@ fn every_volume_has_its_turn() {
     }
     let mut turned = std::collections::BTreeSet::new();
     for entry in &bench.log[before..] {
-        let crate::Record::Upkeep { changes } = crate::Entry::decode(entry).unwrap().record else { continue };
+        let crate::Record::Upkeep { changes } = entry_of(entry).unwrap().record else { continue };
         for change in changes {
             if let namespace::Change::Horizon { volume, .. } = change {
                 turned.insert(volume);
@@ -774,7 +784,7 @@ fn damaged_bytes_are_errors() {
             }
         }
         if entry {
-            refused += usize::from(crate::Entry::decode(&bytes).is_err());
+            refused += usize::from(entry_of(&bytes).is_err());
         } else {
             let mut restore = Restore::new();
             let whole =

@@ -27,6 +27,12 @@ impl Upkeep {
     pub(crate) fn new(now: Nanos, young_until: Nanos) -> Self {
         Self { next: now, young_until, last: now, served: VolumeId(0) }
     }
+
+    /// A head begins, or goes on after a change of epoch; for so long it drops and reclaims nothing (R25).
+    pub(crate) fn begin(&mut self, now: Nanos, hold: u64) {
+        (self.next, self.last) = (now, now);
+        self.young_until = self.young_until.max(now.after(hold));
+    }
 }
 
 impl Replica {
@@ -41,11 +47,11 @@ impl Replica {
     }
 
     pub(crate) fn on_tick(&mut self, now: Now, effects: &mut Effects) {
-        if now.nanos < self.upkeep.next {
+        if now.nanos < self.upkeep.next || !self.chain.is_head() {
             return;
         }
         self.excuse_pause(now);
-        if self.log_space > LogSpace::Scarce {
+        if self.log_space > LogSpace::Scarce || !self.may_log() {
             self.upkeep.next = now.nanos.after(self.config.upkeep_interval);
             return;
         }

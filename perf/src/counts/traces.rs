@@ -6,12 +6,12 @@
 use journal::fake_disk::{DiskCounters, FakeDisk, FakeMemory, format_of};
 use journal::log::{Log, LogConfig, LogEffect, LogEffects, LogEvent, LogRoom};
 use journal::{Device, Expected, Format, LOG_SEGMENT_BYTES, SEGMENT_BYTES};
-use replica::{Effect, Effects, Event, Replica, ReplicaConfig, Request, RequestBody};
+use replica::{Effect, Effects, Event, RecordNumber, Replica, ReplicaConfig, Request, RequestBody};
 use store::{Store, StoreConfig};
 use wire::checksum::BlockHasher;
 use wire::meta::{Mutation, Operation, VolumePolicy};
 use wire::{
-    ChunkId, ClusterId, CommitIndex, Memory, Nanos, NodeId, Sequence, SessionId, Status, StoreId, Timestamp,
+    ChunkId, ClusterId, Memory, Nanos, NodeId, Sequence, SessionId, Status, StoreId, Timestamp,
 };
 
 use super::memory::one_chunk;
@@ -182,7 +182,7 @@ impl MetaTrace {
         effects.clear();
         self.log_effects = effects;
         if let Some(index) = durable {
-            self.event(Event::Durable { index: CommitIndex(index) });
+            self.event(Event::Durable { record: RecordNumber(index) });
         }
         if next {
             self.log_event(LogEvent::Next);
@@ -194,11 +194,11 @@ impl MetaTrace {
         let effects = std::mem::take(&mut self.effects);
         for effect in &effects.list {
             match effect {
-                Effect::Append { index, bytes } => {
+                Effect::Append { record: number, bytes } => {
                     let record = effects.slice(bytes);
                     let room = self.log.room(record.len(), &mut self.memory);
                     assert_eq!(room, LogRoom::Ready, "few entries a turn");
-                    self.log_event(LogEvent::Append { index: index.0, record });
+                    self.log_event(LogEvent::Append { index: number.0, record });
                 }
                 Effect::Reply { status, body, .. } => {
                     assert_eq!(*status, Status::Ok, "a plain request to a fresh group");

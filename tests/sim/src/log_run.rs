@@ -602,7 +602,8 @@ fn start(
     } else {
         Log::open(config, Expected { cluster: Some(CLUSTER), store: Some(LOG), node: NodeId(1), unit: 1 })
     };
-    let who = group::Identity { cluster: CLUSTER, node: NodeId(1), group: GroupId(0), links_max: 64 };
+    let store = StoreId([0xff; 16]); // as the map has it
+    let who = group::Identity { cluster: CLUSTER, node: NodeId(1), group: GroupId(0), store, links_max: 64 };
     let edition = Arc::clone(&settings.edition);
     MetaUnit::start(clock(times), (who, settings.replica), log, edition, memory, out)
 }

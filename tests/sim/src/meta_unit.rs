@@ -31,7 +31,7 @@ impl MetaUnit {
         out: &mut Out,
     ) -> Self {
         let mut unit = Self { member: Member::new(identity, settings, log), effects: Effects::default() };
-        unit.member.on_map(edition, &mut unit.effects);
+        unit.member.on_map(clock, edition, memory, &mut unit.effects);
         unit.member.on_start(clock, memory, &mut unit.effects);
         unit.carry_out(clock, memory, out);
         unit
@@ -159,7 +159,7 @@ fn note_of(note: group::Note, out: &mut Out) {
             }
             out.notes.push(Note::Opened);
         }
-        group::Note::Lost { .. } => {}
+        group::Note::Lost { .. } | group::Note::Sealed { .. } => {}
         group::Note::OpenFailed(failure) => out.notes.push(Note::OpenFailed(failure.to_string())),
         group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
         group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),
@@ -170,6 +170,10 @@ fn note_of(note: group::Note, out: &mut Out) {
         group::Note::Deleting { orphans: true } => out.counts.push(("gc", "orphans deleted")),
         group::Note::Deleting { orphans: false } => out.counts.push(("gc", "reclaimed")),
         group::Note::StoreSilent { .. } => out.counts.push(("gc", "calls dropped")),
+        group::Note::CaughtUp { .. } => out.counts.push(("chain", "caught up")),
+        group::Note::Synced { .. } => out.counts.push(("chain", "synced")),
+        group::Note::Restarting => out.counts.push(("chain", "head deposed")),
+        group::Note::Stopped(trouble) => panic!("a member stopped: {trouble:?}"),
         group::Note::Fenced => out.notes.push(Note::Fenced),
         group::Note::Ended => out.notes.push(Note::ShutDown),
     }

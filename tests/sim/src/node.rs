@@ -234,6 +234,7 @@ impl Node {
                     cluster: CLUSTER,
                     node: node_id(self.number),
                     group: self.settings.replica.group,
+                    store: store_id(self.number, unit),
                     links_max: LINKS_MAX,
                 };
                 let who = (identity, self.settings.replica);

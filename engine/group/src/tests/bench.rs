@@ -34,6 +34,9 @@ pub(super) struct Bench {
     pub(super) memory: FakeMemory,
     pub(super) effects: Effects,
     pub(super) settings: ReplicaConfig,
+    /// Who the member is, and the map that it begins with.
+    pub(super) identity: Identity,
+    pub(super) edition: Arc<Edition>,
     pub(super) now: Nanos,
     pub(super) sent: Vec<Sent>,
     pub(super) closes: Vec<(Link, CloseReason)>,
@@ -74,7 +77,13 @@ fn log_config(device_bytes: u64) -> LogConfig {
 }
 
 fn identity() -> Identity {
-    Identity { cluster: CLUSTER, node: NodeId(1), group: GroupId(0), links_max: LINKS_MAX }
+    Identity {
+        cluster: CLUSTER,
+        node: NodeId(1),
+        group: GroupId(0),
+        store: StoreId([0xff; 16]),
+        links_max: LINKS_MAX,
+    }
 }
 
 impl Bench {
@@ -92,13 +101,20 @@ impl Bench {
 
     /// The disk hasn't done anything yet.
     pub(super) fn formatting(settings: ReplicaConfig) -> Self {
+        Self::of(settings, identity(), map(1, [10, 11]))
+    }
+
+    /// The same of any member of any map.
+    pub(super) fn of(settings: ReplicaConfig, identity: Identity, map: ClusterMap) -> Self {
         let format = format_of(CLUSTER, StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
-            member: Member::new(identity(), settings, Log::format(log_config(0), format)),
+            member: Member::new(identity, settings, Log::format(log_config(0), format)),
             disk: FakeDisk::new(1),
             memory: FakeMemory::default(),
             effects: Effects::default(),
             settings,
+            identity,
+            edition: Arc::new(Edition::new(map)),
             now: Nanos(1),
             sent: Vec::new(),
             closes: Vec::new(),
@@ -111,9 +127,9 @@ impl Bench {
     }
 
     fn begin(&mut self) {
-        let edition = Arc::new(Edition::new(map(1, [10, 11])));
+        let edition = Arc::clone(&self.edition);
         self.event(|member, clock, memory, effects| {
-            member.on_map(edition, effects);
+            member.on_map(clock, edition, memory, effects);
             member.on_start(clock, memory, effects);
         });
     }
@@ -132,11 +148,15 @@ impl Bench {
         self.memory.clear();
         self.sent.clear();
         self.notes.clear();
-        let expected = Expected { cluster: Some(CLUSTER), store: None, node: NodeId(1), unit: 0 };
-        let log = Log::open(log_config(self.disk.length()), expected);
-        self.member = Member::new(identity(), self.settings, log);
+        self.member = Member::new(self.identity, self.settings, self.log());
         self.disk.counters = journal::fake_disk::DiskCounters::default();
         self.begin();
+    }
+
+    /// The log that is on the disk.
+    pub(super) fn log(&self) -> Log {
+        let expected = Expected { cluster: Some(CLUSTER), store: None, node: NodeId(1), unit: 0 };
+        Log::open(log_config(self.disk.length()), expected)
     }
 
     /// Hands the member an event and carries out what follows, but for the disk's work, which is only taken in.

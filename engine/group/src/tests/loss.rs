@@ -31,10 +31,14 @@ fn commit(session: SessionId, ordinal: u64, acked: MapNumber) -> Operation {
 fn what_was_acked_before_a_loss_is_not_committed() {
     let mut bench = Bench::new();
     let session = bench.filled(0);
-    let stamped: ClusterMap = map(1, [10, 11]).with_accepted_loss().expect("a legal map");
+    let accepted: ClusterMap = map(1, [10, 11]).with_accepted_loss().expect("a legal map");
+    // Without what it says of the group itself, whose sessions it would close (R20).
+    let mut stamped = accepted.as_map().clone();
+    stamped.groups[0].generation = 0;
+    let stamped = ClusterMap::new(stamped).expect("a legal map");
     let number = stamped.number();
     let edition = Arc::new(Edition::new(stamped));
-    bench.event(|member, _, _, effects| member.on_map(edition, effects));
+    bench.event(|member, clock, memory, effects| member.on_map(clock, edition, memory, effects));
     bench.request(1, 50, &mutation(session, 2, commit(session, 1, MapNumber(1))));
     bench.run();
     let reply = bench.reply();
@@ -43,6 +47,13 @@ fn what_was_acked_before_a_loss_is_not_committed() {
     bench.request(1, 51, &mutation(session, 3, commit(session, 2, number)));
     bench.run();
     assert_eq!(bench.answers(), [(51, Status::Ok)], "written again, under the new map");
+    let mut accepted = accepted.as_map().clone();
+    accepted.number = MapNumber(number.0 + 1);
+    let edition = Arc::new(Edition::new(ClusterMap::new(accepted).expect("a legal map")));
+    bench.event(|member, clock, memory, effects| member.on_map(clock, edition, memory, effects));
+    bench.request(1, 52, &mutation(session, 4, make_directory(1)));
+    bench.run();
+    assert_eq!(bench.answers(), [(52, Status::SessionExpired)], "the group's generation has risen");
 }
 
 /// Mutations were executed on and on while the log had no space, and none was answered: no error, but an unknown outcome after the deadline.

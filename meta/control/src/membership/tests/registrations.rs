@@ -39,6 +39,8 @@ fn a_node_joins_once() {
     assert_eq!(cluster.map().stores[2].weight, 4, "GiB");
 }
 
+type Change = fn(&mut wire::control::Registration);
+
 #[test]
 fn registrations_that_can_not_be_are_refused() {
     let cluster = || {
@@ -50,7 +52,6 @@ fn registrations_that_can_not_be_are_refused() {
         node.stores = vec![report(store(2, 0), Unit::Shard(ShardIndex(0)))];
         cluster
     };
-    type Change = fn(&mut wire::control::Registration);
     let cases: &[(&str, Change, Option<RegistrationRefusal>)] = &[
         ("a joiner", |_| (), None),
         ("nobody said so", |it| it.join = false, Some(RegistrationRefusal::NodeUnknown)),

@@ -112,7 +112,9 @@ fn a_store_that_was_rolled_back_is_refused() {
             let known = cluster.map().stores[usize::from(cluster.place(store(3, 0)))].incarnation;
             let is_refused = match &reply {
                 RegistrationReply::Refused(refusal) => *refusal == RegistrationRefusal::NodeAlive,
-                accepted => verdict(accepted) == StoreVerdict::Stale { known, known_sequence: 0 },
+                accepted @ RegistrationReply::Accepted { .. } => {
+                    verdict(accepted) == StoreVerdict::Stale { known, known_sequence: 0 }
+                }
             };
             assert!(is_refused, "R34: {reply:?}");
             cluster.node(3).is_up = false;

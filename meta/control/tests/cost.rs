@@ -143,7 +143,7 @@ impl Leader {
     fn time(&mut self, what: &str, mut act: impl FnMut(&mut Self)) {
         let start = std::time::Instant::now();
         act(self);
-        println!("{what}: {} µs", start.elapsed().as_micros());
+        eprintln!("{what}: {} µs", start.elapsed().as_micros());
     }
 
     fn commit(&mut self) {
@@ -153,7 +153,7 @@ impl Leader {
             next = Some(apply(leader.membership.map(), &delta).expect("the leader's changes are valid"));
         });
         let next: ClusterMap = next.expect("it was applied");
-        println!("  {} records in the change", delta.len());
+        eprintln!("  {} records in the change", delta.len());
         self.time("  the leader takes the map and plans", |leader| leader.handle(Event::Applied(&next)));
     }
 

@@ -37,8 +37,7 @@ impl Leader {
     }
 
     /// Plans where replicas belong, if that may have changed.
-    pub(super) fn place_replicas(&mut self, now: Nanos, map: &Map, effects: &mut Effects) {
-        let _ = now;
+    pub(super) fn place_replicas(&mut self, map: &Map, effects: &mut Effects) {
         self.targets
             .retain(|id, target| !super::chain_of(map, *id).is_some_and(|chain| is_placed(chain, target)));
         if !std::mem::take(&mut self.placement_due) {

@@ -17,6 +17,7 @@ fn run(seed: u64) -> World {
     let mut world = World::new(seed);
     world.run_faults();
     world.run_until_whole();
+    world.run_quiet_death();
     world
 }
 

@@ -126,7 +126,7 @@ impl Leader {
 
     /// Every chain's next step, all of them in one map.
     fn step_chains(&mut self, now: Nanos, config: Config, draft: &mut Draft<'_>, effects: &mut Effects) {
-        self.place_replicas(now, draft.map, effects);
+        self.place_replicas(draft.map, effects);
         let stores = self.view_stores(now, draft);
         let caught_up = self.caught_up(draft.map);
         let found = Self::look_at_chains(&self.view(now, config, draft, &stores, &caught_up));

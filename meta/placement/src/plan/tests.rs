@@ -4,7 +4,8 @@ use wire::{NodeId, SliceIndex};
 
 use super::check::{Findings, declustering, heads, moves, repair, shares, spread, validity, way};
 use super::{
-    HeadChange, Layout, Lost, Member, Plan, PlanError, Rack, Removal, Separation, StoreIndex, plan, plan_loss,
+    HeadChange, Layout, Lost, Member, Plan, PlanError, Rack, Removal, Separation, StoreIndex, plan,
+    plan_loss, plan_missing,
 };
 
 /// `nodes` nodes with as many stores each, no rack known, nothing placed yet.
@@ -381,4 +382,24 @@ fn checkers_find_repairs_that_do_more_or_less() {
         change.arrives = StoreIndex(change.arrives.0 % 4);
     }
     assert_ne!(spread(&layout, &plan), Findings::new(), "two nodes take all");
+}
+
+#[test]
+fn copies_that_are_missing_are_spread_and_nothing_else_moves() {
+    let mut layout = uniform(6, 1, 3, 2);
+    settle(&mut layout);
+    layout.chain_length = 3;
+    let planned = plan_missing(&layout).unwrap();
+    for (before, after) in layout.chains.iter().zip(&planned.chains) {
+        assert_eq!((before[0], after.len()), (after[0], 3), "what is there stays, and leads");
+    }
+    assert_eq!(planned.moves.len(), 2 * 64);
+    assert_eq!(planned.removals, []);
+    let mut held = [0; 6];
+    for store in planned.chains.iter().flatten() {
+        held[usize::from(store.0)] += 1;
+    }
+    assert!(held.iter().all(|count| (28..=36).contains(count)), "{held:?} of 192 replicas in 6 stores");
+    layout.chains = planned.chains;
+    assert_eq!(plan_missing(&layout).unwrap().moves, [], "nothing is missing any more");
 }

@@ -69,6 +69,29 @@ impl World {
         panic!("not whole after {SETTLE} ns: {} {:?}", why.concat(), map.as_map().stores);
     }
 
+    /// In a cluster where nothing else happens a node ends just before an election: the new leader, which never hears of it, puts it out.
+    pub(super) fn run_quiet_death(&mut self) {
+        let machine = self.random.pick(self.nodes.len());
+        if self.nodes[machine].process.is_none() {
+            return;
+        }
+        self.nodes[machine].is_destroyed = true;
+        self.nodes[machine].process = None;
+        self.say(&format!("machine {machine} ends quietly"));
+        self.on_election();
+        self.is_unattended = true;
+        let end = self.now + 10 * SECOND;
+        while self.now < end {
+            self.step();
+        }
+        let (map, node) = (self.map(), self.nodes[machine].id);
+        for (id, chain) in super::super::chains(map.as_map()) {
+            let mut ackers = chain.ackers();
+            let has = ackers.any(|member| map.as_map().stores[usize::from(member.store)].node == node);
+            assert!(!has, "{id:?} still has the members of {node}, which is dead: {chain:?}");
+        }
+    }
+
     /// Whether no disk still has to be replaced.
     fn is_repaired(&self) -> bool {
         self.broken().is_empty() && self.nodes.iter().all(|node| node.process.is_some() || node.is_destroyed)
@@ -251,6 +274,9 @@ impl World {
     /// Looks after things every second.
     pub(super) fn on_operator(&mut self) {
         self.at(SECOND, Ev::Operator);
+        if self.is_unattended {
+            return;
+        }
         let map = self.map();
         let broken = self.broken();
         if !broken.is_empty() {

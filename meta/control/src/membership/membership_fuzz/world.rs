@@ -182,6 +182,8 @@ pub(super) struct World {
     pub(super) seed_wait: u64,
     /// Stores say that they are empty, so that replicas move whenever a node joins.
     pub(super) is_forming: bool,
+    /// Operators do nothing, and nobody else is elected.
+    pub(super) is_unattended: bool,
     pub(super) counts: Counts,
     is_traced: bool,
 }
@@ -190,25 +192,30 @@ pub(super) fn store_id(number: u8) -> StoreId {
     StoreId([number; 16])
 }
 
+/// One node's.
+fn first_map(ring_bits: u8, shards: u8) -> ClusterMap {
+    let stores = (1..=shards)
+        .map(|i| (store_id(i), ShardIndex(u16::from(i) - 1), format!("h:{}", 7_430 + u16::from(i))));
+    one_node(OneNode {
+        cluster: ClusterId([1; 16]),
+        node: NodeId(1),
+        name: "node-0".to_owned(),
+        stores: stores.collect(),
+        metadata: store_id(100),
+        metadata_address: "h:7421".to_owned(),
+        control: "h:7422".to_owned(),
+        ring_bits,
+        reclaim_delay_ms: 1_000,
+    })
+    .expect("a valid map")
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let ring_bits = u8::try_from(random.below(3)).unwrap();
         let shards = u8::try_from(random.between(1, 3)).unwrap();
-        let stores = (1..=shards)
-            .map(|i| (store_id(i), ShardIndex(u16::from(i) - 1), format!("h:{}", 7_430 + u16::from(i))));
-        let first = one_node(OneNode {
-            cluster: ClusterId([1; 16]),
-            node: NodeId(1),
-            name: "node-0".to_owned(),
-            stores: stores.collect(),
-            metadata: store_id(100),
-            metadata_address: "h:7421".to_owned(),
-            control: "h:7422".to_owned(),
-            ring_bits,
-            reclaim_delay_ms: 1_000,
-        })
-        .expect("a valid map");
+        let first = first_map(ring_bits, shards);
         let config = Config { seed_wait: random.between(1, 10) * SECOND };
         let voters = (0..if random.one_in(4) { 1 } else { 3 })
             .map(|_| Voter {
@@ -245,6 +252,7 @@ impl World {
             faults: true,
             seed_wait: config.seed_wait,
             is_forming,
+            is_unattended: false,
             counts: Counts::default(),
             is_traced: std::env::var_os("CONTROL_FUZZ_TRACE").is_some(),
         };
@@ -396,7 +404,7 @@ impl World {
                 self.handle(voter, Event::Registered { token, registration: &registration });
             }
             Message::Command(token, command) => {
-                self.handle(voter, Event::Command { token, command: &command })
+                self.handle(voter, Event::Command { token, command: &command });
             }
             Message::Voters(voters) => self.handle(voter, Event::Voters(&voters)),
         }
@@ -490,7 +498,10 @@ impl World {
         }
     }
 
-    fn on_election(&mut self) {
+    pub(super) fn on_election(&mut self) {
+        if self.is_unattended {
+            return;
+        }
         if self.faults {
             let delay = self.random.between(2 * SECOND, 15 * SECOND);
             self.at(delay, Ev::Election);

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use wire::NodeId;
 use wire::control::{Answer, Command, Health};
 use wire::map::ReplicaState;
-use wire::{Nanos, NodeId};
 
 use super::super::{Event, Note};
 use super::world::{Cluster, MS};
@@ -151,5 +151,4 @@ fn links_that_fail_are_worked_around() {
     cluster.node(first.0).suspects.clear();
     cluster.run(60_000 * MS);
     assert_eq!(cluster.slice(0).epoch, epoch, "nothing swings back");
-    assert!(cluster.now > Nanos(0));
 }

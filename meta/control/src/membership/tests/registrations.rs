@@ -39,6 +39,8 @@ fn a_node_joins_once() {
     assert_eq!(cluster.map().stores[2].weight, 4, "GiB");
 }
 
+type Change = fn(&mut wire::control::Registration);
+
 #[test]
 fn registrations_that_can_not_be_are_refused() {
     let cluster = || {
@@ -50,7 +52,6 @@ fn registrations_that_can_not_be_are_refused() {
         node.stores = vec![report(store(2, 0), Unit::Shard(ShardIndex(0)))];
         cluster
     };
-    type Change = fn(&mut wire::control::Registration);
     let cases: &[(&str, Change, Option<RegistrationRefusal>)] = &[
         ("a joiner", |_| (), None),
         ("nobody said so", |it| it.join = false, Some(RegistrationRefusal::NodeUnknown)),
@@ -111,7 +112,9 @@ fn a_store_that_was_rolled_back_is_refused() {
             let known = cluster.map().stores[usize::from(cluster.place(store(3, 0)))].incarnation;
             let is_refused = match &reply {
                 RegistrationReply::Refused(refusal) => *refusal == RegistrationRefusal::NodeAlive,
-                accepted => verdict(accepted) == StoreVerdict::Stale { known, known_sequence: 0 },
+                accepted @ RegistrationReply::Accepted { .. } => {
+                    verdict(accepted) == StoreVerdict::Stale { known, known_sequence: 0 }
+                }
             };
             assert!(is_refused, "R34: {reply:?}");
             cluster.node(3).is_up = false;

@@ -28,6 +28,9 @@ pub(super) struct Node {
     pub(super) rack: String,
 }
 
+/// Who comes to vote, and who goes.
+type VotersChange = (Vec<(NodeId, u64)>, Vec<u64>);
+
 pub(super) struct Cluster {
     pub(super) membership: Membership,
     pub(super) now: Nanos,
@@ -37,7 +40,7 @@ pub(super) struct Cluster {
     pub(super) replies: Vec<HeartbeatReply>,
     pub(super) registered: Vec<RegistrationReply>,
     pub(super) answers: BTreeMap<u64, Answer>,
-    pub(super) voters: Vec<(Vec<(NodeId, u64)>, Vec<u64>)>,
+    pub(super) voters: Vec<VotersChange>,
     pub(super) notes: Vec<Note>,
     pub(super) maps: u32,
     next_token: u64,
@@ -239,7 +242,7 @@ impl Cluster {
                         synced.push(Synced { chain: id, epoch, store, missing: 0 });
                     }
                     (ReplicaState::Waiting, _, ChainId::Group(group)) => {
-                        caught_up.push(CaughtUp { group, store })
+                        caught_up.push(CaughtUp { group, store });
                     }
                     _ => (),
                 }
@@ -276,7 +279,7 @@ impl Cluster {
         while self.now < end {
             self.now = self.now.after(50 * MS).min(end);
             self.handle(Event::Tick);
-            if self.now.0 % (250 * MS) == 0 {
+            if self.now.0.is_multiple_of(250 * MS) {
                 let up: Vec<u32> =
                     self.nodes.iter().filter(|(_, node)| node.is_up).map(|(machine, _)| *machine).collect();
                 for machine in up {

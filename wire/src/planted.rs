@@ -146,11 +146,8 @@ impl Bug {
     ];
 
     /// Those of the control agents (`engine/agent/src/tests/fuzz.rs`).
-    pub const AGENT: &'static [Self] = &[
-        Self::AgentPromisesUnstored,
-        Self::AgentPromisesUnfollowed,
-        Self::AgentCountsLeaseFromGrant,
-    ];
+    pub const AGENT: &'static [Self] =
+        &[Self::AgentPromisesUnstored, Self::AgentPromisesUnfollowed, Self::AgentCountsLeaseFromGrant];
 
     /// Those of a metadata group's chain (`meta/replica/src/chain_fuzz.rs`).
     pub const CHAIN: &'static [Self] = &[

@@ -235,17 +235,7 @@ impl FakeCluster {
                 Ok(answer) => Reply::Answer(answer),
                 Err(status) => return self.refuse_now(prefix, status, out),
             },
-            Request::Credit { .. }
-            | Request::DeleteChunks { .. }
-            | Request::Inventory { .. }
-            | Request::Replicate(_)
-            | Request::Register(_)
-            | Request::Heartbeat(_)
-            | Request::MapNews { .. }
-            | Request::Raft(_)
-            | Request::Manage(_) => {
-                panic!("a client doesn't send this")
-            }
+            other => panic!("a client doesn't send {other:?}"),
         };
         self.reply(kind, correlation, Status::Ok, &reply, &[], false, out);
     }

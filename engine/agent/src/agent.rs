@@ -8,7 +8,7 @@ use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use wire::control::{
-    Answer, CaughtUp, Led, Life, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
+    Answer, CaughtUp, Command, Led, Life, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
     StoreReport, Synced,
 };
 use wire::map::Unit;
@@ -435,21 +435,29 @@ impl Agent {
                     council.on_heartbeat(now, &heartbeat, memory, effects);
                 }
             }
-            Request::Manage(command) => {
-                if self.is_asked_as_leader(asker, effects)
-                    && let Some(council) = &mut self.council
-                {
-                    match self.desk.ask(FrameKind::Manage, Asker::Peer { link, correlation }) {
-                        Some(token) => council.on_command(now, (token, &command), memory, effects),
-                        None => {
-                            self.desk.answer(link, correlation, Answer::Refused(Refusal::Busy), effects);
-                        }
-                    }
-                }
-            }
+            Request::Manage(command) => self.on_command(now, asker, &command, memory, effects),
             _ => self.desk.refuse(asker, Status::Unsupported, effects),
         }
         None
+    }
+
+    fn on_command(
+        &mut self,
+        now: Nanos,
+        asker: (FrameKind, Link, u64),
+        command: &Command,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        if !self.is_asked_as_leader(asker, effects) {
+            return;
+        }
+        let Some(council) = &mut self.council else { return };
+        let (kind, link, correlation) = asker;
+        match self.desk.ask(kind, Asker::Peer { link, correlation }) {
+            Some(token) => council.on_command(now, (token, command), memory, effects),
+            None => self.desk.answer(link, correlation, Answer::Refused(Refusal::Busy), effects),
+        }
     }
 
     /// Whether this node leads; others are told who does.

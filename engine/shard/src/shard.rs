@@ -230,17 +230,7 @@ impl Shard {
                 self.on_inventory(now, caller, after, limit, memory, effects)
             }
             Request::ShardStatus => self.on_status(caller, memory, effects),
-            Request::OpenSession { .. }
-            | Request::KeepAlive { .. }
-            | Request::CloseSession { .. }
-            | Request::Mutate(_)
-            | Request::Query(_)
-            | Request::Replicate(_)
-            | Request::Register(_)
-            | Request::Heartbeat(_)
-            | Request::MapNews { .. }
-            | Request::Raft(_)
-            | Request::Manage(_) => {
+            _ => {
                 self.refuse(caller, Status::Unsupported, effects);
                 None
             }

@@ -226,19 +226,7 @@ impl Random {
                 let page = u32::try_from(self.below(64)).expect("few");
                 Request::GetMap { have: MapNumber(self.u64()), page }
             }
-            FrameKind::PutChunk => {
-                let length = u32::try_from(self.between(1, CHUNK_BYTES_MAX.into())).expect("a chunk");
-                let leaves = &pool.words[..(length as usize).div_ceil(4096)];
-                Request::PutChunk(PutChunk {
-                    id: self.chunk(),
-                    length,
-                    root: self.u64(),
-                    map: MapNumber(self.u64()),
-                    epoch: Epoch(self.u64()),
-                    class: self.pick(&HopClass::ALL),
-                    leaves: Words::new(leaves),
-                })
-            }
+            FrameKind::PutChunk => Request::PutChunk(self.put_chunk(pool)),
             FrameKind::PutFragment => {
                 let unit = u32::try_from(self.between(1, 63)).expect("few");
                 Request::PutFragment { class: self.pick(&HopClass::ALL), offset: unit * (64 << 10) }
@@ -281,6 +269,20 @@ impl Random {
                 let samples = samples.into_iter().filter(|(_, request)| request.kind() == kind);
                 self.pick(&samples.map(|(_, request)| request).collect::<Vec<_>>())
             }
+        }
+    }
+
+    fn put_chunk<'a>(&mut self, pool: &'a Pool) -> PutChunk<'a> {
+        let length = u32::try_from(self.between(1, CHUNK_BYTES_MAX.into())).expect("a chunk");
+        let leaves = &pool.words[..(length as usize).div_ceil(4096)];
+        PutChunk {
+            id: self.chunk(),
+            length,
+            root: self.u64(),
+            map: MapNumber(self.u64()),
+            epoch: Epoch(self.u64()),
+            class: self.pick(&HopClass::ALL),
+            leaves: Words::new(leaves),
         }
     }
 

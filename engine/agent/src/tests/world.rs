@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::fmt::Write;
 use std::sync::Arc;
 
 use journal::Expected;
@@ -657,20 +658,21 @@ impl World {
             let agent = node.agent.as_ref();
             let numbers = agent
                 .map(|agent| (agent.edition().number(), agent.installed(), agent.leads(), agent.leader()));
-            text += &format!("{:?}: {numbers:?}, lease {:?}, vote {:?}\n", node.id, node.lease, node.vote);
+            let _ =
+                writeln!(text, "{:?}: {numbers:?}, lease {:?}, vote {:?}", node.id, node.lease, node.vote);
             for (at, note) in node.notes.iter().rev().take(12).rev() {
-                text += &format!("    {at:?} {note:?}\n");
+                let _ = writeln!(text, "    {at:?} {note:?}");
             }
         }
         if let Some(map) =
             self.leader().and_then(|leader| self.nodes[leader].agent.as_ref()).map(Agent::edition)
         {
             let map = map.map().as_map();
-            text += &format!("{:?}\n", map.settings);
+            let _ = writeln!(text, "{:?}", map.settings);
             for (id, chain) in chains(map)
                 .filter(|(id, _)| matches!(id, ChainId::Group(_) | ChainId::Slice(SliceIndex(0 | 1))))
             {
-                text += &format!("{id:?} {chain:?}\n");
+                let _ = writeln!(text, "{id:?} {chain:?}");
             }
         }
         text

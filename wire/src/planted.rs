@@ -44,6 +44,24 @@ pub enum Bug {
     ReplicaStaysFull,
     /// A chain's head acks once its own copy is durable (I2).
     ShardAcksAlone,
+    /// Resync deletes what only the joiner holds (R2).
+    SyncDeletesExtras,
+    /// A source lists a slice before what it admitted in a lower epoch is on its disk (R1).
+    SyncDigestsEarly,
+    /// Digests cover ids alone (R3).
+    SyncDigestsIds,
+    /// A joiner says that it is done without having fetched what it lacks.
+    SyncSkipsFetching,
+    /// A joiner stores what it fetched without having verified it (R9).
+    SyncSkipsVerify,
+    /// A chunk that was deleted while it was being fetched is stored (R23).
+    SyncRevivesDead,
+    /// A put is acked in an epoch above which another one was promised (R1).
+    ShardAcksLowerEpoch,
+    /// A repeated put is acked without the successor (R4).
+    ShardAcksRepeatsAlone,
+    /// Chunks that wait for other stores may take all buffers (R38).
+    ShardSharesBuffers,
 }
 
 impl Bug {
@@ -68,6 +86,15 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+        Self::SyncDeletesExtras,
+        Self::SyncDigestsEarly,
+        Self::SyncDigestsIds,
+        Self::SyncSkipsFetching,
+        Self::SyncSkipsVerify,
+        Self::SyncRevivesDead,
+        Self::ShardAcksLowerEpoch,
+        Self::ShardAcksRepeatsAlone,
+        Self::ShardSharesBuffers,
     ];
 }
 

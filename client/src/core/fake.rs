@@ -559,6 +559,7 @@ impl FakeCluster {
             }
             Query::Usage { .. } => Ok(Answer::Usage(VolumeUsage::default())),
             Query::GroupStatus => Ok(Answer::GroupStatus(GroupState::default())),
+            Query::ChunkStates { .. } => Err(Status::Unsupported),
         }
     }
 

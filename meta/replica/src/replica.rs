@@ -229,6 +229,7 @@ impl Replica {
         self.metrics.queries += 1;
         let answer = match query {
             Query::GroupStatus => Ok(Answer::GroupStatus(self.group_state())),
+            Query::ChunkStates { ids } => Ok(Answer::ChunkStates(self.chunk_states(ids))),
             query => self.state.namespace.query(query, self.config.reclaim_delay),
         };
         let (status, body) = match answer {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod catalog;
 mod index;
 mod leaf_cache;
 #[cfg(all(test, not(planted)))]
@@ -26,5 +27,6 @@ mod testing;
 pub use api::{
     ChunkRange, Effect, Effects, Event, GotChunk, ListedChunk, Metrics, ScrubControl, StoreConfig, WordRange,
 };
+pub use catalog::CATALOG_CHUNKS_MAX;
 pub use index::{Index, IndexEntry};
 pub use store::Store;

@@ -62,7 +62,7 @@ impl Shard {
         None
     }
 
-    /// Deletes what the group's log has reclaimed (R24).
+    /// Deletes what the group's log has reclaimed (R24): at every member that acks, joiners too. What is on its way here to be stored under these ids isn't (R23).
     pub(crate) fn on_delete(
         &mut self,
         now: Nanos,
@@ -77,12 +77,13 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }
-        if !ids.iter().all(|id| self.owns(id)) {
+        if !ids.iter().all(|id| self.acks(id)) {
             self.refuse(caller, Status::WrongShard, effects);
             return None;
         }
         let ids: Vec<ChunkId> = ids.iter().collect();
         self.counters.deletes += ids.len() as u64;
+        self.mark_dead(now, &ids);
         self.store_delete(now, caller, &ids, memory, effects);
         None
     }
@@ -112,6 +113,11 @@ impl Shard {
         let state = self.state(memory);
         self.replier.send(caller, &Reply::ShardStatus(Box::new(state)), effects);
         None
+    }
+
+    /// Whether the store takes part in the acks of the chunk's chain.
+    fn acks(&self, id: ChunkId) -> bool {
+        self.map().is_some_and(|map| map.route(id).ackers().any(|store| store.store == self.identity.store))
     }
 
     /// Whether the store is a serving member of the chunk's chain.

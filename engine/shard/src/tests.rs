@@ -7,4 +7,7 @@ mod gets;
 mod links;
 mod puts;
 mod shares;
+mod sync;
+mod sync_fuzz;
+mod sync_source;
 mod world;

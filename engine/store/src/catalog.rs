@@ -60,11 +60,7 @@ impl Window {
         self.is_whole && after >= self.after && after.unwrap_or_default() < self.reach()
     }
 
-    fn behind(
-        &self,
-        after: Option<ChunkId>,
-        last: ChunkId,
-    ) -> impl Iterator<Item = ChunkRecord> + '_ {
+    fn behind(&self, after: Option<ChunkId>, last: ChunkId) -> impl Iterator<Item = ChunkRecord> + '_ {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let is_empty = after.is_some_and(|after| after >= last);
         let range = (!is_empty).then(|| self.chunks.range((from, Bound::Included(last))));
@@ -195,6 +191,9 @@ impl Catalog {
             }
         } else if open.count > 0 {
             ranges.push(open);
+        } else if ranges.is_empty() {
+            // The window ends before the next chunk: as far as that nothing is here.
+            ranges.push(SliceRange { last: window.reach(), ..open });
         }
         Some((ranges, is_end))
     }
@@ -287,7 +286,8 @@ impl Catalog {
 
     /// A window that nobody waits for goes; where there is none, the longest one ends earlier.
     fn make_room(&mut self) -> bool {
-        let unwanted = self.windows.iter().filter(|(_, window)| !window.is_wanted && !window.chunks.is_empty());
+        let unwanted =
+            self.windows.iter().filter(|(_, window)| !window.is_wanted && !window.chunks.is_empty());
         if let Some(slice) = unwanted.min_by_key(|(_, window)| window.used).map(|(slice, _)| *slice) {
             self.drop_window(slice);
             return true;
@@ -327,8 +327,7 @@ impl Catalog {
 
 fn add(range: &mut SliceRange, record: &ChunkRecord) {
     range.count += 1;
-    let (length, root) =
-        if planted(Bug::SyncDigestsIds) { (0, 0) } else { (record.length, record.root) };
+    let (length, root) = if planted(Bug::SyncDigestsIds) { (0, 0) } else { (record.length, record.root) };
     range.digest = range.digest.wrapping_add(entry_digest(record.id, length, root));
 }
 
@@ -392,13 +391,15 @@ mod tests {
         }
         walk(&mut catalog, &index, &[]);
         let expected = model.values().filter(|entry| slice_of(entry.id, BITS) == slice);
-        let expected: Vec<_> =
-            expected.map(|entry| ChunkRecord { id: entry.id, length: entry.length, root: entry.root }).collect();
+        let expected: Vec<_> = expected
+            .map(|entry| ChunkRecord { id: entry.id, length: entry.length, root: entry.root })
+            .collect();
         let shown: Vec<_> = catalog.records(slice, None, ChunkId::MAX).expect("a window").collect();
         assert_eq!(shown, expected);
         assert!(shown.len() > 500);
         let middle = shown[shown.len() / 2].id;
-        let behind = catalog.records(slice, Some(middle), shown[shown.len() - 2].id).expect("a window").count();
+        let behind =
+            catalog.records(slice, Some(middle), shown[shown.len() - 2].id).expect("a window").count();
         assert_eq!(behind, shown.len() - shown.len() / 2 - 2);
     }
 
@@ -432,7 +433,8 @@ mod tests {
         }
         // R3: another root under the same id is a difference.
         let changed = catalog.records(slice, None, ChunkId::MAX).expect("a window").nth(300).expect("many");
-        catalog.on_insert(&IndexEntry { root: 7, ..entry(changed.id.session.0 * 100 + changed.id.ordinal, 0) });
+        catalog
+            .on_insert(&IndexEntry { root: 7, ..entry(changed.id.session.0 * 100 + changed.id.ordinal, 0) });
         let differs = |catalog: &mut Catalog, at: usize| {
             let from = at.checked_sub(1).map(|before| all[before].last);
             catalog.digest(slice, from, all[at].last) != Some(all[at])

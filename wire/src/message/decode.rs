@@ -6,8 +6,7 @@ use super::attributes::bytes_of;
 use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
-    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, session, shard_state,
-    slice,
+    DecodeError, Reply, Request, answer, check, chunk, hello, operation, query, session, shard_state, slice,
 };
 use crate::limits::{MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;

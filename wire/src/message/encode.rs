@@ -145,9 +145,7 @@ impl Encoder {
             Request::OfferChunks { slice, epoch, chunks } => {
                 slice::encode_offer(builder, *slice, *epoch, chunks).as_union_value()
             }
-            Request::ReportDamage { id, root } => {
-                slice::encode_report(builder, *id, *root).as_union_value()
-            }
+            Request::ReportDamage { id, root } => slice::encode_report(builder, *id, *root).as_union_value(),
             Request::OpenSession { name } => session::encode_open(builder, name).as_union_value(),
             Request::KeepAlive { session, pins } => {
                 session::encode_keep_alive(builder, *session, pins).as_union_value()

@@ -79,9 +79,8 @@ pub(super) fn encode_digest_reply(
     end: bool,
 ) -> WIPOffset<schema::SliceDigestReply<'static>> {
     assert!(ranges.len() <= MESSAGE_CHUNKS_MAX, "a page keeps its limit");
-    let encode = |range: &SliceRange| {
-        schema::SliceRange::new(&encode_chunk_id(range.last), range.digest, range.count)
-    };
+    let encode =
+        |range: &SliceRange| schema::SliceRange::new(&encode_chunk_id(range.last), range.digest, range.count);
     let ranges = Some(builder.create_vector_from_iter(ranges.iter().map(encode)));
     schema::SliceDigestReply::create(builder, &schema::SliceDigestReplyArgs { ranges, end })
 }

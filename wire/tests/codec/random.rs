@@ -3,17 +3,15 @@
 mod reply;
 
 use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX};
-use wire::message::{
-    ChunkIds, ChunkRecord, GetChunk, Hello, HopClass, PutChunk, Request, SliceSpan, Words,
-};
+use wire::message::{ChunkIds, ChunkRecord, GetChunk, Hello, HopClass, PutChunk, Request, SliceSpan, Words};
 use wire::meta::{
     AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Extents, InodeKind, Mutation,
     NewAttributes, Operation, Pin, Place, Precondition, Query, RemoveKind, RenameMode, Run, VolumePolicy,
     Xattr, XattrMode,
 };
 use wire::{
-    ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, SliceIndex, StoreId,
-    Timestamp, Version, VolumeId,
+    ChunkId, ClusterId, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId, SliceIndex,
+    StoreId, Timestamp, Version, VolumeId,
 };
 
 /// splitmix64.

@@ -1,15 +1,14 @@
 //! One value of every request and reply, with as many fields set as it has: what the golden frames are made of.
 
 use wire::message::{
-    ChunkIds, ChunkPart, ChunkRecord, GetChunk, Hello, HelloReply, HopClass, PutChunk, Reply, Request, Role, ShardState,
-    SliceRange, SliceSpan,
-    StoreCondition, Words,
+    ChunkIds, ChunkPart, ChunkRecord, GetChunk, Hello, HelloReply, HopClass, PutChunk, Reply, Request, Role,
+    ShardState, SliceRange, SliceSpan, StoreCondition, Words,
 };
 use wire::meta::{
-    Answer, AttributeChange, Attributes, Change, ChunkState, Commit, Compact, CopyRange, Entry, ExtentPage, Extents,
-    GroupState, InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place, Precondition,
-    Query, Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy, VolumeUsage, Xattr,
-    XattrMode,
+    Answer, AttributeChange, Attributes, Change, ChunkState, Commit, Compact, CopyRange, Entry, ExtentPage,
+    Extents, GroupState, InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place,
+    Precondition, Query, Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy,
+    VolumeUsage, Xattr, XattrMode,
 };
 use wire::{
     ChunkId, ClusterId, CommitIndex, Epoch, FrameKind, GroupId, Incarnation, InodeId, Layout, MapNumber,
@@ -59,10 +58,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("shard-status", Request::ShardStatus),
         ("slice-digest", Request::SliceDigest { span: span(), limit: 64 }),
         ("slice-chunks", Request::SliceChunks { span: span(), last: chunk(300), limit: 4096 }),
-        (
-            "offer-chunks",
-            Request::OfferChunks { slice: SliceIndex(77), epoch: Epoch(5), chunks: records() },
-        ),
+        ("offer-chunks", Request::OfferChunks { slice: SliceIndex(77), epoch: Epoch(5), chunks: records() }),
         ("report-damage", Request::ReportDamage { id: chunk(9), root: 0x0123_4567_89ab_cdef }),
         ("open-session", Request::OpenSession { name: "catena put".to_owned() }),
         (
@@ -237,11 +233,7 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameKind, Status, Reply<'static>)
                 end: true,
             },
         ),
-        ok(
-            "slice-chunks",
-            FrameKind::SliceChunks,
-            Reply::SliceChunks { chunks: records(), end: true },
-        ),
+        ok("slice-chunks", FrameKind::SliceChunks, Reply::SliceChunks { chunks: records(), end: true }),
         ok("offer-chunks", FrameKind::OfferChunks, Reply::OfferChunks),
         ok("report-damage", FrameKind::ReportDamage, Reply::ReportDamage),
         ok(

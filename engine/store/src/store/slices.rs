@@ -72,6 +72,11 @@ impl Store {
         self.catalog.count()
     }
 
+    /// Scrub passes that came to their end.
+    pub fn scrub_passes(&self) -> u64 {
+        self.metrics.scrub_passes
+    }
+
     /// Whether the chunk's copy is known to be damaged.
     pub fn is_damaged(&self, id: ChunkId) -> bool {
         self.index.is_damaged(id)

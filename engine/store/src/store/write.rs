@@ -280,7 +280,9 @@ impl Store {
         };
         match here {
             // Dead is for ever (R23): what is deleted, or about to be, isn't brought back.
-            None if put.replaces && !planted(Bug::SyncRevivesDead) => return Admission::Answer(Status::NotFound),
+            None if put.replaces && !planted(Bug::SyncRevivesDead) => {
+                return Admission::Answer(Status::NotFound);
+            }
             // The copy at a Serving replica is the one that was acked (R3). One on its way here is somebody else's to settle.
             Some((other, None)) if put.replaces && other != content => {}
             Some((other, Some(_))) if put.replaces && other != content => {

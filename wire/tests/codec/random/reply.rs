@@ -1,10 +1,12 @@
 //! Random replies.
 
 use wire::limits::CHUNK_BYTES_MAX;
-use wire::message::{ChunkIds, ChunkPart, HelloReply, Reply, Role, ShardState, SliceRange, StoreCondition, Words};
+use wire::message::{
+    ChunkIds, ChunkPart, HelloReply, Reply, Role, ShardState, SliceRange, StoreCondition, Words,
+};
 use wire::meta::{
-    Answer, ChunkState, Entry, ExtentPage, GroupState, InodeKind, ListEntry, Outcome, Refusal, SessionGrant, VolumeInfo,
-    VolumeUsage,
+    Answer, ChunkState, Entry, ExtentPage, GroupState, InodeKind, ListEntry, Outcome, Refusal, SessionGrant,
+    VolumeInfo, VolumeUsage,
 };
 use wire::{
     ChunkId, ClusterId, CommitIndex, FrameKind, GroupId, Incarnation, InodeId, MapNumber, NodeId, SessionId,

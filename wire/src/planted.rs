@@ -1,7 +1,8 @@
 //! Planted bugs: faults that the checkers must catch. They exist only in builds with `--cfg planted`, which never ship; there one of them
 //! is chosen at run time. In every other build [`planted`] is the constant `false`.
 //!
-//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught.
+//! Each stands at the place of the rule that it breaks; `cargo run -p sim -- --planted` shows that each is caught, but for those that the tests of their
+//! own crate catch ([`Bug::IN_THEIR_CRATE`]).
 
 /// A fault that can be switched on in a build with `--cfg planted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +87,19 @@ impl Bug {
         Self::LogEndsEarly,
         Self::ReplicaStaysFull,
         Self::ShardAcksAlone,
+        Self::SyncDeletesExtras,
+        Self::SyncDigestsEarly,
+        Self::SyncDigestsIds,
+        Self::SyncSkipsFetching,
+        Self::SyncSkipsVerify,
+        Self::SyncRevivesDead,
+        Self::ShardAcksLowerEpoch,
+        Self::ShardAcksRepeatsAlone,
+        Self::ShardSharesBuffers,
+    ];
+
+    /// Those that the tests of the crate catch in which they stand: they need chains that lose members, or memory of a certain size.
+    pub const IN_THEIR_CRATE: &'static [Self] = &[
         Self::SyncDeletesExtras,
         Self::SyncDigestsEarly,
         Self::SyncDigestsIds,

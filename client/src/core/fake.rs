@@ -235,7 +235,13 @@ impl FakeCluster {
                 Ok(answer) => Reply::Answer(answer),
                 Err(status) => return self.refuse_now(prefix, status, out),
             },
-            Request::Credit { .. } | Request::DeleteChunks { .. } | Request::Inventory { .. } => {
+            Request::ReportDamage { .. } => Reply::ReportDamage,
+            Request::Credit { .. }
+            | Request::DeleteChunks { .. }
+            | Request::Inventory { .. }
+            | Request::SliceDigest { .. }
+            | Request::SliceChunks { .. }
+            | Request::OfferChunks { .. } => {
                 panic!("a client doesn't send this")
             }
         };

@@ -354,10 +354,9 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }
-        let (gets_left, fetched_left) = (self.shares.gets_left(memory), self.shares.fetched_left(memory));
         let state = self.links.state(caller.link)?;
         let is_replica = state.peer.is_some();
-        let left = if is_replica { fetched_left } else { gets_left };
+        let left = self.shares.left_for(is_replica, memory);
         if !state.takes_get(left) || !state.waiting_gets.is_empty() || is_replica {
             if state.waiting_gets.len() >= LINK_GETS_WAITING_MAX {
                 self.refuse(caller, Status::Busy, effects);
@@ -410,9 +409,10 @@ impl Shard {
         let charge = block_bytes(bytes);
         let is_replica = self.links.state(caller.link).is_some_and(|state| state.peer.is_some());
         // The only one of other replicas' may be larger than their share.
-        let has_room = match is_replica {
-            true => self.shares.fetched == 0 || charge <= self.shares.fetched_left(memory),
-            false => charge <= self.shares.gets_left(memory),
+        let has_room = if is_replica {
+            self.shares.fetched == 0 || charge <= self.shares.fetched_left(memory)
+        } else {
+            charge <= self.shares.gets_left(memory)
         };
         if !has_room || !spares(charge, memory) {
             self.refuse(caller, Status::Busy, effects);
@@ -475,15 +475,12 @@ impl Shard {
         loop {
             let is_replica = self.links.state(link).is_some_and(|state| state.peer.is_some());
             if is_replica && self.sync.source_pace.admits(now).is_err() {
-                let waits = self.links.state(link).is_some_and(|state| !state.waiting_gets.is_empty());
-                return if waits {
-                    self.pace_fetched(link)
-                };
+                if self.links.state(link).is_some_and(|state| !state.waiting_gets.is_empty()) {
+                    self.pace_fetched(link);
+                }
+                return;
             }
-            let left = match is_replica {
-                true => self.shares.fetched_left(memory),
-                false => self.shares.gets_left(memory),
-            };
+            let left = self.shares.left_for(is_replica, memory);
             let next = self.links.state(link).filter(|state| state.takes_get(left));
             let Some((correlation, get)) = next.and_then(|state| state.waiting_gets.pop_front()) else {
                 return;

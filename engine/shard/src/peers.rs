@@ -37,7 +37,7 @@ struct Peer {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    peers: BTreeMap<Target, Peer>,
+    by_target: BTreeMap<Target, Peer>,
     by_link: BTreeMap<Link, Target>,
     suspects: BTreeSet<StoreId>,
 }
@@ -50,17 +50,17 @@ impl Peers {
 
     /// The connection, once it is greeted.
     pub(crate) fn greeted(&self, target: Target) -> Option<Link> {
-        self.peers.get(&target).filter(|peer| peer.greeted)?.link
+        self.by_target.get(&target).filter(|peer| peer.greeted)?.link
     }
 
     /// The connection, greeted or not.
     pub(crate) fn link(&self, target: Target) -> Option<Link> {
-        self.peers.get(&target)?.link
+        self.by_target.get(&target)?.link
     }
 
     /// Whether anybody can count on this one: it is connected, or can be dialled now.
     fn is_hopeful(&self, now: Nanos, target: Target) -> bool {
-        self.peers.get(&target).is_none_or(|peer| peer.link.is_some() || now >= peer.retry_at)
+        self.by_target.get(&target).is_none_or(|peer| peer.link.is_some() || now >= peer.retry_at)
     }
 
     /// Whether a store is suspect.
@@ -89,7 +89,7 @@ impl Shard {
         if !self.peers.is_hopeful(now, to) {
             return Err(Status::NotServing);
         }
-        if let Some(peer) = self.peers.peers.get_mut(&to)
+        if let Some(peer) = self.peers.by_target.get_mut(&to)
             && peer.link.is_some()
         {
             peer.used_at = now;
@@ -99,7 +99,7 @@ impl Shard {
         let Some(address) = known.map(|store| Arc::<str>::from(store.address.as_str())) else {
             return Err(Status::NotServing);
         };
-        let peer = self.peers.peers.entry(to).or_insert_with(|| Peer {
+        let peer = self.peers.by_target.entry(to).or_insert_with(|| Peer {
             address,
             link: None,
             greeted: false,
@@ -122,7 +122,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let Some(link) = link else { return self.on_target_gone(now, target, memory, effects) };
-        match self.peers.peers.get_mut(&target) {
+        match self.peers.by_target.get_mut(&target) {
             Some(peer) if peer.link.is_none() => {
                 peer.link = Some(link);
                 self.peers.by_link.insert(link, target);
@@ -173,11 +173,11 @@ impl Shard {
         }
         match (prefix.kind, Reply::decode(prefix.kind, prefix.status, message)) {
             (FrameKind::Hello, Ok(Reply::Hello(hello))) => {
-                if let Some(peer) = self.peers.peers.get_mut(&target) {
+                if let Some(peer) = self.peers.by_target.get_mut(&target) {
                     peer.greeted = true;
                 }
-                self.peers.trust(target.store, effects);
                 if target.purpose == Purpose::Relay {
+                    self.peers.trust(target.store, effects);
                     self.on_successor_greeted(target.store, hello.put_credit_bytes, memory, effects);
                 }
                 Placement::Discard
@@ -216,7 +216,7 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        if let Some(peer) = self.peers.peers.get_mut(&target) {
+        if let Some(peer) = self.peers.by_target.get_mut(&target) {
             if let Some(link) = peer.link.take() {
                 self.peers.by_link.remove(&link);
             }
@@ -228,7 +228,7 @@ impl Shard {
         }
         match target.purpose {
             Purpose::Relay => self.on_successor_gone(target.store, memory, effects),
-            Purpose::Sync | Purpose::Group => self.on_asked_gone(now, target, memory, effects),
+            Purpose::Sync | Purpose::Group => self.on_asked_gone(now, target, memory),
         }
     }
 
@@ -252,10 +252,11 @@ impl Shard {
         let moved = |(target, peer): &(&Target, &Peer)| {
             map.store(target.store).is_none_or(|known| known.address != *peer.address)
         };
-        let gone: Vec<Target> = self.peers.peers.iter().filter(moved).map(|(target, _)| *target).collect();
+        let gone: Vec<Target> =
+            self.peers.by_target.iter().filter(moved).map(|(target, _)| *target).collect();
         for target in gone {
             self.hang_up(now, target, CloseReason::Redial, memory, effects);
-            self.peers.peers.remove(&target);
+            self.peers.by_target.remove(&target);
         }
         if self.peers.has_suspects() {
             let own = self.identity.store;
@@ -265,7 +266,9 @@ impl Shard {
                 behind.extend(ackers.skip_while(|store| *store != own).skip(1));
             }
             let cleared: Vec<StoreId> = self.peers.suspects.difference(&behind).copied().collect();
-            cleared.into_iter().for_each(|store| self.peers.trust(store, effects));
+            for store in cleared {
+                self.peers.trust(store, effects);
+            }
         }
     }
 
@@ -279,7 +282,8 @@ impl Shard {
         let is_idle = |(target, peer): &(&Target, &Peer)| {
             target.purpose != Purpose::Relay && peer.link.is_some() && now.since(peer.used_at) >= IDLE_NANOS
         };
-        let idle: Vec<Target> = self.peers.peers.iter().filter(is_idle).map(|(target, _)| *target).collect();
+        let idle: Vec<Target> =
+            self.peers.by_target.iter().filter(is_idle).map(|(target, _)| *target).collect();
         for target in idle {
             self.hang_up(now, target, CloseReason::Idle, memory, effects);
         }

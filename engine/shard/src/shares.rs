@@ -71,6 +71,11 @@ impl Shares {
         sync_bytes_max(memory).saturating_sub(self.fetched)
     }
 
+    /// Bytes that gets of clients, or of other replicas, may still take.
+    pub(crate) fn left_for(&self, is_replica: bool, memory: &impl Memory) -> usize {
+        if is_replica { self.fetched_left(memory) } else { self.gets_left(memory) }
+    }
+
     /// Bytes that gets may still take.
     pub(crate) fn gets_left(&self, memory: &impl Memory) -> usize {
         (memory.total_bytes() / 8 * GET_EIGHTHS).saturating_sub(self.gets)
@@ -100,4 +105,45 @@ pub(crate) fn slot_bytes(length: u32) -> usize {
 /// Bytes of the blocks that so many bytes take: of tiny chunks, far more than the bytes.
 pub(crate) fn block_bytes(bytes: u32) -> usize {
     (bytes as usize).next_multiple_of(BLOCK_BYTES)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use journal::fake_disk::FakeMemory;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn memory() -> FakeMemory {
+        let mut memory = FakeMemory::default();
+        memory.limit_bytes = 64 * MIB;
+        memory
+    }
+
+    /// R38: however many chunks wait for stores behind this one, those that wait for fewer, and at last for this disk alone, are taken.
+    #[test]
+    pub(crate) fn the_last_of_a_chain_always_have_room() {
+        let kinds = [(HopClass::Client, true), (HopClass::Middle, true), (HopClass::Tail, false)];
+        let mut shares = Shares::default();
+        for kind in kinds {
+            let mut taken = 0;
+            // Each on a connection of its own.
+            while shares.admits_put(0, MIB, kind, &memory()) {
+                shares.puts += MIB;
+                taken += 1;
+            }
+            assert!(taken >= 8, "{kind:?}: {taken}");
+        }
+        assert_eq!(shares.puts, 40 * MIB);
+    }
+
+    /// What is fetched, and read for others, is a sixteenth of the arena each, whatever clients do.
+    #[test]
+    fn other_replicas_have_a_share_of_their_own() {
+        let mut shares = Shares { gets: 24 * MIB, ..Shares::default() };
+        assert_eq!((shares.gets_left(&memory()), shares.fetched_left(&memory())), (0, 4 * MIB));
+        *shares.read_for(true) += 3 * MIB;
+        assert_eq!((shares.gets, shares.fetched_left(&memory())), (24 * MIB, MIB));
+    }
 }

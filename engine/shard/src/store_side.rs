@@ -288,7 +288,7 @@ impl Shard {
                 self.finish_put(index_of(token), status, memory, effects);
             }
             TOKEN_GET => self.fail_get(index_of(token), status, effects),
-            TOKEN_FETCH => self.finish_fetch(now, index_of(token), status, memory, effects),
+            TOKEN_FETCH => self.finish_fetch(now, index_of(token), status, memory),
             TOKEN_LOOK => self.sync.looks -= 1,
             // What it couldn't delete the next comparison finds again.
             TOKEN_SWEEP => {}

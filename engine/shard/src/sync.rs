@@ -130,6 +130,10 @@ pub(crate) struct Sync {
     pub(crate) listings: VecDeque<Listing>,
     /// Looks at own copies under way.
     pub(crate) looks: u32,
+    /// Ranges compared in this turn.
+    pub(crate) compared: u32,
+    /// Some chain of this store has another member.
+    has_others: bool,
     /// Listings were wanted last.
     pub(crate) listed_at: Nanos,
     /// Something happened that may let something go on.
@@ -164,6 +168,8 @@ impl Default for Sync {
             paced: VecDeque::new(),
             listings: VecDeque::new(),
             looks: 0,
+            compared: 0,
+            has_others: false,
             listed_at: Nanos(0),
             wakes: false,
             due: None,
@@ -233,6 +239,8 @@ impl Shard {
             (is_syncing && route.chain.phase == Phase::Active).then_some(route.epoch)
         };
         self.sync.slices = map.slices_of(own).collect();
+        self.sync.has_others =
+            self.sync.slices.iter().any(|slice| map.route_of_slice(*slice).members.len() > 1);
         self.sync.done.retain(|slice, synced| joined(*slice) == Some(synced.epoch));
         self.sync.jobs.retain(|(slice, with), job| {
             let route = map.route_of_slice(*slice);
@@ -295,7 +303,7 @@ impl Shard {
 
     /// Whether some chain has another member than this store.
     pub(crate) fn has_others(&self) -> bool {
-        self.map().is_some_and(|map| map.as_map().settings.chain_length > 1 || !self.sync.jobs.is_empty())
+        self.sync.has_others
     }
 
     /// Takes everything as far as it goes now. Cheap where nothing happened.
@@ -309,6 +317,7 @@ impl Shard {
             self.sync.due = None;
         }
         self.sync.wakes = false;
+        self.sync.compared = 0;
         self.give_up_unanswered(now, memory, effects);
         self.begin_compares(now);
         self.advance_jobs(now, memory, effects);
@@ -351,7 +360,7 @@ impl Shard {
 
     fn walk(&mut self) {
         let wanted = self.sync.jobs.keys().map(|(slice, _)| *slice);
-        let after = self.sync.listings.front().map(|listing| listing.slice());
+        let after = self.sync.listings.front().map(Listing::slice);
         let following =
             self.sync.slices.iter().copied().filter(|slice| after.is_some_and(|after| *slice > after));
         let ahead: Vec<SliceIndex> = wanted.chain(following).collect();

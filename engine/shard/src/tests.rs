@@ -5,6 +5,8 @@ mod chain;
 mod chain_fuzz;
 mod gets;
 mod links;
+#[cfg(planted)]
+mod planted;
 mod puts;
 mod shares;
 mod sync;

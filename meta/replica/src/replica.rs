@@ -438,6 +438,7 @@ fn body_bytes(body: &Body) -> usize {
             Answer::List { entries, .. } => {
                 entries.iter().map(|entry| 200 + entry.name.len() + entry.target.len()).sum()
             }
+            Answer::ChunkStates(states) => size_of_val(states.as_slice()),
             Answer::Volume(_) | Answer::Usage(_) | Answer::GroupStatus(_) => 0,
         },
         _ => 0,

@@ -183,7 +183,8 @@ fn search_planted(range: &Range<u64>) -> bool {
         return false;
     }
     let mut all_caught = true;
-    for bug in wire::planted::Bug::ALL {
+    for bug in wire::planted::Bug::ALL.iter().filter(|bug| !wire::planted::Bug::IN_THEIR_CRATE.contains(bug))
+    {
         if let Some((level, seed, why)) = planted::search(*bug, range.clone()) {
             println!("{bug:?} {} {seed}  # {why}", level.name());
         } else {

@@ -74,7 +74,7 @@ impl Shard {
         if let (Asked::Fetch(index), Reply::GetChunk(part)) = (&ask.asked, reply) {
             let index = *index;
             ask.since = now;
-            return self.on_part(now, link, prefix, (index, part), memory, effects);
+            return self.on_part(now, link, prefix, (index, part), memory);
         }
         if prefix.payload_bytes > 0 {
             return Self::wrong_reply();
@@ -82,7 +82,7 @@ impl Shard {
         let asked = self.sync.asks.remove(&prefix.correlation).map(|ask| ask.asked);
         match (asked, reply) {
             (Some(asked), Reply::Refused(_)) => {
-                self.on_refused(now, asked, prefix.status, memory, effects);
+                self.on_refused(now, asked, prefix.status, memory);
             }
             (Some(Asked::Digests(key, serial)), Reply::SliceDigest { ranges, end }) => {
                 self.on_digests(now, key, serial, ranges, *end);
@@ -90,34 +90,26 @@ impl Shard {
             (Some(Asked::Chunks(key, serial)), Reply::SliceChunks { chunks, end }) => {
                 self.on_chunks(now, key, serial, chunks, *end);
             }
-            (Some(Asked::Offer), Reply::OfferChunks) => {}
             (Some(Asked::States(_, ids)), Reply::Answer(Answer::ChunkStates(states)))
                 if ids.len() == states.len() =>
             {
                 self.on_states(now, &ids, states, memory, effects);
             }
+            (Some(Asked::Offer), Reply::OfferChunks) | (None, _) => {}
             (Some(asked), _) => {
-                self.on_refused(now, asked, Status::Unsupported, memory, effects);
+                self.on_refused(now, asked, Status::Unsupported, memory);
                 return Self::wrong_reply();
             }
-            (None, _) => {}
         }
         Placement::Discard
     }
 
     /// What was asked isn't answered, for this reason.
-    fn on_refused(
-        &mut self,
-        now: Nanos,
-        asked: Asked,
-        status: Status,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
+    fn on_refused(&mut self, now: Nanos, asked: Asked, status: Status, memory: &mut impl Memory) {
         self.sync.wake();
         match asked {
             Asked::Digests(key, serial) | Asked::Chunks(key, serial) => self.put_off(now, key, serial),
-            Asked::Fetch(index) => self.refuse_fetch(now, index, status, memory, effects),
+            Asked::Fetch(index) => self.refuse_fetch(now, index, status, memory),
             // Whoever lacks them will be compared with again.
             Asked::Offer => {}
             Asked::States(_, ids) => self.sync.questions.put_off(now, &ids),
@@ -125,19 +117,13 @@ impl Shard {
     }
 
     /// A connection is gone: what was asked over it isn't answered.
-    pub(crate) fn on_asked_gone(
-        &mut self,
-        now: Nanos,
-        target: Target,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn on_asked_gone(&mut self, now: Nanos, target: Target, memory: &mut impl Memory) {
         let is_lost = |ask: &Ask| ask.target == target;
         let lost: Vec<u64> =
             self.sync.asks.iter().filter(|(_, ask)| is_lost(ask)).map(|(number, _)| *number).collect();
         for number in lost {
             if let Some(ask) = self.sync.asks.remove(&number) {
-                self.on_refused(now, ask.asked, Status::NotServing, memory, effects);
+                self.on_refused(now, ask.asked, Status::NotServing, memory);
             }
         }
     }

@@ -181,7 +181,6 @@ impl Shard {
         prefix: &Prefix,
         (index, part): (u32, &ChunkPart<'_>),
         memory: &mut impl Memory,
-        effects: &mut Effects,
     ) -> Placement {
         let Some(fetch) = self.sync.fetches.at(index) else {
             return Placement::Discard;
@@ -195,7 +194,7 @@ impl Shard {
         if !fits {
             // Another length than it listed: its copy isn't what it says.
             self.sync.asks.remove(&prefix.correlation);
-            self.end_fetch(now, index, Fetched::Unusable, memory, effects);
+            self.end_fetch(now, index, Fetched::Unusable, memory);
             return Placement::Discard;
         }
         let arriving =
@@ -237,7 +236,7 @@ impl Shard {
         if is_dead || !root_fits {
             self.sync.counters.mismatches += u64::from(!root_fits);
             let end = if is_dead { Fetched::Settled } else { Fetched::Unusable };
-            return self.end_fetch(now, index, end, memory, effects);
+            return self.end_fetch(now, index, end, memory);
         }
         let here = self.store.find(record.id);
         let is_same = here.is_some_and(|entry| (entry.length, entry.root) == (record.length, root));
@@ -248,7 +247,7 @@ impl Shard {
             Why::Repair => is_same || here.is_none() && self.sync.repairs.is_missing(record.id),
         };
         if !may_store {
-            return self.end_fetch(now, index, Fetched::Settled, memory, effects);
+            return self.end_fetch(now, index, Fetched::Settled, memory);
         }
         if let Some(fetch) = self.sync.fetches.at(index) {
             fetch.is_storing = true;
@@ -258,14 +257,7 @@ impl Shard {
     }
 
     /// The store has answered a fetched chunk.
-    pub(crate) fn finish_fetch(
-        &mut self,
-        now: Nanos,
-        index: u32,
-        status: Status,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn finish_fetch(&mut self, now: Nanos, index: u32, status: Status, memory: &mut impl Memory) {
         let end = match status {
             Status::Ok => {
                 let length = self.sync.fetches.at(index).map_or(0, |fetch| fetch.record.length);
@@ -276,44 +268,29 @@ impl Shard {
             Status::NotFound | Status::AlreadyExists => Fetched::Settled,
             _ => Fetched::Later,
         };
-        self.end_fetch(now, index, end, memory, effects);
+        self.end_fetch(now, index, end, memory);
     }
 
     /// The other store has refused, or its connection is gone.
-    pub(crate) fn refuse_fetch(
-        &mut self,
-        now: Nanos,
-        index: u32,
-        status: Status,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn refuse_fetch(&mut self, now: Nanos, index: u32, status: Status, memory: &mut impl Memory) {
         let end = match status {
             // It was deleted there since it was listed; the delete comes here as well, or has come.
             Status::NotFound | Status::WrongShard => Fetched::Settled,
             Status::ChecksumMismatch | Status::StoreFailed => Fetched::Unusable,
             _ => Fetched::Later,
         };
-        self.end_fetch(now, index, end, memory, effects);
+        self.end_fetch(now, index, end, memory);
     }
 
-    fn end_fetch(
-        &mut self,
-        now: Nanos,
-        index: u32,
-        end: Fetched,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
+    fn end_fetch(&mut self, now: Nanos, index: u32, end: Fetched, memory: &mut impl Memory) {
         let Some(fetch) = self.sync.fetches.take(index) else { return };
         memory.release(fetch.slot);
         self.sync.wake();
         match fetch.why {
             Why::Job(key, serial, tried) => self.on_job_fetched(now, key, serial, (&fetch, tried), end),
             Why::Repair => self.sync.repairs.on_fetched(now, fetch.record.id, end),
-            Why::Offer => self.on_offer_fetched(now, &fetch, end),
+            Why::Offer => self.on_offer_fetched(&fetch, end),
         }
-        let _ = effects;
     }
 
     /// Nothing more is fetched: the buffers of what hasn't arrived are given back.

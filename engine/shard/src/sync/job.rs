@@ -30,6 +30,8 @@ use crate::shard::Shard;
 
 /// Ranges of digests in one answer.
 const RANGES_PER_ASK: u32 = 32;
+/// Equal ranges in one turn, about 200 µs.
+pub(super) const RANGES_PER_TURN: u32 = 16;
 /// Chunks in one page of a listing.
 const CHUNKS_PER_PAGE: u32 = 1024;
 /// A page that waited so long for its comparison is asked for again.
@@ -289,7 +291,11 @@ impl Shard {
                 job.ranges.clear();
                 job.is_last = false;
             }
+        } else if self.sync.compared >= RANGES_PER_TURN {
+            self.sync.want(now);
+            return Some(false);
         } else if self.store.slice_digest(key.0, cursor, range.last) == Some(range) {
+            self.sync.compared += 1;
             let job = self.sync.jobs.get_mut(&key)?;
             job.cursor = Some(range.last);
             job.ranges.pop_front();
@@ -451,7 +457,7 @@ impl Shard {
                 job.wants.insert(fetch.record.id, Want { record: fetch.record, tried });
             }
             Fetched::Later => {
-                job.wants.insert(fetch.record.id, Want { record: fetch.record, tried: tried });
+                job.wants.insert(fetch.record.id, Want { record: fetch.record, tried });
                 self.take_another_source(now, key, serial);
             }
         }

@@ -16,7 +16,7 @@ use crate::effects::Effects;
 use crate::shard::Shard;
 
 /// Questions that wait; beyond it none is put: comparisons find the chunks again.
-const QUESTIONS_MAX: usize = 65_536;
+const QUESTIONS_MAX: usize = 16_384;
 /// A job waits so long for an answer.
 const PATIENCE_NANOS: u64 = 2 * Nanos::SECOND;
 /// A group that couldn't answer is asked again after this.
@@ -51,6 +51,10 @@ pub(crate) struct Questions {
     asked: BTreeMap<ChunkId, Question>,
     /// Groups of which an answer is awaited.
     busy: Vec<GroupId>,
+    /// Groups that didn't answer within a job's patience: nobody waits for them until they do.
+    away: Vec<GroupId>,
+    /// When there is something to do next.
+    look_at: Nanos,
 }
 
 impl Questions {
@@ -69,6 +73,7 @@ impl Questions {
                 self.waiting.insert(*id, (question, now.after(AGAIN_NANOS)));
             }
         }
+        self.look_at = now;
         self.end_asking(ids);
     }
 
@@ -93,12 +98,15 @@ impl Shard {
             self.sync.counters.questions_dropped += 1;
             return;
         }
+        let is_away = self.sync.questions.away.contains(&id.session.group());
+        let question = Question { job: question.job.filter(|_| !is_away), ..question };
         if let Some((key, _)) = question.job
             && let Some(job) = self.sync.jobs.get_mut(&key)
         {
             job.questions += 1;
         }
         self.sync.questions.waiting.insert(id, (question, now));
+        self.sync.questions.look_at = now;
         self.sync.wake();
     }
 
@@ -119,8 +127,16 @@ impl Shard {
 
     /// Asks the groups what is due, and lets jobs go on that have waited long enough.
     pub(crate) fn ask_questions(&mut self, now: Nanos, effects: &mut Effects) {
-        let Some((first, _)) = self.sync.questions.waiting.first_key_value() else { return };
-        let mut next = Some(first.session.group());
+        if self.sync.questions.len() == 0 {
+            return;
+        }
+        let look_at = self.sync.questions.look_at;
+        if now < look_at {
+            self.sync.want(look_at);
+            return;
+        }
+        let mut again = now.after(AGAIN_NANOS);
+        let mut next = self.sync.questions.waiting.keys().next().map(|id| id.session.group());
         while let Some(group) = next {
             let of_group = |id: &ChunkId| id.session.group() == group;
             let due: Vec<ChunkId> = self
@@ -142,16 +158,20 @@ impl Shard {
                         }
                     }
                 } else {
-                    self.sync.want(now.after(super::RETRY_NANOS));
+                    again = now.after(super::RETRY_NANOS);
                 }
             }
             next =
                 self.sync.questions.waiting.keys().map(|id| id.session.group()).find(|other| *other > group);
         }
-        self.release_patient(now);
+        let soonest = self.release_patient(now);
+        let at = soonest.map_or(again, |soonest| again.min(soonest));
+        self.sync.questions.look_at = at;
+        self.sync.want(at);
     }
 
-    fn release_patient(&mut self, now: Nanos) {
+    /// Jobs that have waited long enough go on; when there is something to do about questions next.
+    fn release_patient(&mut self, now: Nanos) -> Option<Nanos> {
         let questions = &mut self.sync.questions;
         let waiting = questions.waiting.values_mut().map(|(question, _)| question);
         let all = waiting.chain(questions.asked.values_mut());
@@ -160,19 +180,22 @@ impl Shard {
         for question in all.filter(|question| question.job.is_some()) {
             let until = question.since.after(PATIENCE_NANOS);
             if until <= now {
-                released.push(question.job.take());
+                released.push((question.job.take(), question.record.id.session.group()));
             } else {
                 soonest = Some(soonest.map_or(until, |known| known.min(until)));
             }
         }
         let again = questions.waiting.values().map(|(_, at)| *at).filter(|at| *at > now).min();
-        for at in soonest.into_iter().chain(again) {
-            self.sync.want(at);
-        }
         if !released.is_empty() {
             self.sync.wake();
         }
-        released.into_iter().for_each(|job| self.release_job(job));
+        for (job, group) in released {
+            if !self.sync.questions.away.contains(&group) {
+                self.sync.questions.away.push(group);
+            }
+            self.release_job(job);
+        }
+        soonest.into_iter().chain(again).min()
     }
 
     /// The group has answered.
@@ -185,6 +208,9 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.sync.questions.end_asking(ids);
+        let group = ids.first().map(|id| id.session.group());
+        self.sync.questions.away.retain(|away| Some(*away) != group);
+        self.sync.questions.look_at = now;
         for (id, state) in ids.iter().zip(states) {
             let Some(question) = self.sync.questions.asked.remove(id) else { continue };
             match (question.kind, state) {

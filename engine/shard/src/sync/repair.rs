@@ -89,7 +89,9 @@ impl Shard {
         if now >= self.sync.repairs.look_at && self.has_others() {
             self.sync.repairs.look_at = now.after(LOOK_NANOS);
             let damaged: Vec<ChunkId> = self.store.damaged().collect();
-            damaged.into_iter().for_each(|id| self.sync.repairs.add_damaged(now, id));
+            for id in damaged {
+                self.sync.repairs.add_damaged(now, id);
+            }
         }
         let under_way = self.sync.repairs.chunks.values().filter(|repair| repair.is_fetching).count();
         let due: Vec<ChunkId> = self
@@ -176,7 +178,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_offer_fetched(&mut self, now: Nanos, fetch: &Fetch, end: Fetched) {
+    pub(super) fn on_offer_fetched(&mut self, fetch: &Fetch, end: Fetched) {
         let id = fetch.record.id;
         if end != Fetched::Later {
             self.sync.offered.remove(&id);

@@ -18,6 +18,8 @@ use crate::shard::Shard;
 
 /// Listings that wait for the index to be walked; beyond it `Busy`.
 const LISTINGS_MAX: usize = 256;
+/// Of these, those that are answered in one turn, each about 200 µs.
+const LISTINGS_PER_TURN: usize = 4;
 /// Looks at own copies at once; beyond it `Busy`.
 const LOOKS_MAX: u32 = 4;
 
@@ -85,7 +87,11 @@ impl Shard {
 
     /// Answers what waited for a walk.
     pub(crate) fn answer_listings(&mut self, now: Nanos, effects: &mut Effects) {
-        for _ in 0..self.sync.listings.len() {
+        let count = self.sync.listings.len();
+        if count > LISTINGS_PER_TURN {
+            self.sync.want(now);
+        }
+        for _ in 0..count.min(LISTINGS_PER_TURN) {
             let Some(listing) = self.sync.listings.pop_front() else { return };
             self.sync.listed_at = now;
             if !self.answer_listing(&listing, effects) {

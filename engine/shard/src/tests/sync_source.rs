@@ -55,7 +55,7 @@ fn a_source_answers_in_an_active_epoch_that_it_serves_in() {
 
 /// R1's story: a put of the old epoch is on its way to the source's disk when the joiner asks.
 #[test]
-fn a_source_waits_for_what_it_admitted_before() {
+pub(super) fn a_source_waits_for_what_it_admitted_before() {
     let chunk = Chunk::new(1, MIB);
     let mut world = World::new(3, 0);
     world.set_map(&chain_map(1, 3, &[&serving(&[0, 1])]));
@@ -81,7 +81,7 @@ fn a_source_waits_for_what_it_admitted_before() {
 
 /// R1: whoever follows a map acks nothing in a lower epoch, although all copies are durable.
 #[test]
-fn a_promise_ends_the_acks_of_lower_epochs() {
+pub(super) fn a_promise_ends_the_acks_of_lower_epochs() {
     for promises in 0..3 {
         let chunk = Chunk::new(1, MIB);
         let mut world = World::chain_of_three();
@@ -128,7 +128,7 @@ fn a_repetition_is_acked_by_every_member_of_its_epoch() {
         world.put(0, 2, &chunk, 2);
         world.run();
         // Site 1 has it durably already; site 2 doesn't.
-        assert_eq!(world.answers.get(&2).is_some(), stuck == 1, "site {stuck} is stuck");
+        assert_eq!(world.answers.contains_key(&2), stuck == 1, "site {stuck} is stuck");
         world.sites[stuck].is_stuck = false;
         world.run();
         assert_eq!(world.answers.get(&2), Some(&Status::Ok));

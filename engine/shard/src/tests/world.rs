@@ -88,6 +88,8 @@ pub(super) struct World {
     pub(super) is_group_away: bool,
     /// Bytes that went over connections made for comparing and fetching.
     pub(super) sync_bytes: u64,
+    /// What is fetched arrives with a wrong byte.
+    pub(super) is_garbling: bool,
 }
 
 /// One slice's chain: epoch, phase, and members, head first.
@@ -168,6 +170,7 @@ impl World {
             states: BTreeMap::new(),
             is_group_away: false,
             sync_bytes: 0,
+            is_garbling: false,
         };
         (0..sites).for_each(|site| world.start(site));
         world
@@ -541,7 +544,10 @@ impl World {
 
     fn deliver(&mut self, wire: usize, side: usize) {
         let end = self.wires[wire].ends[side];
-        let Some(frame) = self.wires[wire].to[side].pop_front() else { return };
+        let Some(mut frame) = self.wires[wire].to[side].pop_front() else { return };
+        if self.is_garbling && self.wires[wire].purpose == Some(Purpose::Sync) {
+            frame.payload.iter_mut().take(1).for_each(|byte| *byte ^= 1);
+        }
         let (bytes, message) = frame.head.split_first_chunk::<PREFIX_BYTES>().unwrap();
         Prefix::verify(bytes, message).unwrap();
         let prefix = Prefix::decode(bytes).unwrap();

@@ -52,6 +52,7 @@ const CRATES: &[Crate] = &[
         "perf",
         &[
             "wire",
+            "placement",
             "namespace",
             "replica",
             "journal",

@@ -28,6 +28,8 @@ const IDLE_NANOS: u64 = 60 * Nanos::SECOND;
 struct Peer {
     address: Arc<str>,
     link: Option<Link>,
+    /// The driver has been asked for a connection, and hasn't answered yet.
+    is_dialled: bool,
     greeted: bool,
     retry_at: Nanos,
     /// When something was asked of it last.
@@ -60,7 +62,9 @@ impl Peers {
 
     /// Whether anybody can count on this one: it is connected, or can be dialled now.
     fn is_hopeful(&self, now: Nanos, target: Target) -> bool {
-        self.by_target.get(&target).is_none_or(|peer| peer.link.is_some() || now >= peer.retry_at)
+        self.by_target
+            .get(&target)
+            .is_none_or(|peer| peer.link.is_some() || peer.is_dialled || now >= peer.retry_at)
     }
 
     /// Whether a store is suspect.
@@ -90,7 +94,7 @@ impl Shard {
             return Err(Status::NotServing);
         }
         if let Some(peer) = self.peers.by_target.get_mut(&to)
-            && peer.link.is_some()
+            && (peer.link.is_some() || peer.is_dialled)
         {
             peer.used_at = now;
             return Ok(());
@@ -102,11 +106,13 @@ impl Shard {
         let peer = self.peers.by_target.entry(to).or_insert_with(|| Peer {
             address,
             link: None,
+            is_dialled: false,
             greeted: false,
             retry_at: Nanos(0),
             used_at: now,
         });
         peer.used_at = now;
+        peer.is_dialled = true;
         peer.retry_at = now.after(RECONNECT_NANOS);
         effects.dials.push(Dial { target: to, address: Arc::clone(&peer.address) });
         Ok(())
@@ -121,6 +127,9 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
+        if let Some(peer) = self.peers.by_target.get_mut(&target) {
+            peer.is_dialled = false;
+        }
         let Some(link) = link else { return self.on_target_gone(now, target, memory, effects) };
         match self.peers.by_target.get_mut(&target) {
             Some(peer) if peer.link.is_none() => {
@@ -179,6 +188,8 @@ impl Shard {
                 if target.purpose == Purpose::Relay {
                     self.peers.trust(target.store, effects);
                     self.on_successor_greeted(target.store, hello.put_credit_bytes, memory, effects);
+                } else {
+                    self.sync.wake();
                 }
                 Placement::Discard
             }
@@ -279,13 +290,20 @@ impl Shard {
             // Whether it may be dialled yet is `reach`'s to say.
             let _ = self.reach(now, Target { store, purpose: Purpose::Relay }, effects);
         }
+        let is_asked = |target: &Target| self.sync.asks.values().any(|ask| ask.target == *target);
         let is_idle = |(target, peer): &(&Target, &Peer)| {
-            target.purpose != Purpose::Relay && peer.link.is_some() && now.since(peer.used_at) >= IDLE_NANOS
+            let is_old = now.since(peer.used_at) >= IDLE_NANOS;
+            target.purpose != Purpose::Relay && peer.link.is_some() && is_old && !is_asked(target)
         };
         let idle: Vec<Target> =
             self.peers.by_target.iter().filter(is_idle).map(|(target, _)| *target).collect();
         for target in idle {
             self.hang_up(now, target, CloseReason::Idle, memory, effects);
+        }
+        let others = self.peers.by_target.iter().filter(|(target, _)| target.purpose != Purpose::Relay);
+        let used = others.filter(|(_, peer)| peer.link.is_some()).map(|(_, peer)| peer.used_at);
+        if let Some(at) = used.map(|at| at.after(IDLE_NANOS).max(now.after(Nanos::SECOND))).min() {
+            self.sync.want(at);
         }
     }
 }

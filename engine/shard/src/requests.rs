@@ -149,6 +149,16 @@ impl Shard {
         state.arena_bytes = memory.total_bytes() as u64;
         state.arena_used_bytes = memory.total_bytes().saturating_sub(memory.free_bytes()) as u64;
         state.checksum_mismatch_total += self.counters.mismatches;
+        let progress = self.sync_progress();
+        state.sync_slices = progress.slices;
+        state.sync_slices_done = progress.slices_done;
+        state.sync_bytes_left = progress.bytes_left;
+        state.sync_bytes_total = progress.bytes;
+        state.sync_served_bytes_total = progress.bytes_served;
+        state.repair_waiting = progress.chunks_waiting;
+        state.repaired_total = metrics.chunks_repaired;
+        state.differing_total = progress.differing;
+        state.extra_live_total = progress.extras_live;
         state
     }
 }

@@ -243,6 +243,7 @@ impl Shard {
                 }
                 Effect::Opened => {
                     self.condition = StoreCondition::Serving;
+                    self.sync.wake();
                     effects.opened = true;
                 }
                 Effect::OpenFailed => effects.open_failed = true,

@@ -24,7 +24,7 @@ pub(crate) mod source;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wire::map::{Phase, ReplicaState};
-use wire::message::{ChunkRecord, Request};
+use wire::message::{ChunkRecord, Request, StoreCondition};
 use wire::{ChunkId, Memory, Nanos, SliceIndex, StoreId};
 
 use self::ask::{Ask, Asked};
@@ -310,7 +310,8 @@ impl Shard {
     pub(crate) fn advance_sync(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
         let is_due = self.sync.due.is_some_and(|at| at <= now);
         let has_scrubbed = self.store.scrub_passes() != self.sync.scrub_passes;
-        if !(is_due || self.sync.wakes || has_scrubbed) || self.ending {
+        let serves = self.condition == StoreCondition::Serving && !self.ending;
+        if !(is_due || self.sync.wakes || has_scrubbed) || !serves {
             return;
         }
         if is_due {
@@ -332,6 +333,7 @@ impl Shard {
         self.advance_repairs(now, memory, effects);
         self.advance_offers(now, memory, effects);
         self.pump_fetched(now, memory, effects);
+        self.tend_peers(now, memory, effects);
         self.rest(now);
         if let Some(at) = self.sync.due {
             effects.want_tick(at);

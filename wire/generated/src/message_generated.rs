@@ -2305,6 +2305,15 @@ impl<'a> ShardStatusReply<'a> {
   pub const VT_ARENA_USED_BYTES: ::flatbuffers::VOffsetT = 70;
   pub const VT_ARENA_BYTES: ::flatbuffers::VOffsetT = 72;
   pub const VT_CONFLICTING_PUT_TOTAL: ::flatbuffers::VOffsetT = 74;
+  pub const VT_SYNC_SLICES: ::flatbuffers::VOffsetT = 76;
+  pub const VT_SYNC_SLICES_DONE: ::flatbuffers::VOffsetT = 78;
+  pub const VT_SYNC_BYTES_LEFT: ::flatbuffers::VOffsetT = 80;
+  pub const VT_SYNC_BYTES_TOTAL: ::flatbuffers::VOffsetT = 82;
+  pub const VT_SYNC_SERVED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 84;
+  pub const VT_REPAIR_WAITING: ::flatbuffers::VOffsetT = 86;
+  pub const VT_REPAIRED_TOTAL: ::flatbuffers::VOffsetT = 88;
+  pub const VT_DIFFERING_TOTAL: ::flatbuffers::VOffsetT = 90;
+  pub const VT_EXTRA_LIVE_TOTAL: ::flatbuffers::VOffsetT = 92;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2316,6 +2325,15 @@ impl<'a> ShardStatusReply<'a> {
     args: &'args ShardStatusReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardStatusReply<'bldr>> {
     let mut builder = ShardStatusReplyBuilder::new(_fbb);
+    builder.add_extra_live_total(args.extra_live_total);
+    builder.add_differing_total(args.differing_total);
+    builder.add_repaired_total(args.repaired_total);
+    builder.add_repair_waiting(args.repair_waiting);
+    builder.add_sync_served_bytes_total(args.sync_served_bytes_total);
+    builder.add_sync_bytes_total(args.sync_bytes_total);
+    builder.add_sync_bytes_left(args.sync_bytes_left);
+    builder.add_sync_slices_done(args.sync_slices_done);
+    builder.add_sync_slices(args.sync_slices);
     builder.add_conflicting_put_total(args.conflicting_put_total);
     builder.add_arena_bytes(args.arena_bytes);
     builder.add_arena_used_bytes(args.arena_used_bytes);
@@ -2608,6 +2626,69 @@ impl<'a> ShardStatusReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn sync_slices(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SLICES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_slices_done(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SLICES_DONE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_bytes_left(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_BYTES_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_bytes_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_BYTES_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_served_bytes_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SERVED_BYTES_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn repair_waiting(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_REPAIR_WAITING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn repaired_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_REPAIRED_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn differing_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_DIFFERING_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn extra_live_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_EXTRA_LIVE_TOTAL, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
@@ -2652,6 +2733,15 @@ impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
      .visit_field::<u64>("arena_used_bytes", Self::VT_ARENA_USED_BYTES, false)?
      .visit_field::<u64>("arena_bytes", Self::VT_ARENA_BYTES, false)?
      .visit_field::<u64>("conflicting_put_total", Self::VT_CONFLICTING_PUT_TOTAL, false)?
+     .visit_field::<u64>("sync_slices", Self::VT_SYNC_SLICES, false)?
+     .visit_field::<u64>("sync_slices_done", Self::VT_SYNC_SLICES_DONE, false)?
+     .visit_field::<u64>("sync_bytes_left", Self::VT_SYNC_BYTES_LEFT, false)?
+     .visit_field::<u64>("sync_bytes_total", Self::VT_SYNC_BYTES_TOTAL, false)?
+     .visit_field::<u64>("sync_served_bytes_total", Self::VT_SYNC_SERVED_BYTES_TOTAL, false)?
+     .visit_field::<u64>("repair_waiting", Self::VT_REPAIR_WAITING, false)?
+     .visit_field::<u64>("repaired_total", Self::VT_REPAIRED_TOTAL, false)?
+     .visit_field::<u64>("differing_total", Self::VT_DIFFERING_TOTAL, false)?
+     .visit_field::<u64>("extra_live_total", Self::VT_EXTRA_LIVE_TOTAL, false)?
      .finish();
     Ok(())
   }
@@ -2693,6 +2783,15 @@ pub struct ShardStatusReplyArgs<'a> {
     pub arena_used_bytes: u64,
     pub arena_bytes: u64,
     pub conflicting_put_total: u64,
+    pub sync_slices: u64,
+    pub sync_slices_done: u64,
+    pub sync_bytes_left: u64,
+    pub sync_bytes_total: u64,
+    pub sync_served_bytes_total: u64,
+    pub repair_waiting: u64,
+    pub repaired_total: u64,
+    pub differing_total: u64,
+    pub extra_live_total: u64,
 }
 impl<'a> Default for ShardStatusReplyArgs<'a> {
   #[inline]
@@ -2734,6 +2833,15 @@ impl<'a> Default for ShardStatusReplyArgs<'a> {
       arena_used_bytes: 0,
       arena_bytes: 0,
       conflicting_put_total: 0,
+      sync_slices: 0,
+      sync_slices_done: 0,
+      sync_bytes_left: 0,
+      sync_bytes_total: 0,
+      sync_served_bytes_total: 0,
+      repair_waiting: 0,
+      repaired_total: 0,
+      differing_total: 0,
+      extra_live_total: 0,
     }
   }
 }
@@ -2888,6 +2996,42 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusReplyBuilder<'a, '
     self.fbb_.push_slot::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, conflicting_put_total, 0);
   }
   #[inline]
+  pub fn add_sync_slices(&mut self, sync_slices: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SLICES, sync_slices, 0);
+  }
+  #[inline]
+  pub fn add_sync_slices_done(&mut self, sync_slices_done: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SLICES_DONE, sync_slices_done, 0);
+  }
+  #[inline]
+  pub fn add_sync_bytes_left(&mut self, sync_bytes_left: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_BYTES_LEFT, sync_bytes_left, 0);
+  }
+  #[inline]
+  pub fn add_sync_bytes_total(&mut self, sync_bytes_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_BYTES_TOTAL, sync_bytes_total, 0);
+  }
+  #[inline]
+  pub fn add_sync_served_bytes_total(&mut self, sync_served_bytes_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SERVED_BYTES_TOTAL, sync_served_bytes_total, 0);
+  }
+  #[inline]
+  pub fn add_repair_waiting(&mut self, repair_waiting: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_REPAIR_WAITING, repair_waiting, 0);
+  }
+  #[inline]
+  pub fn add_repaired_total(&mut self, repaired_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_REPAIRED_TOTAL, repaired_total, 0);
+  }
+  #[inline]
+  pub fn add_differing_total(&mut self, differing_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_DIFFERING_TOTAL, differing_total, 0);
+  }
+  #[inline]
+  pub fn add_extra_live_total(&mut self, extra_live_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_EXTRA_LIVE_TOTAL, extra_live_total, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusReplyBuilder {
@@ -2942,6 +3086,15 @@ impl ::core::fmt::Debug for ShardStatusReply<'_> {
       ds.field("arena_used_bytes", &self.arena_used_bytes());
       ds.field("arena_bytes", &self.arena_bytes());
       ds.field("conflicting_put_total", &self.conflicting_put_total());
+      ds.field("sync_slices", &self.sync_slices());
+      ds.field("sync_slices_done", &self.sync_slices_done());
+      ds.field("sync_bytes_left", &self.sync_bytes_left());
+      ds.field("sync_bytes_total", &self.sync_bytes_total());
+      ds.field("sync_served_bytes_total", &self.sync_served_bytes_total());
+      ds.field("repair_waiting", &self.repair_waiting());
+      ds.field("repaired_total", &self.repaired_total());
+      ds.field("differing_total", &self.differing_total());
+      ds.field("extra_live_total", &self.extra_live_total());
       ds.finish()
   }
 }

@@ -147,6 +147,9 @@ impl Shard {
         effects: &mut Effects,
     ) -> Result<(), NotBegun> {
         let soon = now.after(super::RETRY_NANOS);
+        if self.draining {
+            return Err(NotBegun::Later);
+        }
         let target = Target { store: from, purpose: Purpose::Sync };
         if self.reach(now, target, effects).is_err() {
             self.sync.want(soon);
@@ -265,7 +268,8 @@ impl Shard {
                 self.sync.counters.bytes += u64::from(length);
                 Fetched::Settled
             }
-            Status::NotFound | Status::AlreadyExists => Fetched::Settled,
+            Status::NotFound => Fetched::Settled,
+            // Other bytes came here down the chain meanwhile, which the source refuses: the next attempt replaces them.
             _ => Fetched::Later,
         };
         self.end_fetch(now, index, end, memory);

@@ -465,7 +465,8 @@ impl Shard {
 
     /// A source can't supply anything now: another one is asked, after a pause.
     fn take_another_source(&mut self, now: Nanos, key: JobKey, serial: u64) {
-        let Some(job) = self.job(key, serial) else { return };
+        // All that a lost connection takes with it counts once.
+        let Some(job) = self.job(key, serial).filter(|job| job.retry_at <= now) else { return };
         job.source = job.source.wrapping_add(1);
         job.refusals += 1;
         job.retry_at = now.after((RETRY_NANOS << job.refusals.min(8)).min(RETRY_NANOS_MAX));

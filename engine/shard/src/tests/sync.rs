@@ -137,6 +137,46 @@ fn a_differing_chunk_is_replaced_from_the_source() {
     assert_eq!(world.sites[1].shard.store().metrics().chunks_replaced, 1);
 }
 
+/// Other bytes came down the chain while the chunk was fetched, and were refused by the source alone: the joiner kept them, for its fetch met a chunk that was there.
+#[test]
+fn a_refused_put_leaves_nothing_at_a_joiner() {
+    let right = Chunk::new(1, 100_000);
+    let wrong = Chunk::of(right.id, content(77, 100_000));
+    let mut met = 0;
+    for seed in 1..80 {
+        let (mut world, number) = world_with(2, &[(&right, &[0])]);
+        let mut random = journal::fake_disk::Random::new(seed);
+        // Chunks have gone down the chain already, and nothing was compared.
+        world.set_group_away(true);
+        world.set_map(&chain_map(number, 2, &[&serving(&[0, 1])]));
+        world.put(0, 2, &Chunk::new(2, 1), number);
+        world.run();
+        let number = number + 1;
+        world.set_map(&chain_map(number, 2, &[&[(0, Serving), (1, Syncing)]]));
+        for _ in 0..seed {
+            world.step(&mut random);
+        }
+        // On its way to the disk when the fetch comes, or there already.
+        world.sites[1].is_stuck = seed % 2 == 0;
+        world.put(0, 1, &wrong, number);
+        for _ in 0..200 {
+            world.step(&mut random);
+        }
+        world.sites[1].is_stuck = false;
+        while world.step(&mut random) {
+            met += usize::from(
+                world.sites[1].shard.store().find(right.id).is_some_and(|entry| entry.root == wrong.root),
+            );
+        }
+        world.live(SECOND);
+        assert_eq!(world.answers[&1], Status::AlreadyExists, "seed {seed}");
+        assert!(is_synced(&world, 1, number).is_some(), "seed {seed}");
+        assert_bytes(&mut world, 1, &right);
+        world.assert_idle();
+    }
+    assert!(met > 0, "the other bytes were never there");
+}
+
 /// R9: a chunk that nobody can supply is told, and doesn't hold the joiner back; another Serving member's copy is as good as any.
 #[test]
 fn a_rotten_chunk_is_taken_from_elsewhere_or_told() {
@@ -265,7 +305,7 @@ fn damage_is_mended_from_another_replica() {
     world.request(1, 2, &Request::GetChunk(GetChunk { id: chunk.id, first_block: 0, block_count: 0 }));
     world.run();
     assert_eq!(world.answers[&2], Status::ChecksumMismatch);
-    assert_eq!(world.sites[1].shard.store().metrics().chunks_damaged, 1);
+    assert_eq!(world.sites[1].damaged, [chunk.id]);
     world.live(SECOND);
     let metrics = world.sites[1].shard.store().metrics();
     assert_eq!((metrics.chunks_damaged, metrics.chunks_repaired), (0, 1));
@@ -353,6 +393,22 @@ fn writes_go_on_through_a_joiner() {
     assert!(chunks.iter().all(|chunk| world.holders(chunk.id).len() == 2));
     assert_eq!(is_synced(&world, 1, number).map(|synced| synced.missing), Some(0));
     world.assert_idle();
+}
+
+/// Connections that nobody asks over end after a minute, and are made again when they are wanted (R43); so does the memory of listings.
+#[test]
+fn what_isnt_used_is_given_back() {
+    let (mut world, number) = world_with(2, &[(&Chunk::new(1, 9_000), &[0])]);
+    world.set_map(&chain_map(number, 2, &[&[(0, Serving), (1, Syncing)]]));
+    world.live(SECOND);
+    assert_eq!(world.sync_connections(), 1);
+    assert_eq!(world.sites.iter().map(|site| site.shard.store().listed_chunks()).sum::<usize>(), 2);
+    world.live(64 * SECOND);
+    assert_eq!(world.sync_connections(), 0);
+    assert_eq!(world.sites.iter().map(|site| site.shard.store().listed_chunks()).sum::<usize>(), 0);
+    world.set_map(&chain_map(number + 1, 2, &[&[(0, Serving), (1, Syncing)]]));
+    world.live(SECOND);
+    assert!(is_synced(&world, 1, number + 1).is_some());
 }
 
 /// Within a small memory a joiner is slower, and clients' chunks go on.

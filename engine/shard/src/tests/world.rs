@@ -439,6 +439,11 @@ impl World {
         self.run();
     }
 
+    /// Connections for comparing and fetching.
+    pub(super) fn sync_connections(&self) -> usize {
+        self.wires.iter().filter(|wire| wire.purpose == Some(Purpose::Sync)).count()
+    }
+
     /// A site's store begins a pass of scrubbing.
     pub(super) fn scrub(&mut self, site: usize) {
         let Site { shard, memory, effects, .. } = &mut self.sites[site];

@@ -135,7 +135,7 @@ impl Bench {
             if let Some(payload) = send.payload {
                 self.memory.release(payload.slot);
                 self.relayed_bytes += u64::from(payload.len);
-                if self.relayed_bytes % LENGTH as u64 == 0 {
+                if self.relayed_bytes.is_multiple_of(LENGTH as u64) {
                     self.relayed.push(prefix.correlation);
                 }
             }
@@ -148,7 +148,7 @@ impl Bench {
         if is_dialled {
             let target = Target { store: store_id(1), purpose: Purpose::Relay };
             self.call(|shard, memory, effects| {
-                shard.on_dialled(Nanos(1), target, Some(SUCCESSOR), memory, effects)
+                shard.on_dialled(Nanos(1), target, Some(SUCCESSOR), memory, effects);
             });
             self.call(|shard, _, effects| shard.on_open(SUCCESSOR, effects));
             let reply = Reply::Hello(HelloReply {

@@ -242,23 +242,8 @@ impl Shard {
             Request::Inventory { after, limit } => {
                 self.on_inventory(now, caller, after, limit, memory, effects)
             }
-            Request::SliceDigest { span, limit } => self.on_slice_digest(now, caller, span, limit, effects),
-            Request::SliceChunks { span, last, limit } => {
-                self.on_slice_chunks(now, caller, span, (last, limit), effects)
-            }
-            Request::OfferChunks { slice, epoch, chunks } => {
-                self.on_offer(now, caller, slice, epoch, &chunks, effects)
-            }
-            Request::ReportDamage { id, root } => self.on_report(now, caller, id, root, memory, effects),
             Request::ShardStatus => self.on_status(caller, memory, effects),
-            Request::OpenSession { .. }
-            | Request::KeepAlive { .. }
-            | Request::CloseSession { .. }
-            | Request::Mutate(_)
-            | Request::Query(_) => {
-                self.refuse(caller, Status::Unsupported, effects);
-                None
-            }
+            request => self.on_replica_request(now, caller, request, memory, effects),
         };
         match placement {
             Some(reason) => Placement::Close(reason),

@@ -258,6 +258,23 @@ impl Random {
                 Request::Inventory { after: Some(self.chunk()), limit }
             }
             FrameKind::ShardStatus => Request::ShardStatus,
+            kind @ (FrameKind::SliceDigest
+            | FrameKind::SliceChunks
+            | FrameKind::OfferChunks
+            | FrameKind::ReportDamage) => self.replica_request(kind, pool),
+            FrameKind::OpenSession => Request::OpenSession { name: self.text(255) },
+            FrameKind::KeepAlive => {
+                let pins = (0..self.below(5)).map(|_| self.pin()).collect();
+                Request::KeepAlive { session: SessionId(self.u64()), pins }
+            }
+            FrameKind::CloseSession => Request::CloseSession { session: SessionId(self.u64()) },
+            FrameKind::Mutate => Request::Mutate(self.mutation()),
+            FrameKind::Query => Request::Query(self.query()),
+        }
+    }
+
+    fn replica_request(&mut self, kind: FrameKind, pool: &Pool) -> Request<'static> {
+        match kind {
             FrameKind::SliceDigest => {
                 let limit = u32::try_from(self.between(1, 4096)).expect("few");
                 Request::SliceDigest { span: self.span(), limit }
@@ -271,15 +288,7 @@ impl Random {
                 epoch: Epoch(self.u64()),
                 chunks: self.records(pool),
             },
-            FrameKind::ReportDamage => Request::ReportDamage { id: self.chunk(), root: self.u64() },
-            FrameKind::OpenSession => Request::OpenSession { name: self.text(255) },
-            FrameKind::KeepAlive => {
-                let pins = (0..self.below(5)).map(|_| self.pin()).collect();
-                Request::KeepAlive { session: SessionId(self.u64()), pins }
-            }
-            FrameKind::CloseSession => Request::CloseSession { session: SessionId(self.u64()) },
-            FrameKind::Mutate => Request::Mutate(self.mutation()),
-            FrameKind::Query => Request::Query(self.query()),
+            _ => Request::ReportDamage { id: self.chunk(), root: self.u64() },
         }
     }
 

@@ -6,7 +6,7 @@
 use placement::ClusterMap;
 use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::map::{Phase, ReplicaState};
-use wire::message::{ChunkRecord, Reply, SliceSpan, StoreCondition};
+use wire::message::{ChunkRecord, Reply, Request, SliceSpan, StoreCondition};
 use wire::planted::{Bug, planted};
 use wire::{ChunkId, Epoch, Memory, Nanos, SliceIndex, Status, StoreId};
 
@@ -47,29 +47,29 @@ impl Listing {
 }
 
 impl Shard {
-    /// Digests are wanted.
-    pub(crate) fn on_slice_digest(
+    /// A request of another replica, a reader's hint about this one, or one that no shard answers.
+    pub(crate) fn on_replica_request(
         &mut self,
         now: Nanos,
         caller: Caller,
-        span: SliceSpan,
-        limit: u32,
+        request: Request<'_>,
+        memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Option<CloseReason> {
-        self.list(now, Listing { caller, span, limit, what: What::Digests }, effects);
-        None
-    }
-
-    /// A page of chunks is wanted.
-    pub(crate) fn on_slice_chunks(
-        &mut self,
-        now: Nanos,
-        caller: Caller,
-        span: SliceSpan,
-        (last, limit): (ChunkId, u32),
-        effects: &mut Effects,
-    ) -> Option<CloseReason> {
-        self.list(now, Listing { caller, span, limit, what: What::Chunks(last) }, effects);
+        match request {
+            Request::SliceDigest { span, limit } => {
+                self.list(now, Listing { caller, span, limit, what: What::Digests }, effects);
+            }
+            Request::SliceChunks { span, last, limit } => {
+                self.list(now, Listing { caller, span, limit, what: What::Chunks(last) }, effects);
+            }
+            Request::OfferChunks { slice, epoch, chunks } => {
+                self.on_offer(now, caller, slice, epoch, &chunks, effects);
+            }
+            Request::ReportDamage { id, root } => self.on_report(now, caller, id, root, memory, effects),
+            // A group's, or answered elsewhere.
+            _ => self.refuse(caller, Status::Unsupported, effects),
+        }
         None
     }
 
@@ -172,7 +172,7 @@ impl Shard {
     }
 
     /// Another replica of the chain holds these, and the group calls them alive.
-    pub(crate) fn on_offer(
+    fn on_offer(
         &mut self,
         now: Nanos,
         caller: Caller,
@@ -180,7 +180,7 @@ impl Shard {
         epoch: Epoch,
         chunks: &[ChunkRecord],
         effects: &mut Effects,
-    ) -> Option<CloseReason> {
+    ) {
         match self.admit_offer(caller.link, slice, epoch, chunks) {
             Ok(from) => {
                 for chunk in chunks {
@@ -194,7 +194,6 @@ impl Shard {
             }
             Err(status) => self.refuse(caller, status, effects),
         }
-        None
     }
 
     fn admit_offer(
@@ -227,7 +226,7 @@ impl Shard {
     }
 
     /// A reader didn't get a chunk here. A hint: the own copy is looked at first (R10).
-    pub(crate) fn on_report(
+    fn on_report(
         &mut self,
         now: Nanos,
         caller: Caller,
@@ -235,16 +234,16 @@ impl Shard {
         root: u64,
         memory: &mut impl Memory,
         effects: &mut Effects,
-    ) -> Option<CloseReason> {
+    ) {
         if !self.owns(id) {
             self.refuse(caller, Status::WrongShard, effects);
-            return None;
+            return;
         }
         let here = self.store.find(id);
         if here.is_some_and(|entry| entry.root == root) {
             if self.sync.looks >= LOOKS_MAX {
                 self.refuse(caller, Status::Busy, effects);
-                return None;
+                return;
             }
             self.sync.looks += 1;
             self.store_look(now, id, memory, effects);
@@ -253,7 +252,6 @@ impl Shard {
             self.compare_slice(slice);
         }
         self.replier.send(caller, &Reply::ReportDamage, effects);
-        None
     }
 
     /// Reads for other replicas that waited for their rate begin.

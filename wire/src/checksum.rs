@@ -204,10 +204,31 @@ fn seal(top: u64, length: usize) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// What an entry of a store's index adds to the digest of its range (R3): xxh3-64 of id, length and root, 28 bytes. A digest is the sum of its
+/// entries', modulo 2⁶⁴, so it doesn't depend on their order, and an entry can be added and taken out again.
+pub fn entry_digest(id: ChunkId, length: u32, root: u64) -> u64 {
+    let mut bytes = [0; 28];
+    bytes[..16].copy_from_slice(&id.to_bytes());
+    bytes[16..20].copy_from_slice(&length.to_le_bytes());
+    bytes[20..].copy_from_slice(&root.to_le_bytes());
+    xxh3_64(&bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::SessionId;
+
+    /// R3: the digest covers id, length and root, and its value is part of the protocol.
+    #[test]
+    fn an_entrys_digest_covers_all_of_it() {
+        let id = ChunkId { session: SessionId(0x0012_3456_789a_bcde), ordinal: 42 };
+        let digest = entry_digest(id, 5_000, 7);
+        assert_eq!(format!("{digest:016x}"), "f22aa1bab24f5f3f");
+        assert_ne!(digest, entry_digest(ChunkId { ordinal: 43, ..id }, 5_000, 7));
+        assert_ne!(digest, entry_digest(id, 5_001, 7));
+        assert_ne!(digest, entry_digest(id, 5_000, 8));
+    }
 
     fn hasher() -> BlockHasher {
         let cluster = ClusterId(std::array::from_fn(|i| u8::try_from(i).expect("below 16")));

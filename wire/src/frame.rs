@@ -89,6 +89,14 @@ frame_kinds! {
     Inventory = 22;
     /// Space, counts and health of a shard.
     ShardStatus = 23;
+    /// Digests of a slice's chunks in ranges of their ids: what a joiner compares with its own (R3).
+    SliceDigest = 24;
+    /// A page of a slice's chunks, each with length and root.
+    SliceChunks = 25;
+    /// The sender holds chunks that the receiver lacks, and the group says that they live (R2).
+    OfferChunks = 26;
+    /// A reader's hint that a replica that serves a chunk hasn't got it, or not its bytes (R10).
+    ReportDamage = 27;
     /// Opens a session with the group. Metadata port, as all that follow.
     OpenSession = 32;
     /// Keeps a session and its pins alive.

@@ -171,6 +171,9 @@ pub struct ChunkId {
 }
 
 impl ChunkId {
+    /// The highest id that there is: where the last range of a slice's digest ends.
+    pub const MAX: Self = Self { session: SessionId(u64::MAX), ordinal: u64::MAX };
+
     /// The id's 16 bytes: session, then ordinal, little-endian. What the ring hash and the checksums' seeds read.
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];

@@ -20,6 +20,7 @@ mod query;
 mod replication;
 mod session;
 mod shard_state;
+mod slice;
 mod verify;
 mod words;
 
@@ -30,11 +31,12 @@ pub use extents::check_extents;
 pub use hello::{FEATURES, Hello, HelloReply, HopClass, Role};
 pub use replication::{Entries, Page, Progress, Replication, Subscribe, Term};
 pub use shard_state::{ShardState, StoreCondition};
+pub use slice::{ChunkRecord, SliceRange, SliceSpan};
 pub use words::{ChunkIds, Leaves, Words};
 
 use crate::control;
 use crate::meta::{Answer, Mutation, Outcome, Pin, Query, Refusal, SessionGrant};
-use crate::{ChunkId, FrameKind, MapNumber, SessionId};
+use crate::{ChunkId, Epoch, FrameKind, MapNumber, SessionId, SliceIndex};
 
 /// What a frame asks for: one variant for each [`FrameKind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,38 @@ pub enum Request<'a> {
     },
     /// Space, counts and health of the shard.
     ShardStatus,
+    /// Digests of a slice's chunks behind `after`, in ranges of their ids (R3).
+    SliceDigest {
+        /// Which chunks.
+        span: SliceSpan,
+        /// Ranges wanted, 1 to [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        limit: u32,
+    },
+    /// A page of a slice's chunks.
+    SliceChunks {
+        /// Which chunks.
+        span: SliceSpan,
+        /// The last id that is wanted.
+        last: ChunkId,
+        /// Chunks wanted, 1 to [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        limit: u32,
+    },
+    /// The sender holds these, the receiver doesn't, and the group says that they live (R2).
+    OfferChunks {
+        /// Their slice.
+        slice: SliceIndex,
+        /// Its epoch in the sender's map.
+        epoch: Epoch,
+        /// In order of their ids, at most [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        chunks: Vec<ChunkRecord>,
+    },
+    /// A reader didn't get the chunk, or not its bytes, from this replica (R10).
+    ReportDamage {
+        /// The chunk.
+        id: ChunkId,
+        /// Its root, as the reader knows it from the metadata.
+        root: u64,
+    },
     /// Opens a session.
     OpenSession {
         /// Who, for logs and the session's listing: at most [`HELLO_NAME_BYTES_MAX`](crate::limits::HELLO_NAME_BYTES_MAX) bytes.
@@ -159,6 +193,24 @@ pub enum Reply<'a> {
     },
     /// To `ShardStatus`.
     ShardStatus(Box<ShardState>),
+    /// To `SliceDigest`.
+    SliceDigest {
+        /// The ranges follow each other; the last one of the slice ends at [`ChunkId::MAX`].
+        ranges: Vec<SliceRange>,
+        /// Whether none follow.
+        end: bool,
+    },
+    /// To `SliceChunks`.
+    SliceChunks {
+        /// In order of their ids.
+        chunks: Vec<ChunkRecord>,
+        /// Whether none follow up to the last id that was asked for.
+        end: bool,
+    },
+    /// To `OfferChunks`: they will be looked at.
+    OfferChunks,
+    /// To `ReportDamage`: it will be looked at.
+    ReportDamage,
     /// To `OpenSession`.
     Session(SessionGrant),
     /// To `KeepAlive`.
@@ -193,6 +245,10 @@ impl Request<'_> {
             Self::DeleteChunks { .. } => FrameKind::DeleteChunks,
             Self::Inventory { .. } => FrameKind::Inventory,
             Self::ShardStatus => FrameKind::ShardStatus,
+            Self::SliceDigest { .. } => FrameKind::SliceDigest,
+            Self::SliceChunks { .. } => FrameKind::SliceChunks,
+            Self::OfferChunks { .. } => FrameKind::OfferChunks,
+            Self::ReportDamage { .. } => FrameKind::ReportDamage,
             Self::OpenSession { .. } => FrameKind::OpenSession,
             Self::KeepAlive { .. } => FrameKind::KeepAlive,
             Self::CloseSession { .. } => FrameKind::CloseSession,
@@ -219,6 +275,10 @@ impl Reply<'_> {
             Self::DeleteChunks => FrameKind::DeleteChunks,
             Self::Inventory { .. } => FrameKind::Inventory,
             Self::ShardStatus(_) => FrameKind::ShardStatus,
+            Self::SliceDigest { .. } => FrameKind::SliceDigest,
+            Self::SliceChunks { .. } => FrameKind::SliceChunks,
+            Self::OfferChunks => FrameKind::OfferChunks,
+            Self::ReportDamage => FrameKind::ReportDamage,
             Self::Session(_) => FrameKind::OpenSession,
             Self::KeepAlive => FrameKind::KeepAlive,
             Self::CloseSession => FrameKind::CloseSession,

@@ -471,6 +471,25 @@ pub enum Query {
     },
     /// State of the group.
     GroupStatus,
+    /// What the group knows of chunks, as their authority (R27): stores ask it before they drop or spread what only they hold (R2).
+    ChunkStates {
+        /// 1 to [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
+        ids: Vec<ChunkId>,
+    },
+}
+
+/// What a group says of one of its chunk ids. `Dead` is for ever (R23); the other two may have passed by the time they are heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChunkState {
+    /// Reclaimed, or never committed and its session closed: whoever holds it frees it.
+    Dead,
+    /// Not committed, and its session may still do so.
+    Open,
+    /// Something references it, or may still be read (R25).
+    Live {
+        /// Its root, where the group can tell it without a search.
+        root: Option<u64>,
+    },
 }
 
 /// A volume.
@@ -597,6 +616,8 @@ pub enum Answer {
     Usage(VolumeUsage),
     /// To `GroupStatus`.
     GroupStatus(GroupState),
+    /// To `ChunkStates`: one for each id, in the query's order.
+    ChunkStates(Vec<ChunkState>),
 }
 
 /// Why a request was refused, beside the status of its reply.

@@ -97,6 +97,24 @@ pub enum Bug {
     ChainCommitsUnflushed,
     /// Two logs are taken for one up to the shorter one's end (I5).
     ChainMatchesByIndex,
+    /// Resync deletes what only the joiner holds (R2).
+    SyncDeletesExtras,
+    /// A source lists a slice before what it admitted in a lower epoch is on its disk (R1).
+    SyncDigestsEarly,
+    /// Digests cover ids alone (R3).
+    SyncDigestsIds,
+    /// A joiner says that it is done without having fetched what it lacks.
+    SyncSkipsFetching,
+    /// A joiner stores what it fetched without having verified it (R9).
+    SyncSkipsVerify,
+    /// A chunk that was deleted while it was being fetched is stored (R23).
+    SyncRevivesDead,
+    /// A put is acked in an epoch above which another one was promised (R1).
+    ShardAcksLowerEpoch,
+    /// A repeated put is acked without the successor (R4).
+    ShardAcksRepeatsAlone,
+    /// Chunks that wait for other stores may take all buffers (R38).
+    ShardSharesBuffers,
 }
 
 impl Bug {
@@ -160,6 +178,19 @@ impl Bug {
         Self::ChainConfirmsSealed,
         Self::ChainCommitsUnflushed,
         Self::ChainMatchesByIndex,
+    ];
+
+    /// Those of the replicas of a slice among each other (`engine/shard/src/tests`).
+    pub const SHARD: &'static [Self] = &[
+        Self::SyncDeletesExtras,
+        Self::SyncDigestsEarly,
+        Self::SyncDigestsIds,
+        Self::SyncSkipsFetching,
+        Self::SyncSkipsVerify,
+        Self::SyncRevivesDead,
+        Self::ShardAcksLowerEpoch,
+        Self::ShardAcksRepeatsAlone,
+        Self::ShardSharesBuffers,
     ];
 }
 

@@ -235,6 +235,7 @@ impl FakeCluster {
                 Ok(answer) => Reply::Answer(answer),
                 Err(status) => return self.refuse_now(prefix, status, out),
             },
+            Request::ReportDamage { .. } => Reply::ReportDamage,
             other => panic!("a client doesn't send {other:?}"),
         };
         self.reply(kind, correlation, Status::Ok, &reply, &[], false, out);
@@ -558,6 +559,7 @@ impl FakeCluster {
             }
             Query::Usage { .. } => Ok(Answer::Usage(VolumeUsage::default())),
             Query::GroupStatus => Ok(Answer::GroupStatus(GroupState::default())),
+            Query::ChunkStates { .. } => Err(Status::Unsupported),
         }
     }
 

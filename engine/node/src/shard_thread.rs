@@ -152,7 +152,7 @@ impl ShardThread {
     fn dial(&mut self, io: &mut Io, dial: &Dial) {
         let link = dial.address.parse::<SocketAddr>().ok().and_then(|address| io.connect(address).ok());
         let (now, link) = (io.now(), link.map(|link| Link(link.to_u64())));
-        self.shard.on_dialled(now, dial.store, link, io.memory(), &mut self.effects);
+        self.shard.on_dialled(now, dial.target, link, io.memory(), &mut self.effects);
         self.carry_out(io);
     }
 
@@ -390,7 +390,8 @@ fn close_reason(reason: shard::CloseReason) -> CloseReason {
         shard::CloseReason::Mismatch
         | shard::CloseReason::TooMany
         | shard::CloseReason::Redial
-        | shard::CloseReason::Silent => CloseReason::Local,
+        | shard::CloseReason::Silent
+        | shard::CloseReason::Idle => CloseReason::Local,
     }
 }
 

@@ -13,8 +13,8 @@ use crate::reply::Caller;
 use crate::shard::Shard;
 use crate::shares::{block_bytes, slot_bytes, spares};
 
-/// While chunks arrive, those that take too long are looked for this often.
-const ARRIVALS_INTERVAL: u64 = Nanos::SECOND;
+/// While chunks arrive or wait for a successor, those that take too long are looked for this often.
+const ARRIVALS_INTERVAL: u64 = 100 * Nanos::MILLISECOND;
 /// Conflicting chunks that are remembered as told.
 const CONFLICTS_TOLD_MAX: usize = 1024;
 
@@ -156,7 +156,7 @@ impl Shard {
         }
         let admission = Admission { held: state.put_bytes, successor: hop.successor };
         if let Some((store, _)) = hop.successor {
-            self.reach(now, store, effects)?;
+            self.reach_successor(now, store, effects)?;
         }
         Ok(admission)
     }
@@ -269,7 +269,9 @@ impl Shard {
             self.fail_put(index, Status::DeadlineExceeded, memory, effects);
         }
         self.give_up_silent(now, memory, effects);
-        self.arrivals_due = self.puts.any_waits().then(|| now.after(ARRIVALS_INTERVAL));
+        self.tend_peers(now, memory, effects);
+        let is_watched = self.puts.any_waits() || self.peers.has_suspects();
+        self.arrivals_due = is_watched.then(|| now.after(ARRIVALS_INTERVAL));
     }
 
     /// The store has answered a put.
@@ -311,7 +313,7 @@ impl Shard {
         }
         let caller = Self::put_caller(link, correlation);
         let map = self.map().expect("a put is admitted under a map");
-        let stands = map.route(id).epoch == epoch;
+        let stands = map.route(id).epoch == epoch || planted(Bug::ShardAcksLowerEpoch);
         let number = map.number();
         match status {
             Status::Ok if stands => {
@@ -352,18 +354,30 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }
-        let left = self.shares.gets_left(memory);
         let state = self.links.state(caller.link)?;
-        if !state.takes_get(left) || !state.waiting_gets.is_empty() {
+        let is_replica = state.peer.is_some();
+        let left = self.shares.left_for(is_replica, memory);
+        if !state.takes_get(left) || !state.waiting_gets.is_empty() || is_replica {
             if state.waiting_gets.len() >= LINK_GETS_WAITING_MAX {
                 self.refuse(caller, Status::Busy, effects);
             } else {
                 state.waiting_gets.push_back((caller.correlation, get));
+                if is_replica {
+                    self.pace_fetched(caller.link);
+                }
             }
             return None;
         }
         self.start_get(now, caller, get, memory, effects);
         None
+    }
+
+    /// Another replica's gets wait for the rate at which it is served.
+    fn pace_fetched(&mut self, link: Link) {
+        if !self.sync.paced.contains(&link) {
+            self.sync.paced.push_back(link);
+        }
+        self.sync.wake();
     }
 
     /// Hands a get to the store.
@@ -393,15 +407,26 @@ impl Shard {
         let block = u32::try_from(wire::limits::BLOCK_BYTES).expect("4,096");
         let bytes = (count * block).min(length - get.first_block * block);
         let charge = block_bytes(bytes);
-        if charge > self.shares.gets_left(memory) || !spares(charge, memory) {
+        let is_replica = self.links.state(caller.link).is_some_and(|state| state.peer.is_some());
+        // The only one of other replicas' may be larger than their share.
+        let has_room = if is_replica {
+            self.shares.fetched == 0 || charge <= self.shares.fetched_left(memory)
+        } else {
+            charge <= self.shares.gets_left(memory)
+        };
+        if !has_room || !spares(charge, memory) {
             self.refuse(caller, Status::Busy, effects);
             return;
         }
         if let Some(state) = self.links.state(caller.link) {
             state.get_bytes += charge;
         }
-        self.shares.gets += charge;
-        let token = self.gets.begin(caller, bytes, now);
+        *self.shares.read_for(is_replica) += charge;
+        if is_replica {
+            self.sync.source_pace.spend(u64::from(bytes));
+            self.sync.counters.bytes_served += u64::from(bytes);
+        }
+        let token = self.gets.begin(caller, bytes, now, is_replica);
         self.store_get(now, token, get.id, get.first_block..get.first_block + count, memory, effects);
     }
 
@@ -409,7 +434,7 @@ impl Shard {
     pub(crate) fn fail_get(&mut self, token: u32, status: Status, effects: &mut Effects) {
         let get = self.gets.end(token);
         let charge = block_bytes(get.bytes);
-        self.shares.gets -= charge;
+        *self.shares.read_for(get.is_replica) -= charge;
         if let Some(caller) = get.caller {
             if let Some(state) = self.links.state(caller.link) {
                 state.get_bytes -= charge;
@@ -434,9 +459,28 @@ impl Shard {
         };
         let charge = block_bytes(bytes);
         state.get_bytes -= charge;
-        self.shares.gets -= charge;
+        let is_replica = state.peer.is_some();
+        *self.shares.read_for(is_replica) -= charge;
+        self.start_waiting_gets(now, link, memory, effects);
+    }
+
+    /// Starts the gets of a connection that wait for others to have left, or for the rate at which other replicas are served.
+    pub(crate) fn start_waiting_gets(
+        &mut self,
+        now: Nanos,
+        link: Link,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
         loop {
-            let left = self.shares.gets_left(memory);
+            let is_replica = self.links.state(link).is_some_and(|state| state.peer.is_some());
+            if is_replica && self.sync.source_pace.admits(now).is_err() {
+                if self.links.state(link).is_some_and(|state| !state.waiting_gets.is_empty()) {
+                    self.pace_fetched(link);
+                }
+                return;
+            }
+            let left = self.shares.left_for(is_replica, memory);
             let next = self.links.state(link).filter(|state| state.takes_get(left));
             let Some((correlation, get)) = next.and_then(|state| state.waiting_gets.pop_front()) else {
                 return;

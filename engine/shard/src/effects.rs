@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use journal::IoEffects;
-use wire::{ChunkId, Nanos, Slot, StoreId};
+use wire::{ChunkId, Epoch, Nanos, SliceIndex, Slot, StoreId};
 
 /// A connection, as the driver numbers it; never reused within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,16 +36,38 @@ pub enum CloseReason {
     TooMany,
     /// A successor that refused to talk, or has another address now.
     Redial,
-    /// A successor that doesn't answer.
+    /// A store that doesn't answer.
     Silent,
+    /// Nothing was asked over it for a while (R43).
+    Idle,
+}
+
+/// What a connection to another store is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// Chunks go down a chain.
+    Relay,
+    /// Replicas are compared, and chunks fetched.
+    Sync,
+    /// A metadata group is asked about its chunks.
+    Group,
+}
+
+/// Whom a connection leads to, and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The store.
+    pub store: StoreId,
+    /// What for.
+    pub purpose: Purpose,
 }
 
 /// A connection that the shard wants; answered by [`Shard::on_dialled`](crate::Shard::on_dialled).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// The store.
-    pub store: StoreId,
-    /// `host:port` of its shard.
+    /// The other end.
+    pub target: Target,
+    /// `host:port` of its unit.
     pub address: Arc<str>,
 }
 
@@ -73,6 +95,26 @@ pub struct Payload {
 
 const _: () = assert!(size_of::<Send>() <= 64 && size_of::<Placement>() <= 64);
 
+/// A slice is in sync here: this replica has everything that its sources had (R9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Synced {
+    /// The slice.
+    pub slice: SliceIndex,
+    /// Only in this epoch is it true.
+    pub epoch: Epoch,
+    /// Chunks that no Serving member could supply.
+    pub missing: u64,
+}
+
+/// What is thought of the way to a store behind this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Suspicion {
+    /// The store.
+    pub store: StoreId,
+    /// It doesn't answer, or can't be reached; false: it does again.
+    pub is_suspect: bool,
+}
+
 /// What one event leads to. Owned by the caller and reused; cleared by the caller after it has been carried out.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -90,6 +132,10 @@ pub struct Effects {
     pub damaged: Vec<ChunkId>,
     /// Chunks that were put with other bytes than the store holds under their ids, each told once (R4).
     pub conflicting: Vec<ChunkId>,
+    /// Slices that are in sync, told again after each new map until the map says so.
+    pub synced: Vec<Synced>,
+    /// Stores whose answers fail to come, or come again.
+    pub suspects: Vec<Suspicion>,
     /// A tick is wanted at this time, at the latest.
     pub deadline: Option<Nanos>,
     /// The store serves from now on.
@@ -112,6 +158,8 @@ impl Effects {
         self.io.clear();
         self.damaged.clear();
         self.conflicting.clear();
+        self.synced.clear();
+        self.suspects.clear();
         self.deadline = None;
         self.opened = false;
         self.open_failed = false;

@@ -20,6 +20,8 @@ pub(crate) struct Get {
     pub(crate) bytes: u32,
     /// When it began.
     pub(crate) since: Nanos,
+    /// Another replica's: its bytes count apart.
+    pub(crate) is_replica: bool,
 }
 
 /// All gets under way; a place in the table is the store's token.
@@ -34,8 +36,8 @@ impl Gets {
         self.entries.len() - self.free.len()
     }
 
-    pub(crate) fn begin(&mut self, caller: Caller, bytes: u32, since: Nanos) -> u32 {
-        let get = Some(Get { caller: Some(caller), bytes, since });
+    pub(crate) fn begin(&mut self, caller: Caller, bytes: u32, since: Nanos, is_replica: bool) -> u32 {
+        let get = Some(Get { caller: Some(caller), bytes, since, is_replica });
         if let Some(index) = self.free.pop() {
             self.entries[index as usize] = get;
             index
@@ -43,6 +45,11 @@ impl Gets {
             self.entries.push(get);
             u32::try_from(self.entries.len() - 1).expect("fewer than GETS_MAX")
         }
+    }
+
+    /// Whether a get is another replica's.
+    pub(crate) fn is_replica(&self, index: u32) -> bool {
+        self.entries[index as usize].is_some_and(|get| get.is_replica)
     }
 
     /// Ends a get.

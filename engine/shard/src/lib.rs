@@ -13,6 +13,7 @@ mod chunks;
 mod effects;
 mod get;
 mod link;
+mod peers;
 mod put;
 mod relay;
 mod reply;
@@ -20,9 +21,14 @@ mod requests;
 mod shard;
 mod shares;
 mod store_side;
+mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use effects::{CloseReason, Dial, Effects, Link, Payload, Placement, Send};
+pub use effects::{
+    CloseReason, Dial, Effects, Link, Payload, Placement, Purpose, Send, Suspicion, Synced, Target,
+};
 pub use link::LINK_GET_BYTES_MAX;
 pub use shard::{Identity, Shard};
+pub use sync::SyncProgress;
+pub use sync::pace::SyncSettings;

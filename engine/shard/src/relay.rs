@@ -1,33 +1,31 @@
 //! Relaying down the chain: a verified fragment goes on to the successor at once (cut-through, R39), as far as the successor's credit reaches (R38).
 //!
-//! ```text
-//!  a put is admitted ─► dialled ─► up, Hello sent ─► greeted: fragments go ─► the successor's answer
-//!                          └───────────┴─► refused, silent or gone: what was relayed there fails, the sender asks again
-//! ```
+//! What was relayed over a connection that ends fails, and the sender asks again ([`peers`](crate::peers)).
+//!
 //! One connection to each successor carries the chunks of all slices that have it behind this store. Those of which it is the tail wait for nothing but its
 //! disk, so they have credit of their own and go first: chains that cross each other can't wait in a circle.
 //!
 //! **Invariant:** a fragment is sent only after it was verified here, and a chunk's fragments are sent in order, each once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use placement::ClusterMap;
 use wire::limits::{FRAGMENT_UNIT_BYTES, PAYLOAD_BYTES_MAX};
-use wire::message::{Hello, HopClass, Leaves, PayloadMeta, PutChunk, Reply, Request, RequestHead};
-use wire::{
-    FrameKind, MapNumber, Memory, Nanos, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix, Status, StoreId,
-};
+use wire::message::{HopClass, Leaves, PayloadMeta, PutChunk, Request, RequestHead};
+use wire::planted::{Bug, planted};
+use wire::{MapNumber, Memory, Nanos, Status, StoreId};
 
-use crate::effects::{CloseReason, Dial, Effects, Link, Payload, Placement, Send};
+use crate::effects::{CloseReason, Effects, Link, Payload, Placement, Purpose, Send, Target};
 use crate::put::Stage;
 use crate::reply::position;
 use crate::shard::Shard;
 
-/// A successor that can't be reached is tried again after this.
-const RECONNECT_NANOS: u64 = 100 * Nanos::MILLISECOND;
 /// A successor that could have a whole chunk answers within this, or its connection is given up. A dead one is long out of the chain by then.
 pub(crate) const ANSWER_NANOS: u64 = 10 * Nanos::SECOND;
+
+/// The last store of a chain that has a whole chunk and doesn't answer for so long is suspected: far more than a flush takes, and well before its lease
+/// of 2 s runs out, so that control has heard of it by then.
+pub(crate) const SUSPECT_NANOS: u64 = 500 * Nanos::MILLISECOND;
 
 /// What a put hands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +56,6 @@ fn index_of(correlation: u64) -> u32 {
     u32::try_from(correlation & u64::from(u32::MAX)).expect("masked")
 }
 
-/// A successor.
-#[derive(Debug)]
-struct Peer {
-    address: Arc<str>,
-    link: Option<Link>,
-    greeted: bool,
-    retry_at: Nanos,
-    middle: Lane,
-    tail: Lane,
-}
-
 /// The chunks of one class on their way to a successor.
 #[derive(Debug, Default)]
 struct Lane {
@@ -77,175 +64,113 @@ struct Lane {
     sending: VecDeque<u64>,
 }
 
-impl Peer {
+/// The chunks on their way to a successor.
+#[derive(Debug, Default)]
+struct Lanes {
+    middle: Lane,
+    tail: Lane,
+}
+
+impl Lanes {
     fn lane(&mut self, class: HopClass) -> &mut Lane {
         if class == HopClass::Tail { &mut self.tail } else { &mut self.middle }
-    }
-
-    fn disconnect(&mut self) {
-        (self.link, self.greeted) = (None, false);
-        (self.middle, self.tail) = (Lane::default(), Lane::default());
     }
 }
 
 /// All successors.
 #[derive(Debug, Default)]
 pub(crate) struct Relays {
-    peers: BTreeMap<StoreId, Peer>,
-    by_link: BTreeMap<Link, StoreId>,
+    lanes: BTreeMap<StoreId, Lanes>,
 }
 
 impl Relays {
-    /// Whether a connection is one to a successor.
-    pub(crate) fn knows(&self, link: Link) -> bool {
-        self.by_link.contains_key(&link)
-    }
-
     /// No successor takes anything any more.
     #[cfg(test)]
     pub(crate) fn take_credit(&mut self) {
-        for peer in self.peers.values_mut() {
-            (peer.middle.credit, peer.tail.credit) = (0, 0);
+        for lanes in self.lanes.values_mut() {
+            (lanes.middle.credit, lanes.tail.credit) = (0, 0);
         }
     }
 
     /// Puts that stand in a queue.
     #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
-        self.peers.values().map(|peer| peer.middle.sending.len() + peer.tail.sending.len()).sum()
+        self.lanes.values().map(|lanes| lanes.middle.sending.len() + lanes.tail.sending.len()).sum()
     }
+}
 
-    /// Whether a put may count on this successor: it is connected, or can be dialled now.
-    fn is_hopeful(&self, now: Nanos, store: StoreId) -> bool {
-        self.peers.get(&store).is_none_or(|peer| peer.link.is_some() || now >= peer.retry_at)
-    }
+/// The connection over which chunks go to a successor.
+fn relay_to(store: StoreId) -> Target {
+    Target { store, purpose: Purpose::Relay }
 }
 
 impl Shard {
     /// Whether a put may be handed on to this successor; dials it where it isn't connected.
-    pub(crate) fn reach(&mut self, now: Nanos, to: StoreId, effects: &mut Effects) -> Result<(), Status> {
-        let address = self.map().and_then(|map| map.store(to)).map(|store| Arc::from(store.address.as_str()));
-        let Some(address) = address else { return Err(Status::NotServing) };
-        if !self.relays.is_hopeful(now, to) {
-            return Err(Status::NotServing);
-        }
-        let peer = self.relays.peers.entry(to).or_insert_with(|| Peer {
-            address,
-            link: None,
-            greeted: false,
-            retry_at: Nanos(0),
-            middle: Lane::default(),
-            tail: Lane::default(),
-        });
-        if peer.link.is_none() {
-            peer.retry_at = now.after(RECONNECT_NANOS);
-            effects.dials.push(Dial { store: to, address: Arc::clone(&peer.address) });
-        }
+    pub(crate) fn reach_successor(
+        &mut self,
+        now: Nanos,
+        to: StoreId,
+        effects: &mut Effects,
+    ) -> Result<(), Status> {
+        self.reach(now, relay_to(to), effects)?;
+        self.relays.lanes.entry(to).or_default();
         Ok(())
     }
 
-    /// What the driver made of a [`Dial`]: the connection's number, or none.
-    pub fn on_dialled(
+    /// A successor gives credit of a class.
+    pub(crate) fn on_credit(
         &mut self,
-        now: Nanos,
         store: StoreId,
-        link: Option<Link>,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) {
-        let Some(link) = link else { return self.on_peer_gone(now, store, memory, effects) };
-        match self.relays.peers.get_mut(&store) {
-            Some(peer) if peer.link.is_none() => {
-                peer.link = Some(link);
-                self.relays.by_link.insert(link, store);
-            }
-            _ => effects.closes.push((link, CloseReason::Redial)),
-        }
-    }
-
-    /// A connection to a successor stands.
-    pub(crate) fn greet(&mut self, link: Link, effects: &mut Effects) {
-        let hello = Hello {
-            version_min: PROTOCOL_VERSION_MIN,
-            version_max: PROTOCOL_VERSION,
-            features: wire::message::FEATURES,
-            name: format!("shard {} of node {}", self.identity.shard.0, self.identity.node.0),
-            cluster: Some(self.identity.cluster),
-            peer: Some(self.identity.store),
-        };
-        self.replier.notify(link, &Request::Hello(hello), effects);
-    }
-
-    /// A frame on a connection to a successor.
-    pub(crate) fn on_peer_head(
-        &mut self,
-        link: Link,
-        prefix: &Prefix,
-        message: &[u8],
+        class: HopClass,
+        bytes: u32,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) -> Placement {
-        let Some(&store) = self.relays.by_link.get(&link) else {
-            return Placement::Close(CloseReason::Protocol);
-        };
-        if prefix.payload_bytes > 0 {
+        if !matches!(class, HopClass::Middle | HopClass::Tail) {
             return Placement::Close(CloseReason::Protocol);
         }
-        if !prefix.reply {
-            let Ok(Request::Credit { class, bytes }) = Request::decode(prefix.kind, message) else {
-                return Placement::Close(CloseReason::Protocol);
-            };
-            if !matches!(class, HopClass::Middle | HopClass::Tail) {
-                return Placement::Close(CloseReason::Protocol);
-            }
-            if let Some(peer) = self.relays.peers.get_mut(&store) {
-                peer.lane(class).credit += u64::from(bytes);
-            }
-            self.pump(store, memory, effects);
-            return Placement::Discard;
+        if let Some(lanes) = self.relays.lanes.get_mut(&store) {
+            lanes.lane(class).credit += u64::from(bytes);
         }
-        match (prefix.kind, Reply::decode(prefix.kind, prefix.status, message)) {
-            (FrameKind::Hello, Ok(Reply::Hello(hello))) => {
-                if let Some(peer) = self.relays.peers.get_mut(&store) {
-                    peer.greeted = true;
-                    peer.middle.credit = u64::from(hello.put_credit_bytes);
-                    peer.tail.credit = u64::from(hello.put_credit_bytes);
-                }
-                self.pump(store, memory, effects);
-                Placement::Discard
-            }
-            (FrameKind::PutChunk, Ok(_)) => {
-                if self.on_relayed(prefix.correlation, prefix.status, memory, effects) {
-                    Placement::Discard
-                } else {
-                    Placement::Close(CloseReason::Protocol)
-                }
-            }
-            // It is starting, full of connections, or of another cluster: nothing but another greeting makes it talk.
-            _ => Placement::Close(CloseReason::Redial),
-        }
+        self.pump(store, memory, effects);
+        Placement::Discard
     }
 
-    /// The successor has answered for itself and all behind it; false: it can't have what it acks.
-    fn on_relayed(
+    /// A successor has greeted: chunks that wait for it go.
+    pub(crate) fn on_successor_greeted(
+        &mut self,
+        store: StoreId,
+        credit: u32,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        if let Some(lanes) = self.relays.lanes.get_mut(&store) {
+            (lanes.middle.credit, lanes.tail.credit) = (u64::from(credit), u64::from(credit));
+        }
+        self.pump(store, memory, effects);
+    }
+
+    /// The successor has answered for itself and all behind it.
+    pub(crate) fn on_relayed(
         &mut self,
         correlation: u64,
         status: Status,
         memory: &mut impl Memory,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> Placement {
         let index = index_of(correlation);
-        let Some(put) = self.puts.find(index) else { return true };
+        let Some(put) = self.puts.find(index) else { return Placement::Discard };
         let length = put.length;
         // The first outcome stands: what an epoch's end has failed isn't acked by an answer on its way (R1).
         let is_awaited = |relay: &&mut Relay| relay.correlation == correlation && relay.outcome.is_none();
-        let Some(relay) = put.relay.as_mut().filter(is_awaited) else { return true };
+        let Some(relay) = put.relay.as_mut().filter(is_awaited) else { return Placement::Discard };
         if status == Status::Ok && relay.sent < length {
-            return false;
+            // It can't have what it acks.
+            return Placement::Close(CloseReason::Protocol);
         }
         relay.outcome = Some(status);
         self.on_outcome(index, memory, effects);
-        true
+        Placement::Discard
     }
 
     /// A put's outcome at the successor is known: if it is a failure, the put fails as soon as the store lets go of it.
@@ -263,19 +188,14 @@ impl Shard {
     }
 
     /// The successor's connection is gone, or can't be had: what was relayed there isn't known to be stored.
-    pub(crate) fn on_peer_gone(
+    pub(crate) fn on_successor_gone(
         &mut self,
-        now: Nanos,
         store: StoreId,
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        if let Some(peer) = self.relays.peers.get_mut(&store) {
-            if let Some(link) = peer.link {
-                self.relays.by_link.remove(&link);
-            }
-            peer.disconnect();
-            peer.retry_at = now.after(RECONNECT_NANOS);
+        if let Some(lanes) = self.relays.lanes.get_mut(&store) {
+            *lanes = Lanes::default();
         }
         self.end_relays(|relay| relay.to == store, Status::NotServing, memory, effects);
     }
@@ -296,26 +216,13 @@ impl Shard {
         }
     }
 
-    /// A connection has closed; whether it was one to a successor.
-    pub(crate) fn on_peer_close(
-        &mut self,
-        now: Nanos,
-        link: Link,
-        memory: &mut impl Memory,
-        effects: &mut Effects,
-    ) -> bool {
-        let Some(&store) = self.relays.by_link.get(&link) else { return false };
-        self.on_peer_gone(now, store, memory, effects);
-        true
-    }
-
-    /// A new map: puts of chains that have changed end, for their acks wouldn't count (R1); successors that moved are dialled anew.
-    pub(crate) fn follow_map(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+    /// A new map: puts of chains that have changed end, for their acks wouldn't count (R1).
+    pub(crate) fn end_lower_epochs(&mut self, memory: &mut impl Memory, effects: &mut Effects) {
         let Some(edition) = self.edition.clone() else { return };
         let map = edition.map();
         for index in 0..self.puts.places() {
             let Some(put) = self.puts.find(index) else { continue };
-            if map.route(put.id).epoch == put.epoch {
+            if map.route(put.id).epoch == put.epoch || planted(Bug::ShardAcksLowerEpoch) {
                 continue;
             }
             match (put.stage, &mut put.relay) {
@@ -327,16 +234,6 @@ impl Shard {
                 _ => {}
             }
         }
-        let moved = |store: &StoreId, peer: &Peer| {
-            map.store(*store).is_none_or(|known| known.address != *peer.address)
-        };
-        let peers = self.relays.peers.iter().filter(|(store, peer)| moved(store, peer));
-        let gone: Vec<(StoreId, Option<Link>)> = peers.map(|(store, peer)| (*store, peer.link)).collect();
-        for (store, link) in gone {
-            effects.closes.extend(link.map(|link| (link, CloseReason::Redial)));
-            self.on_peer_gone(now, store, memory, effects);
-            self.relays.peers.remove(&store);
-        }
     }
 
     /// Bytes of a put have been verified: they go on, if there is a successor.
@@ -346,19 +243,19 @@ impl Shard {
         let (to, class, correlation) = (relay.to, relay.class, relay.correlation);
         if relay.outcome.is_none()
             && !std::mem::replace(&mut relay.is_queued, true)
-            && let Some(peer) = self.relays.peers.get_mut(&to)
+            && let Some(lanes) = self.relays.lanes.get_mut(&to)
         {
-            peer.lane(class).sending.push_back(correlation);
+            lanes.lane(class).sending.push_back(correlation);
         }
         self.pump(to, memory, effects);
     }
 
     /// Sends what is verified and has credit; chunks of which the successor is the tail go first.
     fn pump(&mut self, to: StoreId, memory: &mut impl Memory, effects: &mut Effects) {
+        let Some(link) = self.peers.greeted(relay_to(to)) else { return };
         for class in [HopClass::Tail, HopClass::Middle] {
-            while let Some(peer) = self.relays.peers.get_mut(&to)
-                && let Some(link) = peer.link.filter(|_| peer.greeted)
-                && let lane = peer.lane(class)
+            while let Some(lanes) = self.relays.lanes.get_mut(&to)
+                && let lane = lanes.lane(class)
                 && let Some(&correlation) = lane.sending.front()
             {
                 let index = index_of(correlation);
@@ -433,28 +330,37 @@ impl Shard {
         let put = self.puts.at(index);
         let Some(relay) = put.relay.take() else { return };
         let is_partial = relay.outcome.is_none() && 0 < relay.sent && relay.sent < put.length;
-        let Some(peer) = self.relays.peers.get_mut(&relay.to) else { return };
-        if relay.is_queued {
+        if relay.is_queued
+            && let Some(lanes) = self.relays.lanes.get_mut(&relay.to)
+        {
             // So that the queue is never longer than the table of puts (I13).
-            peer.lane(relay.class).sending.retain(|queued| *queued != relay.correlation);
+            lanes.lane(relay.class).sending.retain(|queued| *queued != relay.correlation);
         }
-        if let Some(link) = peer.link.filter(|_| is_partial) {
+        if let Some(link) = self.peers.link(relay_to(relay.to)).filter(|_| is_partial) {
             let head = RequestHead { correlation: relay.correlation, deadline_ms: 0 };
             self.replier.request(link, head, &Request::Abort, effects);
         }
     }
 
-    /// Gives up connections to successors that have had a whole chunk for too long.
+    /// Successors that have had a whole chunk for a while are suspected; for too long: their connections are given up.
     pub(crate) fn give_up_silent(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
         for index in 0..self.puts.places() {
             let Some(put) = self.puts.find(index) else { continue };
-            let is_due = put.is_whole() && now.since(put.whole_at) >= ANSWER_NANOS;
-            let Some(relay) = put.relay.filter(|relay| is_due && relay.outcome.is_none()) else { continue };
-            let link = self.relays.peers.get(&relay.to).and_then(|peer| peer.link);
-            effects.closes.extend(link.map(|link| (link, CloseReason::Silent)));
-            self.on_peer_gone(now, relay.to, memory, effects);
+            let (is_whole, age) = (put.is_whole(), now.since(put.whole_at));
+            let Some(relay) = put.relay.filter(|relay| is_whole && relay.outcome.is_none()) else { continue };
+            if age >= suspicion_after(relay.class) {
+                self.peers.suspect(relay.to, effects);
+            }
+            if age >= ANSWER_NANOS {
+                self.hang_up(now, relay_to(relay.to), CloseReason::Silent, memory, effects);
+            }
         }
     }
+}
+
+/// A successor that waits for another store may take twice as long: the last one is to be suspected by the one before it first.
+fn suspicion_after(class: HopClass) -> u64 {
+    if class == HopClass::Tail { SUSPECT_NANOS } else { 2 * SUSPECT_NANOS }
 }
 
 /// The next fragment of `left` verified bytes: a multiple of the unit, unless it ends the chunk; as large as credit and limits allow (R39).

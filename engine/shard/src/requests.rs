@@ -62,7 +62,7 @@ impl Shard {
         None
     }
 
-    /// Deletes what the group's log has reclaimed (R24).
+    /// Deletes what the group's log has reclaimed (R24): at every member that acks, joiners too. What is on its way here to be stored under these ids isn't (R23).
     pub(crate) fn on_delete(
         &mut self,
         now: Nanos,
@@ -77,12 +77,13 @@ impl Shard {
             self.refuse(caller, Status::NotServing, effects);
             return None;
         }
-        if !ids.iter().all(|id| self.owns(id)) {
+        if !ids.iter().all(|id| self.acks(id)) {
             self.refuse(caller, Status::WrongShard, effects);
             return None;
         }
         let ids: Vec<ChunkId> = ids.iter().collect();
         self.counters.deletes += ids.len() as u64;
+        self.mark_dead(now, &ids);
         self.store_delete(now, caller, &ids, memory, effects);
         None
     }
@@ -114,6 +115,11 @@ impl Shard {
         None
     }
 
+    /// Whether the store takes part in the acks of the chunk's chain.
+    fn acks(&self, id: ChunkId) -> bool {
+        self.map().is_some_and(|map| map.route(id).ackers().any(|store| store.store == self.identity.store))
+    }
+
     /// Whether the store is a serving member of the chunk's chain.
     pub(crate) fn owns(&self, id: ChunkId) -> bool {
         self.map().is_some_and(|map| map.route(id).readers().any(|store| store.store == self.identity.store))
@@ -143,6 +149,16 @@ impl Shard {
         state.arena_bytes = memory.total_bytes() as u64;
         state.arena_used_bytes = memory.total_bytes().saturating_sub(memory.free_bytes()) as u64;
         state.checksum_mismatch_total += self.counters.mismatches;
+        let progress = self.sync_progress();
+        state.sync_slices = progress.slices;
+        state.sync_slices_done = progress.slices_done;
+        state.sync_bytes_left = progress.bytes_left;
+        state.sync_bytes_total = progress.bytes;
+        state.sync_served_bytes_total = progress.bytes_served;
+        state.repair_waiting = progress.chunks_waiting;
+        state.repaired_total = metrics.chunks_repaired;
+        state.differing_total = progress.differing;
+        state.extra_live_total = progress.extras_live;
         state
     }
 }

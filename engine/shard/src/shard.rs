@@ -12,11 +12,13 @@ use wire::{ChunkId, ClusterId, FrameKind, Memory, Nanos, NodeId, Prefix, ShardIn
 use crate::effects::{CloseReason, Effects, Link, Placement};
 use crate::get::Gets;
 use crate::link::Links;
+use crate::peers::Peers;
 use crate::put::{Puts, Stage};
 use crate::relay::Relays;
 use crate::reply::{Caller, Replier};
 use crate::shares::Shares;
 use crate::store_side::Calls;
+use crate::sync::Sync;
 
 /// Who a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,12 @@ pub struct Shard {
     pub(crate) gets: Gets,
     pub(crate) calls: Calls,
     pub(crate) shares: Shares,
-    /// The stores that come next in this one's chains.
+    /// Connections that the shard makes.
+    pub(crate) peers: Peers,
+    /// What goes to the stores that come next in this one's chains.
     pub(crate) relays: Relays,
+    /// What is compared, fetched and mended.
+    pub(crate) sync: Sync,
     /// Connections whose gets ended without bytes since the turn began.
     pub(crate) kicked: Vec<Link>,
     pub(crate) replier: Replier,
@@ -91,7 +97,9 @@ impl Shard {
             gets: Gets::default(),
             calls: Calls::default(),
             shares: Shares::default(),
+            peers: Peers::default(),
             relays: Relays::default(),
+            sync: Sync::default(),
             kicked: Vec::new(),
             replier: Replier::default(),
             counters: Counters::default(),
@@ -110,7 +118,8 @@ impl Shard {
         &self.store
     }
 
-    /// Hands the shard a cluster map; it serves from the first one on.
+    /// Hands the shard a cluster map; it serves from the first one on. Following a map is the promise (R1): from here on nothing is acked, nor listed, in a lower epoch
+    /// than the map's, whatever is on the disk already.
     pub fn on_map(
         &mut self,
         now: Nanos,
@@ -120,7 +129,9 @@ impl Shard {
     ) {
         if self.edition.as_ref().is_none_or(|known| known.number() < edition.number()) {
             self.edition = Some(edition);
-            self.follow_map(now, memory, effects);
+            self.end_lower_epochs(memory, effects);
+            self.follow_addresses(now, memory, effects);
+            self.follow_sync(effects);
         }
     }
 
@@ -136,12 +147,12 @@ impl Shard {
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.puts.len() == 0 && self.gets.len() == 0 && self.calls.len() == 0
+        self.puts.len() == 0 && self.gets.len() == 0 && self.calls.len() == 0 && self.sync.fetches.len() == 0
     }
 
     /// A connection stands: somebody's, or one that the shard asked for.
     pub fn on_open(&mut self, link: Link, effects: &mut Effects) {
-        if self.relays.knows(link) {
+        if self.peers.knows(link) {
             self.greet(link, effects);
         } else {
             self.links.open(link);
@@ -150,9 +161,11 @@ impl Shard {
 
     /// A connection is gone: what it had begun is forgotten, what the store has is finished without an answer.
     pub fn on_close(&mut self, now: Nanos, link: Link, memory: &mut impl Memory, effects: &mut Effects) {
+        self.forget_part(link);
         if self.on_peer_close(now, link, memory, effects) {
             return;
         }
+        self.forget_listings(link);
         let Some(state) = self.links.close(link) else {
             return;
         };
@@ -171,7 +184,7 @@ impl Shard {
         }
         // What is still read counts until the store has answered.
         let read = self.gets.abandon(link);
-        self.shares.gets -= state.get_bytes - read;
+        *self.shares.read_for(state.peer.is_some()) -= state.get_bytes - read;
     }
 
     /// A frame's head has arrived whole and unharmed; says where its payload goes.
@@ -185,8 +198,8 @@ impl Shard {
         effects: &mut Effects,
     ) -> Placement {
         let caller = Caller { link, kind: prefix.kind, correlation: prefix.correlation };
-        if self.relays.knows(link) {
-            return self.on_peer_head(link, prefix, message, memory, effects);
+        if self.peers.knows(link) {
+            return self.on_peer_head(now, link, prefix, message, memory, effects);
         }
         let Some(state) = self.links.state(link) else {
             return Placement::Close(CloseReason::Protocol);
@@ -230,10 +243,7 @@ impl Shard {
                 self.on_inventory(now, caller, after, limit, memory, effects)
             }
             Request::ShardStatus => self.on_status(caller, memory, effects),
-            _ => {
-                self.refuse(caller, Status::Unsupported, effects);
-                None
-            }
+            request => self.on_replica_request(now, caller, request, memory, effects),
         };
         match placement {
             Some(reason) => Placement::Close(reason),
@@ -258,6 +268,9 @@ impl Shard {
 
     /// The payload that [`on_head`](Self::on_head) found a place for is whole.
     pub fn on_payload(&mut self, now: Nanos, link: Link, memory: &mut impl Memory, effects: &mut Effects) {
+        if self.peers.knows(link) {
+            return self.on_part_payload(now, link, memory, effects);
+        }
         let Some(arrived) = self.links.state(link).and_then(|state| state.arriving.take()) else {
             return;
         };

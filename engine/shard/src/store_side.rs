@@ -3,7 +3,8 @@
 use journal::{IoOutcome, IoToken};
 use store::{Effect, Event, GotChunk};
 use wire::message::{ChunkIds, Reply, StoreCondition};
-use wire::{ChunkId, Memory, Nanos, Status};
+use wire::planted::{Bug, planted};
+use wire::{ChunkId, Memory, Nanos, Slot, Status};
 
 use crate::effects::Effects;
 use crate::get::{Found, send_found};
@@ -16,6 +17,9 @@ use crate::shares::block_bytes;
 const TOKEN_PUT: u64 = 1 << 56;
 const TOKEN_GET: u64 = 2 << 56;
 const TOKEN_CALL: u64 = 3 << 56;
+const TOKEN_FETCH: u64 = 4 << 56;
+const TOKEN_LOOK: u64 = 5 << 56;
+const TOKEN_SWEEP: u64 = 6 << 56;
 const TOKEN_KIND: u64 = 0xff << 56;
 
 /// Requests of the metadata group that the store is busy with; beyond it `Busy`.
@@ -74,6 +78,7 @@ impl Shard {
         while let Some(link) = self.kicked.pop() {
             self.on_sent(now, link, 0, memory, effects);
         }
+        self.advance_sync(now, memory, effects);
         self.ask(now, Event::Submit, memory, effects);
     }
 
@@ -86,8 +91,9 @@ impl Shard {
         if self.arrivals_due.is_some_and(|at| at <= now) {
             self.fail_slow_puts(now, memory, effects);
         }
+        self.advance_sync(now, memory, effects);
         // The driver has one deadline and has forgotten it.
-        for at in [self.store_due, self.arrivals_due].into_iter().flatten() {
+        for at in [self.store_due, self.arrivals_due, self.sync.due].into_iter().flatten() {
             effects.want_tick(at);
         }
     }
@@ -96,7 +102,15 @@ impl Shard {
     pub fn on_shutdown(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
         self.draining = true;
         self.ending = true;
+        self.abandon_fetches(memory);
         self.ask(now, Event::Shutdown, memory, effects);
+    }
+
+    /// The store begins a pass of scrubbing.
+    #[cfg(test)]
+    pub(crate) fn scrub(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        let control = store::ScrubControl::Start { bytes_per_second: 1 << 30 };
+        self.ask(now, Event::Scrub(control), memory, effects);
     }
 
     pub(crate) fn store_put(
@@ -113,6 +127,12 @@ impl Shard {
         put.stage = Stage::Storing(slot);
         let (id, length, root) = (put.id, put.length, put.root);
         let leaves = std::mem::take(&mut put.leaves);
+        if planted(Bug::ShardAcksRepeatsAlone)
+            && self.store.find(id).is_some()
+            && let Some(relay) = &mut self.puts.at(index).relay
+        {
+            relay.outcome = Some(Status::Ok);
+        }
         let token = TOKEN_PUT | u64::from(index);
         self.ask(now, Event::Put { token, id, length, root, leaves: &leaves, slot }, memory, effects);
         self.puts.at(index).leaves = leaves;
@@ -128,7 +148,54 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let token = TOKEN_GET | u64::from(index);
-        self.ask(now, Event::Get { token, id, blocks, whole: false }, memory, effects);
+        let whole = self.store.find(id).map_or(0, |entry| wire::checksum::leaf_count(entry.length as usize));
+        let event = if self.gets.is_replica(index) && blocks.len() == whole {
+            Event::Fetch { token, id }
+        } else {
+            Event::Get { token, id, blocks, whole: false }
+        };
+        self.ask(now, event, memory, effects);
+    }
+
+    /// A fetched chunk, verified; `replaces` what is here under its id.
+    pub(crate) fn store_fetch(
+        &mut self,
+        now: Nanos,
+        index: u32,
+        (id, length, root, leaves): (ChunkId, u32, u64, &[u64]),
+        (slot, replaces): (Slot, bool),
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let token = TOKEN_FETCH | u64::from(index);
+        let event = if replaces {
+            Event::Replace { token, id, length, root, leaves, slot }
+        } else {
+            Event::Put { token, id, length, root, leaves, slot }
+        };
+        self.ask(now, event, memory, effects);
+    }
+
+    /// Looks whether the own copy of a chunk is good.
+    pub(crate) fn store_look(
+        &mut self,
+        now: Nanos,
+        id: ChunkId,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        self.ask(now, Event::Fetch { token: TOKEN_LOOK, id }, memory, effects);
+    }
+
+    /// Deletes dead chunks that only this store held.
+    pub(crate) fn store_sweep(
+        &mut self,
+        now: Nanos,
+        ids: &[ChunkId],
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        self.ask(now, Event::Delete { token: TOKEN_SWEEP, ids }, memory, effects);
     }
 
     pub(crate) fn store_delete(
@@ -176,6 +243,7 @@ impl Shard {
                 }
                 Effect::Opened => {
                     self.condition = StoreCondition::Serving;
+                    self.sync.wake();
                     effects.opened = true;
                 }
                 Effect::OpenFailed => effects.open_failed = true,
@@ -186,8 +254,14 @@ impl Shard {
                     effects.shut_down |= self.ending;
                 }
                 Effect::ShutDown => effects.shut_down = true,
-                Effect::Damaged { id } => effects.damaged.push(id),
-                Effect::Done { token, status } => self.on_done(token, status, memory, effects),
+                Effect::Damaged { id } => {
+                    effects.damaged.push(id);
+                    if self.has_others() {
+                        self.sync.repairs.add_damaged(now, id);
+                        self.sync.wake();
+                    }
+                }
+                Effect::Done { token, status } => self.on_done(now, token, status, memory, effects),
                 Effect::Got(got) => self.on_got(now, &got, &answers, memory, effects),
                 Effect::Listed { token, chunks, end } => {
                     let chunks =
@@ -201,10 +275,24 @@ impl Shard {
         self.scratch = answers;
     }
 
-    fn on_done(&mut self, token: u64, status: Status, memory: &mut impl Memory, effects: &mut Effects) {
+    fn on_done(
+        &mut self,
+        now: Nanos,
+        token: u64,
+        status: Status,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
         match token & TOKEN_KIND {
-            TOKEN_PUT => self.finish_put(index_of(token), status, memory, effects),
+            TOKEN_PUT => {
+                self.note_put(now, index_of(token));
+                self.finish_put(index_of(token), status, memory, effects);
+            }
             TOKEN_GET => self.fail_get(index_of(token), status, effects),
+            TOKEN_FETCH => self.finish_fetch(now, index_of(token), status, memory),
+            TOKEN_LOOK => self.sync.looks -= 1,
+            // What it couldn't delete the next comparison finds again.
+            TOKEN_SWEEP => {}
             _ => {
                 let caller = self.calls.end(index_of(token));
                 match status {
@@ -215,6 +303,18 @@ impl Shard {
         }
     }
 
+    /// How long a client's chunk took from its last byte until it was durable here: what clients wait for a busy disk.
+    fn note_put(&mut self, now: Nanos, index: u32) {
+        let whole_at = self.puts.at(index).whole_at;
+        self.note_foreground(now.since(whole_at));
+    }
+
+    /// A client's request took so long here.
+    fn note_foreground(&mut self, nanoseconds: u64) {
+        self.sync.pace.note_foreground(nanoseconds);
+        self.sync.source_pace.note_foreground(nanoseconds);
+    }
+
     fn on_got(
         &mut self,
         now: Nanos,
@@ -223,9 +323,14 @@ impl Shard {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
+        if got.token == TOKEN_LOOK {
+            self.sync.looks -= 1;
+            memory.release(got.slot);
+            return;
+        }
         let get = self.gets.end(index_of(got.token));
         let Some(caller) = get.caller else {
-            self.shares.gets -= block_bytes(get.bytes);
+            *self.shares.read_for(get.is_replica) -= block_bytes(get.bytes);
             memory.release(got.slot);
             return;
         };
@@ -241,7 +346,10 @@ impl Shard {
         assert_eq!(found.bytes, get.bytes, "the store reads what was asked for");
         self.counters.gets += 1;
         self.counters.get_bytes += u64::from(found.bytes);
-        self.note_service_time(now.since(get.since));
+        if !get.is_replica {
+            self.note_service_time(now.since(get.since));
+            self.note_foreground(now.since(get.since));
+        }
         send_found(&mut self.replier, caller, &found, memory, effects);
     }
 }

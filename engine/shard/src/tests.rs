@@ -5,6 +5,11 @@ mod chain;
 mod chain_fuzz;
 mod gets;
 mod links;
+#[cfg(planted)]
+mod planted;
 mod puts;
 mod shares;
+mod sync;
+mod sync_fuzz;
+mod sync_source;
 mod world;

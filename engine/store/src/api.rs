@@ -60,6 +60,29 @@ pub enum Event<'a> {
         /// Its bytes' buffer, from the first byte on.
         slot: Slot,
     },
+    /// A verified chunk in the place of one that is damaged here, or has other bytes (R3, R9). Of a chunk that isn't here, or is about to be deleted, nothing
+    /// is stored: `NotFound`, for dead is for ever. Otherwise as `Put`.
+    Replace {
+        /// Comes back in the answer.
+        token: u64,
+        /// The chunk.
+        id: ChunkId,
+        /// Its bytes.
+        length: u32,
+        /// Its root.
+        root: u64,
+        /// Its leaves.
+        leaves: &'a [u64],
+        /// Its bytes' buffer, from the first byte on.
+        slot: Slot,
+    },
+    /// A whole chunk for another replica, or to look whether it is good: behind what clients read. Ends in `GotChunk` or `Done`.
+    Fetch {
+        /// Comes back in the answer.
+        token: u64,
+        /// The chunk.
+        id: ChunkId,
+    },
     /// Blocks of a chunk, or all of it. Ends in `GotChunk` or `Done`.
     Get {
         /// Comes back in the answer.
@@ -280,6 +303,10 @@ pub struct Metrics {
     pub puts_repeated: u64,
     /// Puts of an id with another content: each is an alarm (R4).
     pub puts_conflicting: u64,
+    /// Chunks that were damaged here and have been replaced by good ones.
+    pub chunks_repaired: u64,
+    /// Chunks that had other bytes here than at a Serving replica, and have been replaced (R3).
+    pub chunks_replaced: u64,
     /// Puts refused for want of space.
     pub puts_without_space: u64,
     /// Gets answered with bytes.

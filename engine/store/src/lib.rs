@@ -9,8 +9,11 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod catalog;
 mod index;
 mod leaf_cache;
+#[cfg(all(test, not(planted)))]
+mod replace_tests;
 #[cfg(all(test, not(planted)))]
 mod space_tests;
 mod store;
@@ -26,5 +29,6 @@ mod testing;
 pub use api::{
     ChunkRange, Effect, Effects, Event, GotChunk, ListedChunk, Metrics, ScrubControl, StoreConfig, WordRange,
 };
+pub use catalog::CATALOG_CHUNKS_MAX;
 pub use index::{Index, IndexEntry};
 pub use store::Store;

@@ -1,5 +1,5 @@
 //! The state machine. Submodules by conversation: `write` puts and deletes, `read` gets, `keep` checkpoints, `clean` makes space, `scrub`
-//! verifies, `space` says who may take how much.
+//! verifies, `space` says who may take how much, `slices` what replicas compare.
 //!
 //! ```text
 //! Opening ─→ Serving ─→ Closing ─→ Closed
@@ -10,6 +10,7 @@ mod clean;
 mod keep;
 mod read;
 mod scrub;
+mod slices;
 mod space;
 mod write;
 
@@ -24,6 +25,7 @@ use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::{ChunkId, ClusterId, Memory, Nanos, Slot, Status};
 
 use crate::api::{ChunkRange, Effect, Effects, Event, ListedChunk, Metrics, StoreConfig};
+use crate::catalog::Catalog;
 use crate::index::{Index, IndexEntry};
 use crate::leaf_cache::LeafCache;
 
@@ -51,6 +53,7 @@ pub struct Store {
     device: Device,
     stage: Stage,
     index: Index,
+    catalog: Catalog,
     leaf_cache: LeafCache,
     writes: write::Writes,
     reads: read::Reads,
@@ -87,6 +90,7 @@ impl Store {
             device,
             stage: Stage::Opening,
             index: Index::new(0),
+            catalog: Catalog::default(),
             leaf_cache: LeafCache::new(config.leaf_tables),
             writes: write::Writes::default(),
             reads: read::Reads::default(),
@@ -111,12 +115,19 @@ impl Store {
         match event {
             Event::Start => self.device.start(memory, &mut effects.io),
             Event::Put { token, id, length, root, leaves, slot } => {
-                let put = write::NewChunk { id, length, root, leaves, slot };
+                let put = write::NewChunk { id, length, root, leaves, slot, replaces: false };
+                self.on_put(now, token, &put, memory, effects);
+            }
+            Event::Replace { token, id, length, root, leaves, slot } => {
+                let put = write::NewChunk { id, length, root, leaves, slot, replaces: true };
                 self.on_put(now, token, &put, memory, effects);
             }
             Event::Get { token, id, blocks, whole } => {
                 let blocks = if whole { 0..u32::MAX } else { blocks };
-                self.on_get(token, id, blocks, memory, effects);
+                self.on_get(read::Reader::Client(token), id, blocks, memory, effects);
+            }
+            Event::Fetch { token, id } => {
+                self.on_get(read::Reader::Replica(token), id, 0..u32::MAX, memory, effects);
             }
             Event::Delete { token, ids } => self.on_delete(token, ids, effects),
             Event::Inventory { token, after, limit } => self.on_inventory(token, after, limit, effects),
@@ -297,8 +308,8 @@ impl Store {
         self.stage == Stage::Serving && self.device.wants_empty_batch()
     }
 
-    /// What a durable entry does, at run time and at replay alike.
-    fn apply(&mut self, applied: &Applied, sequence: u64) {
+    /// What a durable entry does, at run time and at replay alike. Returns what it replaced, and whether that was damaged.
+    fn apply(&mut self, applied: &Applied, sequence: u64) -> Option<(IndexEntry, bool)> {
         let new = &applied.entry;
         let was_damaged = self.index.is_damaged(new.id);
         let old = match applied.kind {
@@ -306,7 +317,7 @@ impl Store {
             // R32: only while the index still has the place that it was read from.
             EntryKind::Move(from) => match self.index.find(new.id) {
                 Some(old) if old.place == from => self.index.insert(new),
-                _ => return,
+                _ => return None,
             },
             EntryKind::Tombstone => self.index.remove(new.id),
         };
@@ -317,9 +328,13 @@ impl Store {
                 self.forget_damage(&old);
             }
         }
-        if applied.kind != EntryKind::Tombstone {
+        if applied.kind == EntryKind::Tombstone {
+            self.catalog.on_remove(new.id);
+        } else {
             self.device.segments_mut().add_live(new.place.segment, payload_blocks(new.length));
+            self.catalog.on_insert(new);
         }
+        old.map(|old| (old, was_damaged))
     }
 
     /// A move counts where its source is gone: a source whose descriptor is there is good, and the copy of a move that was cut may not be.

@@ -217,6 +217,15 @@ impl Bench {
     }
 
     pub(crate) fn put_bytes(&mut self, id: ChunkId, bytes: &[u8]) -> u64 {
+        self.write(id, bytes, false)
+    }
+
+    /// Sends a replacement; the caller submits.
+    pub(crate) fn replace(&mut self, id: ChunkId, bytes: &[u8]) -> u64 {
+        self.write(id, bytes, true)
+    }
+
+    fn write(&mut self, id: ChunkId, bytes: &[u8], replaces: bool) -> u64 {
         let token = self.token();
         let hasher = BlockHasher::new(ClusterId([3; 16]), id);
         let mut leaves = vec![0; leaf_count(bytes.len())];
@@ -225,7 +234,11 @@ impl Bench {
         let slot = self.memory.allocate(bytes.len()).unwrap();
         self.memory.bytes_mut(slot)[..bytes.len()].copy_from_slice(bytes);
         let length = u32::try_from(bytes.len()).unwrap();
-        self.event(Event::Put { token, id, length, root, leaves: &leaves, slot });
+        if replaces {
+            self.event(Event::Replace { token, id, length, root, leaves: &leaves, slot });
+        } else {
+            self.event(Event::Put { token, id, length, root, leaves: &leaves, slot });
+        }
         self.memory.release(slot);
         token
     }

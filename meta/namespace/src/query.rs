@@ -17,7 +17,8 @@ pub const LIST_BYTES_MAX: usize = 256 << 10;
 pub const PAGE_RUNS_MAX: usize = 8192;
 
 impl Namespace {
-    /// Answers `query` as of now. `reclaim_delay` in nanoseconds is for usage. `GroupStatus` is the replica's to answer.
+    /// Answers `query` as of now. `reclaim_delay` in nanoseconds is for usage. `GroupStatus` and
+    /// `ChunkStates` are the replica's to answer, who knows the sessions.
     pub fn query(&self, query: &Query, reclaim_delay: u64) -> Result<Answer, Failure> {
         self.query_at(query, reclaim_delay, NOW)
     }
@@ -55,7 +56,7 @@ impl Namespace {
                 let volume = self.existing(*volume)?;
                 Ok(Answer::Usage(volume.usage(reclaim_delay)))
             }
-            Query::GroupStatus => Err(Failure::from(Status::Unsupported)),
+            Query::GroupStatus | Query::ChunkStates { .. } => Err(Failure::from(Status::Unsupported)),
         }
     }
 

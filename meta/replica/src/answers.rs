@@ -127,6 +127,7 @@ impl Replica {
         self.metrics.queries += 1;
         let answer = match query {
             Query::GroupStatus => Ok(Answer::GroupStatus(self.group_state())),
+            Query::ChunkStates { ids } => Ok(Answer::ChunkStates(self.chunk_states(ids))),
             query => self.state.namespace.query(query, self.config.reclaim_delay),
         };
         match answer {
@@ -274,6 +275,7 @@ fn body_bytes(body: &Body) -> usize {
             Answer::List { entries, .. } => {
                 entries.iter().map(|entry| 200 + entry.name.len() + entry.target.len()).sum()
             }
+            Answer::ChunkStates(states) => size_of_val(states.as_slice()),
             Answer::Volume(_) | Answer::Usage(_) | Answer::GroupStatus(_) => 0,
         },
         _ => 0,

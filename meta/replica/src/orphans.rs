@@ -136,6 +136,18 @@ impl Replica {
             && self.state.namespace.chunk_state(id) == ChunkState::Unknown // R25: not doomed, R24: not deleting
     }
 
+    /// What stores may do with chunks that only some of them hold (R2). Dead is what the log has reclaimed, or what the orphan pass would free; all else stays.
+    /// The answer leaves when this index is committed (R22).
+    pub(crate) fn chunk_states(&self, ids: &[ChunkId]) -> Vec<wire::meta::ChunkState> {
+        let state = |&id: &ChunkId| match self.state.namespace.chunk_state(id) {
+            ChunkState::Referenced | ChunkState::Doomed => wire::meta::ChunkState::Live { root: None },
+            ChunkState::Deleting => wire::meta::ChunkState::Dead,
+            ChunkState::Unknown if self.is_orphan(id) => wire::meta::ChunkState::Dead,
+            ChunkState::Unknown => wire::meta::ChunkState::Open,
+        };
+        ids.iter().map(state).collect()
+    }
+
     /// Verdicts whose entries are committed go to the stores.
     pub(crate) fn send_orphans(&mut self, effects: &mut Effects) {
         while let Some(verdict) = self.orphans.verdicts.front().copied()

@@ -10,9 +10,7 @@ use replica::{Effect, Effects, Event, RecordNumber, Replica, ReplicaConfig, Requ
 use store::{Store, StoreConfig};
 use wire::checksum::BlockHasher;
 use wire::meta::{Mutation, Operation, VolumePolicy};
-use wire::{
-    ChunkId, ClusterId, Memory, Nanos, NodeId, Sequence, SessionId, Status, StoreId, Timestamp,
-};
+use wire::{ChunkId, ClusterId, Memory, Nanos, NodeId, Sequence, SessionId, Status, StoreId, Timestamp};
 
 use super::memory::one_chunk;
 use super::{Figure, per};

@@ -572,8 +572,8 @@ impl Node {
         }
         for (peer, connection) in called {
             self.with(unit, around, |logic, clock, memory, out| match (logic, peer) {
-                (Logic::Shard(shard), Peer::Store(store)) => {
-                    shard.on_called(clock.now, store, connection, memory, out);
+                (Logic::Shard(shard), Peer::Store(target)) => {
+                    shard.on_called(clock.now, target, connection, memory, out);
                 }
                 (Logic::Meta(meta), Peer::Index(peer)) => meta.on_called(peer, connection),
                 _ => unreachable!("each kind of unit has its own words"),

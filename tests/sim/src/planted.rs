@@ -17,7 +17,8 @@ pub fn is_built_in() -> bool {
 /// Switches a bug on for the whole process.
 pub fn switch_on(name: &str) -> Result<(), String> {
     let bug = Bug::SIMULATED.iter().copied().find(|bug| format!("{bug:?}") == name);
-    let bug = bug.ok_or_else(|| format!("no planted bug is called {name}; there are {:?}", Bug::SIMULATED))?;
+    let bug =
+        bug.ok_or_else(|| format!("no planted bug is called {name}; there are {:?}", Bug::SIMULATED))?;
     if !is_built_in() {
         return Err(format!("this build has no {bug:?}: RUSTFLAGS='--cfg planted'"));
     }
@@ -35,7 +36,8 @@ pub fn recorded() -> Vec<(Bug, Level, u64)> {
             let mut words = line.split_whitespace();
             let mut word = || words.next().expect("a line is `bug level seed`");
             let name = word();
-            let bug = Bug::SIMULATED.iter().copied().find(|bug| format!("{bug:?}") == name).expect("a planted bug");
+            let bug =
+                Bug::SIMULATED.iter().copied().find(|bug| format!("{bug:?}") == name).expect("a planted bug");
             let level = Level::from_name(word()).expect("a level");
             (bug, level, word().parse().expect("a seed is a number"))
         })

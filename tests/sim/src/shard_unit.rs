@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
-use shard::{Dial, Effects, Identity, Link, Placement, Shard};
+use shard::{Dial, Effects, Identity, Link, Placement, Shard, Target};
 use store::Store;
-use wire::{Memory, Nanos, PREFIX_BYTES, Prefix, StoreId};
+use wire::{Memory, Nanos, PREFIX_BYTES, Prefix};
 
 use crate::memory::SimMemory;
 use crate::network::{Connection, Payload};
@@ -64,12 +64,12 @@ impl ShardUnit {
     pub(crate) fn on_called(
         &mut self,
         now: Nanos,
-        store: StoreId,
+        target: Target,
         connection: Connection,
         memory: &mut SimMemory,
         out: &mut Out,
     ) {
-        self.shard.on_dialled(now, store, Some(Link(connection.0)), memory, &mut self.effects);
+        self.shard.on_dialled(now, target, Some(Link(connection.0)), memory, &mut self.effects);
         self.carry_out(now, memory, out);
     }
 
@@ -195,7 +195,7 @@ impl ShardUnit {
             });
             out.sends.push(Outgoing { connection: Connection(send.link.0), head, payload });
         }
-        let calls = effects.dials.drain(..).map(|Dial { store, address }| (Peer::Store(store), address));
+        let calls = effects.dials.drain(..).map(|Dial { target, address }| (Peer::Store(target), address));
         out.calls.extend(calls);
         let closes = std::mem::take(&mut effects.closes);
         if let Some(at) = effects.deadline {

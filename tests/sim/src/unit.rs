@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use journal::IoEffects;
-use wire::{ChunkId, Nanos, StoreId};
+use shard::Target;
+use wire::{ChunkId, Nanos};
 
 use crate::network::{Connection, Payload};
 
@@ -13,7 +14,7 @@ pub(crate) enum Peer {
     /// A metadata replica: a store's index in the map.
     Index(u16),
     /// A shard: the store that comes next in a chain.
-    Store(StoreId),
+    Store(Target),
 }
 
 /// A frame to be sent.

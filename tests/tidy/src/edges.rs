@@ -58,6 +58,7 @@ const CRATES: &[Crate] = &[
         "perf",
         &[
             "wire",
+            "placement",
             "namespace",
             "replica",
             "journal",

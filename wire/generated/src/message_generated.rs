@@ -97,6 +97,290 @@ impl<'a> ::flatbuffers::Verifiable for RoleKind {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for RoleKind {}
+// struct SliceRange, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct SliceRange(pub [u8; 32]);
+impl Default for SliceRange { 
+  fn default() -> Self { 
+    Self([0; 32])
+  }
+}
+impl ::core::fmt::Debug for SliceRange {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("SliceRange")
+      .field("last", &self.last())
+      .field("digest", &self.digest())
+      .field("count", &self.count())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for SliceRange {}
+impl<'a> ::flatbuffers::Follow<'a> for SliceRange {
+  type Inner = &'a SliceRange;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a SliceRange>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a SliceRange {
+  type Inner = &'a SliceRange;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<SliceRange>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for SliceRange {
+    type Output = SliceRange;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const SliceRange as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for SliceRange {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> SliceRange {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    last: &ChunkId,
+    digest: u64,
+    count: u32,
+  ) -> Self {
+    let mut s = Self([0; 32]);
+    s.set_last(last);
+    s.set_digest(digest);
+    s.set_count(count);
+    s
+  }
+
+  pub fn last(&self) -> &ChunkId {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[0..].as_ptr() as *const ChunkId) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_last(&mut self, x: &ChunkId) {
+    self.0[0..0 + 16].copy_from_slice(&x.0)
+  }
+
+  pub fn digest(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_digest(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn count(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_count(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct ChunkRecord, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ChunkRecord(pub [u8; 32]);
+impl Default for ChunkRecord { 
+  fn default() -> Self { 
+    Self([0; 32])
+  }
+}
+impl ::core::fmt::Debug for ChunkRecord {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ChunkRecord")
+      .field("id", &self.id())
+      .field("root", &self.root())
+      .field("length", &self.length())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ChunkRecord {}
+impl<'a> ::flatbuffers::Follow<'a> for ChunkRecord {
+  type Inner = &'a ChunkRecord;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ChunkRecord>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ChunkRecord {
+  type Inner = &'a ChunkRecord;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ChunkRecord>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ChunkRecord {
+    type Output = ChunkRecord;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ChunkRecord as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ChunkRecord {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ChunkRecord {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    id: &ChunkId,
+    root: u64,
+    length: u32,
+  ) -> Self {
+    let mut s = Self([0; 32]);
+    s.set_id(id);
+    s.set_root(root);
+    s.set_length(length);
+    s
+  }
+
+  pub fn id(&self) -> &ChunkId {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[0..].as_ptr() as *const ChunkId) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_id(&mut self, x: &ChunkId) {
+    self.0[0..0 + 16].copy_from_slice(&x.0)
+  }
+
+  pub fn root(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_root(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn length(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_length(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct Term, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -2152,6 +2436,15 @@ impl<'a> ShardStatusReply<'a> {
   pub const VT_ARENA_USED_BYTES: ::flatbuffers::VOffsetT = 70;
   pub const VT_ARENA_BYTES: ::flatbuffers::VOffsetT = 72;
   pub const VT_CONFLICTING_PUT_TOTAL: ::flatbuffers::VOffsetT = 74;
+  pub const VT_SYNC_SLICES: ::flatbuffers::VOffsetT = 76;
+  pub const VT_SYNC_SLICES_DONE: ::flatbuffers::VOffsetT = 78;
+  pub const VT_SYNC_BYTES_LEFT: ::flatbuffers::VOffsetT = 80;
+  pub const VT_SYNC_BYTES_TOTAL: ::flatbuffers::VOffsetT = 82;
+  pub const VT_SYNC_SERVED_BYTES_TOTAL: ::flatbuffers::VOffsetT = 84;
+  pub const VT_REPAIR_WAITING: ::flatbuffers::VOffsetT = 86;
+  pub const VT_REPAIRED_TOTAL: ::flatbuffers::VOffsetT = 88;
+  pub const VT_DIFFERING_TOTAL: ::flatbuffers::VOffsetT = 90;
+  pub const VT_EXTRA_LIVE_TOTAL: ::flatbuffers::VOffsetT = 92;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2163,6 +2456,15 @@ impl<'a> ShardStatusReply<'a> {
     args: &'args ShardStatusReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardStatusReply<'bldr>> {
     let mut builder = ShardStatusReplyBuilder::new(_fbb);
+    builder.add_extra_live_total(args.extra_live_total);
+    builder.add_differing_total(args.differing_total);
+    builder.add_repaired_total(args.repaired_total);
+    builder.add_repair_waiting(args.repair_waiting);
+    builder.add_sync_served_bytes_total(args.sync_served_bytes_total);
+    builder.add_sync_bytes_total(args.sync_bytes_total);
+    builder.add_sync_bytes_left(args.sync_bytes_left);
+    builder.add_sync_slices_done(args.sync_slices_done);
+    builder.add_sync_slices(args.sync_slices);
     builder.add_conflicting_put_total(args.conflicting_put_total);
     builder.add_arena_bytes(args.arena_bytes);
     builder.add_arena_used_bytes(args.arena_used_bytes);
@@ -2455,6 +2757,69 @@ impl<'a> ShardStatusReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn sync_slices(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SLICES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_slices_done(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SLICES_DONE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_bytes_left(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_BYTES_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_bytes_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_BYTES_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sync_served_bytes_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_SYNC_SERVED_BYTES_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn repair_waiting(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_REPAIR_WAITING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn repaired_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_REPAIRED_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn differing_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_DIFFERING_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn extra_live_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatusReply::VT_EXTRA_LIVE_TOTAL, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
@@ -2499,6 +2864,15 @@ impl ::flatbuffers::Verifiable for ShardStatusReply<'_> {
      .visit_field::<u64>("arena_used_bytes", Self::VT_ARENA_USED_BYTES, false)?
      .visit_field::<u64>("arena_bytes", Self::VT_ARENA_BYTES, false)?
      .visit_field::<u64>("conflicting_put_total", Self::VT_CONFLICTING_PUT_TOTAL, false)?
+     .visit_field::<u64>("sync_slices", Self::VT_SYNC_SLICES, false)?
+     .visit_field::<u64>("sync_slices_done", Self::VT_SYNC_SLICES_DONE, false)?
+     .visit_field::<u64>("sync_bytes_left", Self::VT_SYNC_BYTES_LEFT, false)?
+     .visit_field::<u64>("sync_bytes_total", Self::VT_SYNC_BYTES_TOTAL, false)?
+     .visit_field::<u64>("sync_served_bytes_total", Self::VT_SYNC_SERVED_BYTES_TOTAL, false)?
+     .visit_field::<u64>("repair_waiting", Self::VT_REPAIR_WAITING, false)?
+     .visit_field::<u64>("repaired_total", Self::VT_REPAIRED_TOTAL, false)?
+     .visit_field::<u64>("differing_total", Self::VT_DIFFERING_TOTAL, false)?
+     .visit_field::<u64>("extra_live_total", Self::VT_EXTRA_LIVE_TOTAL, false)?
      .finish();
     Ok(())
   }
@@ -2540,6 +2914,15 @@ pub struct ShardStatusReplyArgs<'a> {
     pub arena_used_bytes: u64,
     pub arena_bytes: u64,
     pub conflicting_put_total: u64,
+    pub sync_slices: u64,
+    pub sync_slices_done: u64,
+    pub sync_bytes_left: u64,
+    pub sync_bytes_total: u64,
+    pub sync_served_bytes_total: u64,
+    pub repair_waiting: u64,
+    pub repaired_total: u64,
+    pub differing_total: u64,
+    pub extra_live_total: u64,
 }
 impl<'a> Default for ShardStatusReplyArgs<'a> {
   #[inline]
@@ -2581,6 +2964,15 @@ impl<'a> Default for ShardStatusReplyArgs<'a> {
       arena_used_bytes: 0,
       arena_bytes: 0,
       conflicting_put_total: 0,
+      sync_slices: 0,
+      sync_slices_done: 0,
+      sync_bytes_left: 0,
+      sync_bytes_total: 0,
+      sync_served_bytes_total: 0,
+      repair_waiting: 0,
+      repaired_total: 0,
+      differing_total: 0,
+      extra_live_total: 0,
     }
   }
 }
@@ -2735,6 +3127,42 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusReplyBuilder<'a, '
     self.fbb_.push_slot::<u64>(ShardStatusReply::VT_CONFLICTING_PUT_TOTAL, conflicting_put_total, 0);
   }
   #[inline]
+  pub fn add_sync_slices(&mut self, sync_slices: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SLICES, sync_slices, 0);
+  }
+  #[inline]
+  pub fn add_sync_slices_done(&mut self, sync_slices_done: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SLICES_DONE, sync_slices_done, 0);
+  }
+  #[inline]
+  pub fn add_sync_bytes_left(&mut self, sync_bytes_left: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_BYTES_LEFT, sync_bytes_left, 0);
+  }
+  #[inline]
+  pub fn add_sync_bytes_total(&mut self, sync_bytes_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_BYTES_TOTAL, sync_bytes_total, 0);
+  }
+  #[inline]
+  pub fn add_sync_served_bytes_total(&mut self, sync_served_bytes_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_SYNC_SERVED_BYTES_TOTAL, sync_served_bytes_total, 0);
+  }
+  #[inline]
+  pub fn add_repair_waiting(&mut self, repair_waiting: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_REPAIR_WAITING, repair_waiting, 0);
+  }
+  #[inline]
+  pub fn add_repaired_total(&mut self, repaired_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_REPAIRED_TOTAL, repaired_total, 0);
+  }
+  #[inline]
+  pub fn add_differing_total(&mut self, differing_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_DIFFERING_TOTAL, differing_total, 0);
+  }
+  #[inline]
+  pub fn add_extra_live_total(&mut self, extra_live_total: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatusReply::VT_EXTRA_LIVE_TOTAL, extra_live_total, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusReplyBuilder {
@@ -2789,6 +3217,800 @@ impl ::core::fmt::Debug for ShardStatusReply<'_> {
       ds.field("arena_used_bytes", &self.arena_used_bytes());
       ds.field("arena_bytes", &self.arena_bytes());
       ds.field("conflicting_put_total", &self.conflicting_put_total());
+      ds.field("sync_slices", &self.sync_slices());
+      ds.field("sync_slices_done", &self.sync_slices_done());
+      ds.field("sync_bytes_left", &self.sync_bytes_left());
+      ds.field("sync_bytes_total", &self.sync_bytes_total());
+      ds.field("sync_served_bytes_total", &self.sync_served_bytes_total());
+      ds.field("repair_waiting", &self.repair_waiting());
+      ds.field("repaired_total", &self.repaired_total());
+      ds.field("differing_total", &self.differing_total());
+      ds.field("extra_live_total", &self.extra_live_total());
+      ds.finish()
+  }
+}
+pub enum SliceDigestRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SliceDigestRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SliceDigestRequest<'a> {
+  type Inner = SliceDigestRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SliceDigestRequest<'a> {
+  pub const VT_SLICE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SliceDigestRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SliceDigestRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SliceDigestRequest<'bldr>> {
+    let mut builder = SliceDigestRequestBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.add_limit(args.limit);
+    if let Some(x) = args.after { builder.add_after(x); }
+    builder.add_slice(args.slice);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn slice(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(SliceDigestRequest::VT_SLICE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SliceDigestRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn after(&self) -> Option<&'a ChunkId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkId>(SliceDigestRequest::VT_AFTER, None)}
+  }
+  #[inline]
+  pub fn limit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SliceDigestRequest::VT_LIMIT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SliceDigestRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("slice", Self::VT_SLICE, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<ChunkId>("after", Self::VT_AFTER, false)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SliceDigestRequestArgs<'a> {
+    pub slice: u16,
+    pub epoch: u64,
+    pub after: Option<&'a ChunkId>,
+    pub limit: u32,
+}
+impl<'a> Default for SliceDigestRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SliceDigestRequestArgs {
+      slice: 0,
+      epoch: 0,
+      after: None,
+      limit: 0,
+    }
+  }
+}
+
+pub struct SliceDigestRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SliceDigestRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_slice(&mut self, slice: u16) {
+    self.fbb_.push_slot::<u16>(SliceDigestRequest::VT_SLICE, slice, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(SliceDigestRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: &ChunkId) {
+    self.fbb_.push_slot_always::<&ChunkId>(SliceDigestRequest::VT_AFTER, after);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot::<u32>(SliceDigestRequest::VT_LIMIT, limit, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SliceDigestRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SliceDigestRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SliceDigestRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SliceDigestRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SliceDigestRequest");
+      ds.field("slice", &self.slice());
+      ds.field("epoch", &self.epoch());
+      ds.field("after", &self.after());
+      ds.field("limit", &self.limit());
+      ds.finish()
+  }
+}
+pub enum SliceDigestReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SliceDigestReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SliceDigestReply<'a> {
+  type Inner = SliceDigestReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SliceDigestReply<'a> {
+  pub const VT_RANGES: ::flatbuffers::VOffsetT = 4;
+  pub const VT_END: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SliceDigestReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SliceDigestReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SliceDigestReply<'bldr>> {
+    let mut builder = SliceDigestReplyBuilder::new(_fbb);
+    if let Some(x) = args.ranges { builder.add_ranges(x); }
+    builder.add_end(args.end);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ranges(&self) -> ::flatbuffers::Vector<'a, SliceRange> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, SliceRange>>>(SliceDigestReply::VT_RANGES, None).unwrap()}
+  }
+  #[inline]
+  pub fn end(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SliceDigestReply::VT_END, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SliceDigestReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, SliceRange>>>("ranges", Self::VT_RANGES, true)?
+     .visit_field::<bool>("end", Self::VT_END, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SliceDigestReplyArgs<'a> {
+    pub ranges: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, SliceRange>>>,
+    pub end: bool,
+}
+impl<'a> Default for SliceDigestReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SliceDigestReplyArgs {
+      ranges: None, // required field
+      end: false,
+    }
+  }
+}
+
+pub struct SliceDigestReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SliceDigestReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ranges(&mut self, ranges: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , SliceRange>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SliceDigestReply::VT_RANGES, ranges);
+  }
+  #[inline]
+  pub fn add_end(&mut self, end: bool) {
+    self.fbb_.push_slot::<bool>(SliceDigestReply::VT_END, end, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SliceDigestReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SliceDigestReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SliceDigestReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SliceDigestReply::VT_RANGES,"ranges");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SliceDigestReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SliceDigestReply");
+      ds.field("ranges", &self.ranges());
+      ds.field("end", &self.end());
+      ds.finish()
+  }
+}
+pub enum SliceChunksRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SliceChunksRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SliceChunksRequest<'a> {
+  type Inner = SliceChunksRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SliceChunksRequest<'a> {
+  pub const VT_SLICE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LAST: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SliceChunksRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SliceChunksRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SliceChunksRequest<'bldr>> {
+    let mut builder = SliceChunksRequestBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.add_limit(args.limit);
+    if let Some(x) = args.last { builder.add_last(x); }
+    if let Some(x) = args.after { builder.add_after(x); }
+    builder.add_slice(args.slice);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn slice(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(SliceChunksRequest::VT_SLICE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SliceChunksRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn after(&self) -> Option<&'a ChunkId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkId>(SliceChunksRequest::VT_AFTER, None)}
+  }
+  #[inline]
+  pub fn last(&self) -> &'a ChunkId {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkId>(SliceChunksRequest::VT_LAST, None).unwrap()}
+  }
+  #[inline]
+  pub fn limit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SliceChunksRequest::VT_LIMIT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SliceChunksRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("slice", Self::VT_SLICE, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<ChunkId>("after", Self::VT_AFTER, false)?
+     .visit_field::<ChunkId>("last", Self::VT_LAST, true)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SliceChunksRequestArgs<'a> {
+    pub slice: u16,
+    pub epoch: u64,
+    pub after: Option<&'a ChunkId>,
+    pub last: Option<&'a ChunkId>,
+    pub limit: u32,
+}
+impl<'a> Default for SliceChunksRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SliceChunksRequestArgs {
+      slice: 0,
+      epoch: 0,
+      after: None,
+      last: None, // required field
+      limit: 0,
+    }
+  }
+}
+
+pub struct SliceChunksRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SliceChunksRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_slice(&mut self, slice: u16) {
+    self.fbb_.push_slot::<u16>(SliceChunksRequest::VT_SLICE, slice, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(SliceChunksRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: &ChunkId) {
+    self.fbb_.push_slot_always::<&ChunkId>(SliceChunksRequest::VT_AFTER, after);
+  }
+  #[inline]
+  pub fn add_last(&mut self, last: &ChunkId) {
+    self.fbb_.push_slot_always::<&ChunkId>(SliceChunksRequest::VT_LAST, last);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot::<u32>(SliceChunksRequest::VT_LIMIT, limit, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SliceChunksRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SliceChunksRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SliceChunksRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SliceChunksRequest::VT_LAST,"last");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SliceChunksRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SliceChunksRequest");
+      ds.field("slice", &self.slice());
+      ds.field("epoch", &self.epoch());
+      ds.field("after", &self.after());
+      ds.field("last", &self.last());
+      ds.field("limit", &self.limit());
+      ds.finish()
+  }
+}
+pub enum SliceChunksReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SliceChunksReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SliceChunksReply<'a> {
+  type Inner = SliceChunksReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SliceChunksReply<'a> {
+  pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_END: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SliceChunksReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SliceChunksReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SliceChunksReply<'bldr>> {
+    let mut builder = SliceChunksReplyBuilder::new(_fbb);
+    if let Some(x) = args.chunks { builder.add_chunks(x); }
+    builder.add_end(args.end);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn chunks(&self) -> ::flatbuffers::Vector<'a, ChunkRecord> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkRecord>>>(SliceChunksReply::VT_CHUNKS, None).unwrap()}
+  }
+  #[inline]
+  pub fn end(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SliceChunksReply::VT_END, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SliceChunksReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkRecord>>>("chunks", Self::VT_CHUNKS, true)?
+     .visit_field::<bool>("end", Self::VT_END, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SliceChunksReplyArgs<'a> {
+    pub chunks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkRecord>>>,
+    pub end: bool,
+}
+impl<'a> Default for SliceChunksReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SliceChunksReplyArgs {
+      chunks: None, // required field
+      end: false,
+    }
+  }
+}
+
+pub struct SliceChunksReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SliceChunksReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_chunks(&mut self, chunks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkRecord>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SliceChunksReply::VT_CHUNKS, chunks);
+  }
+  #[inline]
+  pub fn add_end(&mut self, end: bool) {
+    self.fbb_.push_slot::<bool>(SliceChunksReply::VT_END, end, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SliceChunksReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SliceChunksReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SliceChunksReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SliceChunksReply::VT_CHUNKS,"chunks");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SliceChunksReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SliceChunksReply");
+      ds.field("chunks", &self.chunks());
+      ds.field("end", &self.end());
+      ds.finish()
+  }
+}
+pub enum OfferChunksRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct OfferChunksRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for OfferChunksRequest<'a> {
+  type Inner = OfferChunksRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> OfferChunksRequest<'a> {
+  pub const VT_SLICE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    OfferChunksRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OfferChunksRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<OfferChunksRequest<'bldr>> {
+    let mut builder = OfferChunksRequestBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    if let Some(x) = args.chunks { builder.add_chunks(x); }
+    builder.add_slice(args.slice);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn slice(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(OfferChunksRequest::VT_SLICE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OfferChunksRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn chunks(&self) -> ::flatbuffers::Vector<'a, ChunkRecord> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkRecord>>>(OfferChunksRequest::VT_CHUNKS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for OfferChunksRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("slice", Self::VT_SLICE, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkRecord>>>("chunks", Self::VT_CHUNKS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OfferChunksRequestArgs<'a> {
+    pub slice: u16,
+    pub epoch: u64,
+    pub chunks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkRecord>>>,
+}
+impl<'a> Default for OfferChunksRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    OfferChunksRequestArgs {
+      slice: 0,
+      epoch: 0,
+      chunks: None, // required field
+    }
+  }
+}
+
+pub struct OfferChunksRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OfferChunksRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_slice(&mut self, slice: u16) {
+    self.fbb_.push_slot::<u16>(OfferChunksRequest::VT_SLICE, slice, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(OfferChunksRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_chunks(&mut self, chunks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkRecord>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(OfferChunksRequest::VT_CHUNKS, chunks);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OfferChunksRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OfferChunksRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<OfferChunksRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, OfferChunksRequest::VT_CHUNKS,"chunks");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for OfferChunksRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("OfferChunksRequest");
+      ds.field("slice", &self.slice());
+      ds.field("epoch", &self.epoch());
+      ds.field("chunks", &self.chunks());
+      ds.finish()
+  }
+}
+pub enum ReportDamageRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReportDamageRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReportDamageRequest<'a> {
+  type Inner = ReportDamageRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReportDamageRequest<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ROOT: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReportDamageRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReportDamageRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReportDamageRequest<'bldr>> {
+    let mut builder = ReportDamageRequestBuilder::new(_fbb);
+    builder.add_root(args.root);
+    if let Some(x) = args.id { builder.add_id(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> &'a ChunkId {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkId>(ReportDamageRequest::VT_ID, None).unwrap()}
+  }
+  #[inline]
+  pub fn root(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReportDamageRequest::VT_ROOT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReportDamageRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ChunkId>("id", Self::VT_ID, true)?
+     .visit_field::<u64>("root", Self::VT_ROOT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReportDamageRequestArgs<'a> {
+    pub id: Option<&'a ChunkId>,
+    pub root: u64,
+}
+impl<'a> Default for ReportDamageRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReportDamageRequestArgs {
+      id: None, // required field
+      root: 0,
+    }
+  }
+}
+
+pub struct ReportDamageRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReportDamageRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: &ChunkId) {
+    self.fbb_.push_slot_always::<&ChunkId>(ReportDamageRequest::VT_ID, id);
+  }
+  #[inline]
+  pub fn add_root(&mut self, root: u64) {
+    self.fbb_.push_slot::<u64>(ReportDamageRequest::VT_ROOT, root, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReportDamageRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReportDamageRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReportDamageRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ReportDamageRequest::VT_ID,"id");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReportDamageRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReportDamageRequest");
+      ds.field("id", &self.id());
+      ds.field("root", &self.root());
       ds.finish()
   }
 }
@@ -3968,6 +5190,20 @@ impl<'a> QueryRequest<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn query_as_chunk_states_query(&self) -> Option<ChunkStatesQuery<'a>> {
+    if self.query_type() == Query::ChunkStatesQuery {
+      let u = self.query();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ChunkStatesQuery::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for QueryRequest<'_> {
@@ -3985,6 +5221,7 @@ impl ::flatbuffers::Verifiable for QueryRequest<'_> {
           Query::ListQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ListQuery>>("Query::ListQuery", pos),
           Query::UsageQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<UsageQuery>>("Query::UsageQuery", pos),
           Query::GroupStatusQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GroupStatusQuery>>("Query::GroupStatusQuery", pos),
+          Query::ChunkStatesQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ChunkStatesQuery>>("Query::ChunkStatesQuery", pos),
           _ => Ok(()),
         }
      })?
@@ -4084,6 +5321,13 @@ impl ::core::fmt::Debug for QueryRequest<'_> {
         },
         Query::GroupStatusQuery => {
           if let Some(x) = self.query_as_group_status_query() {
+            ds.field("query", &x)
+          } else {
+            ds.field("query", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Query::ChunkStatesQuery => {
+          if let Some(x) = self.query_as_chunk_states_query() {
             ds.field("query", &x)
           } else {
             ds.field("query", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -4244,6 +5488,20 @@ impl<'a> QueryReply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_chunk_states_answer(&self) -> Option<ChunkStatesAnswer<'a>> {
+    if self.answer_type() == Answer::ChunkStatesAnswer {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ChunkStatesAnswer::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for QueryReply<'_> {
@@ -4261,6 +5519,7 @@ impl ::flatbuffers::Verifiable for QueryReply<'_> {
           Answer::ListAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ListAnswer>>("Answer::ListAnswer", pos),
           Answer::UsageAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<UsageAnswer>>("Answer::UsageAnswer", pos),
           Answer::GroupStatusAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GroupStatusAnswer>>("Answer::GroupStatusAnswer", pos),
+          Answer::ChunkStatesAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ChunkStatesAnswer>>("Answer::ChunkStatesAnswer", pos),
           _ => Ok(()),
         }
      })?
@@ -4360,6 +5619,13 @@ impl ::core::fmt::Debug for QueryReply<'_> {
         },
         Answer::GroupStatusAnswer => {
           if let Some(x) = self.answer_as_group_status_answer() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::ChunkStatesAnswer => {
+          if let Some(x) = self.answer_as_chunk_states_answer() {
             ds.field("answer", &x)
           } else {
             ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")

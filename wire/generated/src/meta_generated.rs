@@ -145,10 +145,10 @@ pub struct OperationUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_QUERY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_QUERY: u8 = 7;
+pub const ENUM_MAX_QUERY: u8 = 8;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_QUERY: [Query; 8] = [
+pub const ENUM_VALUES_QUERY: [Query; 9] = [
   Query::NONE,
   Query::VolumeQuery,
   Query::ListVolumesQuery,
@@ -157,6 +157,7 @@ pub const ENUM_VALUES_QUERY: [Query; 8] = [
   Query::ListQuery,
   Query::UsageQuery,
   Query::GroupStatusQuery,
+  Query::ChunkStatesQuery,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -172,9 +173,10 @@ impl Query {
   pub const ListQuery: Self = Self(5);
   pub const UsageQuery: Self = Self(6);
   pub const GroupStatusQuery: Self = Self(7);
+  pub const ChunkStatesQuery: Self = Self(8);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 8;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::VolumeQuery,
@@ -184,6 +186,7 @@ impl Query {
     Self::ListQuery,
     Self::UsageQuery,
     Self::GroupStatusQuery,
+    Self::ChunkStatesQuery,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -196,6 +199,7 @@ impl Query {
       Self::ListQuery => Some("ListQuery"),
       Self::UsageQuery => Some("UsageQuery"),
       Self::GroupStatusQuery => Some("GroupStatusQuery"),
+      Self::ChunkStatesQuery => Some("ChunkStatesQuery"),
       _ => None,
     }
   }
@@ -255,10 +259,10 @@ pub struct QueryUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ANSWER: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ANSWER: u8 = 7;
+pub const ENUM_MAX_ANSWER: u8 = 8;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ANSWER: [Answer; 8] = [
+pub const ENUM_VALUES_ANSWER: [Answer; 9] = [
   Answer::NONE,
   Answer::VolumeAnswer,
   Answer::VolumesAnswer,
@@ -267,6 +271,7 @@ pub const ENUM_VALUES_ANSWER: [Answer; 8] = [
   Answer::ListAnswer,
   Answer::UsageAnswer,
   Answer::GroupStatusAnswer,
+  Answer::ChunkStatesAnswer,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -282,9 +287,10 @@ impl Answer {
   pub const ListAnswer: Self = Self(5);
   pub const UsageAnswer: Self = Self(6);
   pub const GroupStatusAnswer: Self = Self(7);
+  pub const ChunkStatesAnswer: Self = Self(8);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 8;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::VolumeAnswer,
@@ -294,6 +300,7 @@ impl Answer {
     Self::ListAnswer,
     Self::UsageAnswer,
     Self::GroupStatusAnswer,
+    Self::ChunkStatesAnswer,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -306,6 +313,7 @@ impl Answer {
       Self::ListAnswer => Some("ListAnswer"),
       Self::UsageAnswer => Some("UsageAnswer"),
       Self::GroupStatusAnswer => Some("GroupStatusAnswer"),
+      Self::ChunkStatesAnswer => Some("ChunkStatesAnswer"),
       _ => None,
     }
   }
@@ -2234,6 +2242,165 @@ impl<'a> ListRecord {
         &x_le as *const _ as *const u8,
         self.0[82..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct ChunkStateRecord, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ChunkStateRecord(pub [u8; 16]);
+impl Default for ChunkStateRecord { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for ChunkStateRecord {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ChunkStateRecord")
+      .field("root", &self.root())
+      .field("state", &self.state())
+      .field("has_root", &self.has_root())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ChunkStateRecord {}
+impl<'a> ::flatbuffers::Follow<'a> for ChunkStateRecord {
+  type Inner = &'a ChunkStateRecord;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ChunkStateRecord>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ChunkStateRecord {
+  type Inner = &'a ChunkStateRecord;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ChunkStateRecord>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ChunkStateRecord {
+    type Output = ChunkStateRecord;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ChunkStateRecord as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ChunkStateRecord {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ChunkStateRecord {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    root: u64,
+    state: u8,
+    has_root: bool,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_root(root);
+    s.set_state(state);
+    s.set_has_root(has_root);
+    s
+  }
+
+  pub fn root(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_root(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn state(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_state(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn has_root(&self) -> bool {
+    let mut mem = ::core::mem::MaybeUninit::<<bool as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[9..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_has_root(&mut self, x: bool) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[9..].as_mut_ptr(),
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -5719,6 +5886,103 @@ impl ::core::fmt::Debug for GroupStatusQuery<'_> {
       ds.finish()
   }
 }
+pub enum ChunkStatesQueryOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ChunkStatesQuery<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ChunkStatesQuery<'a> {
+  type Inner = ChunkStatesQuery<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ChunkStatesQuery<'a> {
+  pub const VT_IDS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ChunkStatesQuery { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ChunkStatesQueryArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ChunkStatesQuery<'bldr>> {
+    let mut builder = ChunkStatesQueryBuilder::new(_fbb);
+    if let Some(x) = args.ids { builder.add_ids(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ids(&self) -> ::flatbuffers::Vector<'a, ChunkId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkId>>>(ChunkStatesQuery::VT_IDS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ChunkStatesQuery<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkId>>>("ids", Self::VT_IDS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ChunkStatesQueryArgs<'a> {
+    pub ids: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkId>>>,
+}
+impl<'a> Default for ChunkStatesQueryArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ChunkStatesQueryArgs {
+      ids: None, // required field
+    }
+  }
+}
+
+pub struct ChunkStatesQueryBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ChunkStatesQueryBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ids(&mut self, ids: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkId>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChunkStatesQuery::VT_IDS, ids);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ChunkStatesQueryBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ChunkStatesQueryBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ChunkStatesQuery<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ChunkStatesQuery::VT_IDS,"ids");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ChunkStatesQuery<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ChunkStatesQuery");
+      ds.field("ids", &self.ids());
+      ds.finish()
+  }
+}
 pub enum VolumesAnswerOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -6906,6 +7170,103 @@ impl ::core::fmt::Debug for GroupStatusAnswer<'_> {
       ds.field("unopened_chunks", &self.unopened_chunks());
       ds.field("log_full", &self.log_full());
       ds.field("memory_full", &self.memory_full());
+      ds.finish()
+  }
+}
+pub enum ChunkStatesAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ChunkStatesAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ChunkStatesAnswer<'a> {
+  type Inner = ChunkStatesAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ChunkStatesAnswer<'a> {
+  pub const VT_STATES: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ChunkStatesAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ChunkStatesAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ChunkStatesAnswer<'bldr>> {
+    let mut builder = ChunkStatesAnswerBuilder::new(_fbb);
+    if let Some(x) = args.states { builder.add_states(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn states(&self) -> ::flatbuffers::Vector<'a, ChunkStateRecord> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkStateRecord>>>(ChunkStatesAnswer::VT_STATES, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ChunkStatesAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkStateRecord>>>("states", Self::VT_STATES, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ChunkStatesAnswerArgs<'a> {
+    pub states: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkStateRecord>>>,
+}
+impl<'a> Default for ChunkStatesAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ChunkStatesAnswerArgs {
+      states: None, // required field
+    }
+  }
+}
+
+pub struct ChunkStatesAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ChunkStatesAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_states(&mut self, states: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkStateRecord>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChunkStatesAnswer::VT_STATES, states);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ChunkStatesAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ChunkStatesAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ChunkStatesAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ChunkStatesAnswer::VT_STATES,"states");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ChunkStatesAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ChunkStatesAnswer");
+      ds.field("states", &self.states());
       ds.finish()
   }
 }

@@ -7,7 +7,7 @@ use wire_generated::meta_generated as schema;
 use super::attributes::{
     bytes_of, decode_attributes, decode_xattrs, encode_attributes, encode_xattrs, optional_bytes, take,
 };
-use super::{DecodeError, check, extents};
+use super::{DecodeError, check, extents, slice};
 use crate::limits::{LIST_ENTRIES_MAX, MESSAGE_BYTES_MAX};
 use crate::meta::{
     Answer, Attributes, Entry, ExtentPage, GroupState, InodeKind, ListEntry, VolumeInfo, VolumePolicy,
@@ -53,6 +53,7 @@ fn encode_body(builder: &mut Builder, scratch: &mut Vec<u8>, answer: &Answer) ->
         }
         Answer::Usage(usage) => encode_usage(builder, usage),
         Answer::GroupStatus(state) => encode_group_state(builder, state),
+        Answer::ChunkStates(states) => slice::encode_states(builder, states),
     }
 }
 
@@ -199,6 +200,9 @@ pub(super) fn decode(table: message::QueryReply<'_>) -> Result<Answer, DecodeErr
         schema::Answer::GroupStatusAnswer => {
             let body = table.answer_as_group_status_answer().ok_or(MISSING)?;
             Answer::GroupStatus(decode_group_state(body))
+        }
+        schema::Answer::ChunkStatesAnswer => {
+            slice::decode_states(table.answer_as_chunk_states_answer().ok_or(MISSING)?)?
         }
         _ => return Err(DecodeError::Unknown("answer")),
     })

@@ -8,7 +8,7 @@ use super::extents::decode_chunk_id;
 use super::verify::root;
 use super::{
     DecodeError, Reply, Request, answer, check, chunk, hello, operation, plain, query, replication, session,
-    shard_state,
+    shard_state, slice,
 };
 use crate::limits::{CONTROL_BYTES_MAX, MAP_PAGE_BYTES, MAP_PAGES_MAX, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
@@ -48,6 +48,13 @@ impl Request<'_> {
             FrameKind::ShardStatus => {
                 root::<schema::Empty<'_>>(message)?;
                 Request::ShardStatus
+            }
+            FrameKind::SliceDigest => slice::decode_digest_request(root(message)?)?,
+            FrameKind::SliceChunks => slice::decode_chunks_request(root(message)?)?,
+            FrameKind::OfferChunks => slice::decode_offer(root(message)?)?,
+            FrameKind::ReportDamage => {
+                let table = root::<schema::ReportDamageRequest<'_>>(message)?;
+                Request::ReportDamage { id: decode_chunk_id(table.id()), root: table.root() }
             }
             FrameKind::OpenSession => {
                 let table = root::<schema::OpenSessionRequest<'_>>(message)?;
@@ -105,6 +112,8 @@ impl Reply<'_> {
                 Reply::Inventory { ids, end: table.end() }
             }
             FrameKind::ShardStatus => Reply::ShardStatus(Box::new(shard_state::decode(root(message)?)?)),
+            FrameKind::SliceDigest => slice::decode_digest_reply(root(message)?)?,
+            FrameKind::SliceChunks => slice::decode_chunks_reply(root(message)?)?,
             FrameKind::OpenSession => {
                 let table = root::<schema::OpenSessionReply<'_>>(message)?;
                 Reply::Session(SessionGrant {
@@ -117,10 +126,16 @@ impl Reply<'_> {
             FrameKind::Register => Reply::Register(Box::new(plain::decode(control_bytes(message)?)?)),
             FrameKind::Heartbeat => Reply::Heartbeat(plain::decode(control_bytes(message)?)?),
             FrameKind::Manage => Reply::Managed(Box::new(plain::decode(control_bytes(message)?)?)),
-            FrameKind::DeleteChunks | FrameKind::KeepAlive | FrameKind::CloseSession => {
+            FrameKind::DeleteChunks
+            | FrameKind::OfferChunks
+            | FrameKind::ReportDamage
+            | FrameKind::KeepAlive
+            | FrameKind::CloseSession => {
                 root::<schema::Empty<'_>>(message)?;
                 match kind {
                     FrameKind::DeleteChunks => Reply::DeleteChunks,
+                    FrameKind::OfferChunks => Reply::OfferChunks,
+                    FrameKind::ReportDamage => Reply::ReportDamage,
                     FrameKind::KeepAlive => Reply::KeepAlive,
                     _ => Reply::CloseSession,
                 }

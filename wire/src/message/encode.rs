@@ -8,7 +8,7 @@ use wire_generated::message_generated as schema;
 
 use super::attributes::optional_bytes;
 use super::{
-    Reply, Request, answer, chunk, hello, operation, plain, query, replication, session, shard_state,
+    Reply, Request, answer, chunk, hello, operation, plain, query, replication, session, shard_state, slice,
 };
 use crate::limits::{CONTROL_BYTES_MAX, MAP_PAGE_BYTES, MESSAGE_CHUNKS_MAX};
 use crate::meta::SessionGrant;
@@ -139,6 +139,16 @@ impl Encoder {
                 let args = schema::InventoryRequestArgs { after: after.as_ref(), limit: *limit };
                 schema::InventoryRequest::create(builder, &args).as_union_value()
             }
+            Request::SliceDigest { span, limit } => {
+                slice::encode_digest_request(builder, span, *limit).as_union_value()
+            }
+            Request::SliceChunks { span, last, limit } => {
+                slice::encode_chunks_request(builder, span, *last, *limit).as_union_value()
+            }
+            Request::OfferChunks { slice, epoch, chunks } => {
+                slice::encode_offer(builder, *slice, *epoch, chunks).as_union_value()
+            }
+            Request::ReportDamage { id, root } => slice::encode_report(builder, *id, *root).as_union_value(),
             Request::OpenSession { name } => session::encode_open(builder, name).as_union_value(),
             Request::KeepAlive { session, pins } => {
                 session::encode_keep_alive(builder, *session, pins).as_union_value()
@@ -177,7 +187,17 @@ impl Encoder {
                 schema::PutChunkReply::create(builder, &args).as_union_value()
             }
             Reply::GetChunk(part) => chunk::encode_part(builder, part).as_union_value(),
-            Reply::DeleteChunks | Reply::KeepAlive | Reply::CloseSession => empty(builder),
+            Reply::DeleteChunks
+            | Reply::OfferChunks
+            | Reply::ReportDamage
+            | Reply::KeepAlive
+            | Reply::CloseSession => empty(builder),
+            Reply::SliceDigest { ranges, end } => {
+                slice::encode_digest_reply(builder, ranges, *end).as_union_value()
+            }
+            Reply::SliceChunks { chunks, end } => {
+                slice::encode_chunks_reply(builder, chunks, *end).as_union_value()
+            }
             Reply::Inventory { ids, end } => {
                 assert!(ids.len() <= MESSAGE_CHUNKS_MAX, "a page keeps its limit");
                 let ids = Some(chunk::encode_ids(builder, *ids));

@@ -5,8 +5,9 @@ use wire_generated::message_generated as message;
 use wire_generated::meta_generated as schema;
 
 use super::attributes::{bytes_of, decode_place, encode_place, optional_bytes};
-use super::{DecodeError, check};
-use crate::limits::{NAME_BYTES_MAX, VOLUME_NAME_BYTES_MAX};
+use super::chunk::{decode_ids, encode_ids};
+use super::{ChunkIds, DecodeError, check};
+use crate::limits::{MESSAGE_CHUNKS_MAX, NAME_BYTES_MAX, VOLUME_NAME_BYTES_MAX};
 use crate::meta::Query;
 use crate::{InodeId, Layout, Version, VolumeId};
 
@@ -36,6 +37,10 @@ impl Query {
                 check::path(&place.path)?;
                 check::length("name", after.len(), NAME_BYTES_MAX)?;
                 check::list_limit(*limit)
+            }
+            Self::ChunkStates { ids } => {
+                check::that(!ids.is_empty(), "chunk ids")?;
+                check::length("chunk ids", ids.len(), MESSAGE_CHUNKS_MAX)
             }
             Self::Usage { .. } | Self::GroupStatus => Ok(()),
         }
@@ -95,6 +100,11 @@ fn encode_body(builder: &mut Builder, query: &Query) -> Body {
             let body = schema::GroupStatusQuery::create(builder, &schema::GroupStatusQueryArgs {});
             (schema::Query::GroupStatusQuery, body.as_union_value())
         }
+        Query::ChunkStates { ids } => {
+            let ids = Some(encode_ids(builder, ChunkIds::new(ids)));
+            let body = schema::ChunkStatesQuery::create(builder, &schema::ChunkStatesQueryArgs { ids });
+            (schema::Query::ChunkStatesQuery, body.as_union_value())
+        }
     }
 }
 
@@ -145,6 +155,10 @@ fn decode_body(table: message::QueryRequest<'_>) -> Result<Query, DecodeError> {
             Query::Usage { volume: VolumeId(body.volume()) }
         }
         schema::Query::GroupStatusQuery => Query::GroupStatus,
+        schema::Query::ChunkStatesQuery => {
+            let body = table.query_as_chunk_states_query().ok_or(MISSING)?;
+            Query::ChunkStates { ids: decode_ids(body.ids())?.iter().collect() }
+        }
         _ => return Err(DecodeError::Unknown("query")),
     })
 }

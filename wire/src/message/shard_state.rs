@@ -148,4 +148,22 @@ counters! {
     arena_bytes;
     /// Puts refused since the store holds other bytes under their id (R4): its metadata log is older than it is.
     conflicting_put_total;
+    /// Slices in which the store is being brought up to date.
+    sync_slices;
+    /// Of these, those that are.
+    sync_slices_done;
+    /// Bytes that are still to be fetched for that, about.
+    sync_bytes_left;
+    /// Bytes of chunks fetched from other replicas.
+    sync_bytes_total;
+    /// Bytes of chunks read for other replicas.
+    sync_served_bytes_total;
+    /// Chunks that are damaged here, or that no replica could supply, and that are looked for.
+    repair_waiting;
+    /// Damaged chunks that were replaced by good ones.
+    repaired_total;
+    /// Chunks that had other bytes here than at another replica (R3).
+    differing_total;
+    /// Live chunks that only this replica held (R2).
+    extra_live_total;
 }

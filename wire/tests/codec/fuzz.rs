@@ -197,10 +197,12 @@ fn request_bytes(request: &Request<'_>) -> usize {
         Request::OpenSession { name } => name.capacity(),
         Request::KeepAlive { pins, .. } => size_of_val(pins.as_slice()),
         Request::Mutate(mutation) => operation_bytes(&mutation.operation),
+        Request::OfferChunks { chunks, .. } => size_of_val(chunks.as_slice()),
         Request::Query(query) => match query {
             Query::Volume { name } | Query::ListVolumes { after: name, .. } => name.capacity(),
             Query::Lookup { place, .. } => place_bytes(place),
             Query::List { place, after, .. } => place_bytes(place) + after.capacity(),
+            Query::ChunkStates { ids } => size_of_val(ids.as_slice()),
             Query::ReadExtents { .. } | Query::Usage { .. } | Query::GroupStatus => 0,
         },
         _ => 0,
@@ -237,6 +239,8 @@ fn operation_bytes(operation: &Operation) -> usize {
 fn reply_bytes(reply: &Reply<'_>) -> usize {
     match reply {
         Reply::Hello(hello) => hello.server.capacity(),
+        Reply::SliceDigest { ranges, .. } => size_of_val(ranges.as_slice()),
+        Reply::SliceChunks { chunks, .. } => size_of_val(chunks.as_slice()),
         Reply::Answer(answer) => match answer {
             Answer::Volume(volume) => volume.name.capacity(),
             Answer::Volumes(volumes, _) => {
@@ -248,6 +252,7 @@ fn reply_bytes(reply: &Reply<'_>) -> usize {
                 let text = entries.iter().map(|entry| entry.name.capacity() + entry.target.capacity());
                 size_of_val(entries.as_slice()) + text.sum::<usize>()
             }
+            Answer::ChunkStates(states) => size_of_val(states.as_slice()),
             Answer::Usage(_) | Answer::GroupStatus(_) => 0,
         },
         _ => 0,

@@ -5,8 +5,8 @@ mod reply;
 use crate::control;
 use wire::limits::{CHUNK_BYTES_MAX, LEAVES_MAX, MESSAGE_CHUNKS_MAX, TERMS_MAX};
 use wire::message::{
-    ChunkIds, Entries, GetChunk, Hello, HopClass, Page, Progress, PutChunk, Replication, Request, Subscribe,
-    Term, Words,
+    ChunkIds, ChunkRecord, Entries, GetChunk, Hello, HopClass, Page, Progress, PutChunk, Replication,
+    Request, SliceSpan, Subscribe, Term, Words,
 };
 use wire::meta::{
     AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Extents, InodeKind, Mutation,
@@ -15,7 +15,7 @@ use wire::meta::{
 };
 use wire::{
     ChunkId, ClusterId, CommitIndex, Epoch, FrameKind, InodeId, Layout, MapNumber, Sequence, SessionId,
-    StoreId, Timestamp, Version, VolumeId,
+    SliceIndex, StoreId, Timestamp, Version, VolumeId,
 };
 
 /// splitmix64.
@@ -250,6 +250,10 @@ impl Random {
                 Request::Inventory { after: Some(self.chunk()), limit }
             }
             FrameKind::ShardStatus => Request::ShardStatus,
+            kind @ (FrameKind::SliceDigest
+            | FrameKind::SliceChunks
+            | FrameKind::OfferChunks
+            | FrameKind::ReportDamage) => self.replica_request(kind, pool),
             FrameKind::OpenSession => Request::OpenSession { name: self.text(255) },
             FrameKind::KeepAlive => {
                 let pins = (0..self.below(5)).map(|_| self.pin()).collect();
@@ -324,6 +328,40 @@ impl Random {
                 Replication::Page(Page { epoch, number, piece, ends_page, last, bytes })
             }
         }
+    }
+
+    fn replica_request(&mut self, kind: FrameKind, pool: &Pool) -> Request<'static> {
+        match kind {
+            FrameKind::SliceDigest => {
+                let limit = u32::try_from(self.between(1, 4096)).expect("few");
+                Request::SliceDigest { span: self.span(), limit }
+            }
+            FrameKind::SliceChunks => {
+                let limit = u32::try_from(self.between(1, 4096)).expect("few");
+                Request::SliceChunks { span: self.span(), last: self.chunk(), limit }
+            }
+            FrameKind::OfferChunks => Request::OfferChunks {
+                slice: SliceIndex(self.u16()),
+                epoch: Epoch(self.u64()),
+                chunks: self.records(pool),
+            },
+            _ => Request::ReportDamage { id: self.chunk(), root: self.u64() },
+        }
+    }
+
+    fn span(&mut self) -> SliceSpan {
+        let slice = SliceIndex(self.u16());
+        SliceSpan { slice, epoch: Epoch(self.u64()), after: self.maybe(Self::chunk) }
+    }
+
+    pub(crate) fn records(&mut self, pool: &Pool) -> Vec<ChunkRecord> {
+        let count = self.below(50);
+        let record = |id: &ChunkId| ChunkRecord {
+            id: *id,
+            length: u32::try_from(self.between(1, CHUNK_BYTES_MAX.into())).expect("a chunk"),
+            root: self.u64(),
+        };
+        pool.ids[..count].iter().map(record).collect()
     }
 
     fn pin(&mut self) -> Pin {
@@ -429,7 +467,7 @@ impl Random {
     fn query(&mut self) -> Query {
         let limit = u32::try_from(self.between(1, 1024)).expect("few");
         let roots = u32::try_from(self.between(1, 8192)).expect("few");
-        match self.below(7) {
+        match self.below(8) {
             0 => Query::Volume { name: self.volume_name() },
             1 => Query::ListVolumes { after: self.text(63), limit },
             2 => Query::Lookup { place: self.place(), follow: self.flag(), xattrs: self.flag(), roots },
@@ -443,6 +481,7 @@ impl Random {
             },
             4 => Query::List { place: self.place(), after: self.name(0, 255), limit },
             5 => Query::Usage { volume: VolumeId(self.u64()) },
+            6 => Query::ChunkStates { ids: (0..=self.below(40)).map(|_| self.chunk()).collect() },
             _ => Query::GroupStatus,
         }
     }

@@ -2,18 +2,19 @@
 
 use crate::control;
 use wire::message::{
-    ChunkIds, ChunkPart, Entries, GetChunk, Hello, HelloReply, HopClass, Page, Progress, PutChunk,
-    Replication, Reply, Request, Role, ShardState, StoreCondition, Subscribe, Term, Words,
+    ChunkIds, ChunkPart, ChunkRecord, Entries, GetChunk, Hello, HelloReply, HopClass, Page, Progress,
+    PutChunk, Replication, Reply, Request, Role, ShardState, SliceRange, SliceSpan, StoreCondition,
+    Subscribe, Term, Words,
 };
 use wire::meta::{
-    Answer, AttributeChange, Attributes, Change, Commit, Compact, CopyRange, Entry, ExtentPage, Extents,
-    GroupState, InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place, Precondition,
-    Query, Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy, VolumeUsage, Xattr,
-    XattrMode,
+    Answer, AttributeChange, Attributes, Change, ChunkState, Commit, Compact, CopyRange, Entry, ExtentPage,
+    Extents, GroupState, InodeKind, ListEntry, Mutation, NewAttributes, Operation, Outcome, Pin, Place,
+    Precondition, Query, Refusal, RemoveKind, RenameMode, Run, SessionGrant, VolumeInfo, VolumePolicy,
+    VolumeUsage, Xattr, XattrMode,
 };
 use wire::{
     ChunkId, ClusterId, CommitIndex, Epoch, FrameKind, GroupId, Incarnation, InodeId, Layout, MapNumber,
-    NodeId, Sequence, SessionId, ShardIndex, Status, StoreId, Timestamp, Version, VolumeId,
+    NodeId, Sequence, SessionId, ShardIndex, SliceIndex, Status, StoreId, Timestamp, Version, VolumeId,
 };
 
 const LEAVES: [u64; 3] = [0x1111_2222_3333_4444, 0x5555_6666_7777_8888, 0x9999_aaaa_bbbb_cccc];
@@ -57,6 +58,10 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("delete-chunks", Request::DeleteChunks { map: MapNumber(4), ids: ChunkIds::new(&IDS) }),
         ("inventory", Request::Inventory { after: Some(IDS[0]), limit: 4096 }),
         ("shard-status", Request::ShardStatus),
+        ("slice-digest", Request::SliceDigest { span: span(), limit: 64 }),
+        ("slice-chunks", Request::SliceChunks { span: span(), last: chunk(300), limit: 4096 }),
+        ("offer-chunks", Request::OfferChunks { slice: SliceIndex(77), epoch: Epoch(5), chunks: records() }),
+        ("report-damage", Request::ReportDamage { id: chunk(9), root: 0x0123_4567_89ab_cdef }),
         ("open-session", Request::OpenSession { name: "catena put".to_owned() }),
         (
             "keep-alive",
@@ -228,6 +233,7 @@ fn queries() -> Vec<(&'static str, Query)> {
         ("list", Query::List { place: place(b"a"), after: b"zebra\n\xff".to_vec(), limit: 7 }),
         ("usage", Query::Usage { volume: VolumeId(2) }),
         ("group-status", Query::GroupStatus),
+        ("chunk-states", Query::ChunkStates { ids: IDS.to_vec() }),
     ]
 }
 
@@ -250,6 +256,20 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameKind, Status, Reply<'static>)
         ok("delete-chunks", FrameKind::DeleteChunks, Reply::DeleteChunks),
         ok("inventory", FrameKind::Inventory, Reply::Inventory { ids: ChunkIds::new(&IDS), end: true }),
         ok("shard-status", FrameKind::ShardStatus, Reply::ShardStatus(Box::new(shard_state()))),
+        ok(
+            "slice-digest",
+            FrameKind::SliceDigest,
+            Reply::SliceDigest {
+                ranges: vec![
+                    SliceRange { last: chunk(300), count: 256, digest: 0x0102_0304_0506_0708 },
+                    SliceRange { last: ChunkId::MAX, count: 3, digest: 9 },
+                ],
+                end: true,
+            },
+        ),
+        ok("slice-chunks", FrameKind::SliceChunks, Reply::SliceChunks { chunks: records(), end: true }),
+        ok("offer-chunks", FrameKind::OfferChunks, Reply::OfferChunks),
+        ok("report-damage", FrameKind::ReportDamage, Reply::ReportDamage),
         ok(
             "open-session",
             FrameKind::OpenSession,
@@ -300,6 +320,26 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ),
         ("usage", Answer::Usage(usage())),
         ("group-status", Answer::GroupStatus(group_state())),
+        (
+            "chunk-states",
+            Answer::ChunkStates(vec![
+                ChunkState::Dead,
+                ChunkState::Open,
+                ChunkState::Live { root: Some(0x0123_4567_89ab_cdef) },
+                ChunkState::Live { root: None },
+            ]),
+        ),
+    ]
+}
+
+fn span() -> SliceSpan {
+    SliceSpan { slice: SliceIndex(77), epoch: Epoch(5), after: Some(chunk(40)) }
+}
+
+fn records() -> Vec<ChunkRecord> {
+    vec![
+        ChunkRecord { id: chunk(41), length: 1 << 20, root: 0x0123_4567_89ab_cdef },
+        ChunkRecord { id: chunk(43), length: 5_000, root: 12 },
     ]
 }
 

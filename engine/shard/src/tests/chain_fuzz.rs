@@ -36,7 +36,7 @@ fn head_of(chunk: &Chunk) -> usize {
     CHAINS[usize::from(wire::slice_of(chunk.id, 2).0)][0]
 }
 
-struct Run {
+pub(super) struct Run {
     world: World,
     random: Random,
     clients: Vec<Client>,
@@ -45,7 +45,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         // From plenty to room for a few chunks only.
         let memory = [0, 64 * MIB, 24 * MIB][usize::try_from(random.below(3)).unwrap()];
@@ -119,7 +119,7 @@ impl Run {
         }
     }
 
-    fn run(mut self, seed: u64) -> BTreeMap<&'static str, u64> {
+    pub(super) fn run(mut self, seed: u64) -> BTreeMap<&'static str, u64> {
         for _ in 0..400 {
             self.ask();
             for _ in 0..self.random.below(20) {

@@ -3,20 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use journal::Expected;
 use journal::fake_disk::{FakeDisk, FakeMemory, Random, format_of};
 use placement::{ClusterMap, Edition, OneNode, one_node};
 use store::{Store, StoreConfig};
-use wire::map::{Member, ReplicaState};
+use wire::map::{Member, Phase, ReplicaState};
 use wire::message::{
-    Encoder, Hello, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request, RequestHead, StoreCondition,
+    ChunkIds, Encoder, Hello, HopClass, PayloadMeta, PutChunk, Reply, ReplyHead, Request, RequestHead, Role,
+    StoreCondition,
 };
+use wire::meta::{Answer, ChunkState, Query};
 use wire::{
-    ChunkId, Epoch, FrameKind, Load, MapNumber, Memory, Nanos, NodeId, PREFIX_BYTES, Prefix, ShardIndex,
-    Status, StoreId,
+    ChunkId, Epoch, FrameKind, GroupId, Load, MapNumber, Memory, Nanos, NodeId, PREFIX_BYTES, Prefix,
+    ShardIndex, Status, StoreId,
 };
 
 use super::bench::{CLUSTER, Chunk, hello};
-use crate::{Effects, Identity, Link, Placement, Shard};
+use crate::{Effects, Identity, Link, Placement, Purpose, Shard, Suspicion, Synced, Target};
 
 const SEGMENT_BYTES: u32 = 16 << 20;
 pub(super) const FRAGMENT_BYTES: usize = wire::limits::PAYLOAD_BYTES_MAX;
@@ -34,6 +37,8 @@ enum End {
     Shard(usize, Link),
     /// The client's connection to this shard.
     Client(usize),
+    /// The metadata group's reader.
+    Group,
 }
 
 /// A connection: two ends, and what travels to each.
@@ -41,6 +46,8 @@ enum End {
 struct Wire {
     ends: [End; 2],
     to: [VecDeque<Frame>; 2],
+    /// What one shard made it for.
+    purpose: Option<Purpose>,
 }
 
 /// A shard with what it runs on.
@@ -52,6 +59,10 @@ pub(super) struct Site {
     deadline: Option<Nanos>,
     /// What its store keeps of its own.
     kept_bytes: usize,
+    /// What its shard told the driver, in order.
+    pub(super) synced: Vec<Synced>,
+    pub(super) suspects: Vec<Suspicion>,
+    pub(super) damaged: Vec<ChunkId>,
     /// Its disk does nothing while this is set.
     pub(super) is_stuck: bool,
     /// Nothing reaches it, and nothing it says arrives.
@@ -71,6 +82,22 @@ pub(super) struct World {
     credit: BTreeMap<usize, u64>,
     /// Sites that ended the client's connection.
     pub(super) ended: BTreeSet<usize>,
+    /// What the group says of chunks; `Open` of all others.
+    pub(super) states: BTreeMap<ChunkId, ChunkState>,
+    /// The group can't be reached.
+    pub(super) is_group_away: bool,
+    /// Bytes that went over connections made for comparing and fetching.
+    pub(super) sync_bytes: u64,
+    /// What is fetched arrives with a wrong byte.
+    pub(super) is_garbling: bool,
+}
+
+/// One slice's chain: epoch, phase, and members, head first.
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    pub(super) epoch: u64,
+    pub(super) phase: Phase,
+    pub(super) members: Vec<(usize, ReplicaState)>,
 }
 
 pub(super) fn store_id(site: usize) -> StoreId {
@@ -79,6 +106,17 @@ pub(super) fn store_id(site: usize) -> StoreId {
 
 /// A map of 2^`ring_bits` slices: of each the chain's sites, head first. All epochs are the map's number.
 pub(super) fn chain_map(number: u64, sites: usize, chains: &[&[(usize, ReplicaState)]]) -> ClusterMap {
+    let links = |members: &&[(usize, ReplicaState)]| Links {
+        epoch: number,
+        phase: Phase::Active,
+        members: members.to_vec(),
+    };
+    let chains: Vec<Links> = chains.iter().map(links).collect();
+    links_map(number, sites, &chains)
+}
+
+/// A map with these chains, one for each slice.
+pub(super) fn links_map(number: u64, sites: usize, chains: &[Links]) -> ClusterMap {
     let bits = u8::try_from(chains.len().trailing_zeros()).unwrap();
     let store = |site: usize| {
         (store_id(site), ShardIndex(u16::try_from(site).unwrap()), format!("127.0.0.1:{}", 7430 + site))
@@ -88,7 +126,7 @@ pub(super) fn chain_map(number: u64, sites: usize, chains: &[&[(usize, ReplicaSt
         node: NodeId(1),
         name: "node".into(),
         stores: (0..sites).map(store).collect(),
-        metadata: StoreId([0xff; 16]),
+        metadata: GROUP_STORE,
         metadata_address: "127.0.0.1:2".into(),
         control: "127.0.0.1:3".into(),
         ring_bits: bits,
@@ -99,15 +137,18 @@ pub(super) fn chain_map(number: u64, sites: usize, chains: &[&[(usize, ReplicaSt
     map.settings.chain_length = 3;
     map.settings.min_in_sync = 1;
     for (slice, chain) in map.slices.iter_mut().zip(chains) {
-        slice.chain.epoch = Epoch(number);
+        slice.chain.epoch = Epoch(chain.epoch);
+        slice.chain.phase = chain.phase;
         let member = |&(site, state): &(usize, ReplicaState)| {
             let is_seed = state == ReplicaState::Serving;
             Member { store: u16::try_from(site).unwrap(), state, is_seed }
         };
-        slice.chain.members = chain.iter().map(member).collect();
+        slice.chain.members = chain.members.iter().map(member).collect();
     }
     ClusterMap::new(map).expect("a legal map")
 }
+
+const GROUP_STORE: StoreId = StoreId([0xff; 16]);
 
 /// All serving.
 pub(super) fn serving(sites: &[usize]) -> Vec<(usize, ReplicaState)> {
@@ -126,17 +167,60 @@ impl World {
             answers: BTreeMap::new(),
             credit: BTreeMap::new(),
             ended: BTreeSet::new(),
+            states: BTreeMap::new(),
+            is_group_away: false,
+            sync_bytes: 0,
+            is_garbling: false,
         };
-        for site in 0..sites {
-            let Site { shard, memory, effects, .. } = &mut world.sites[site];
-            shard.on_start(world.now, memory, effects);
-            world.carry_out(site);
-        }
-        world.run();
-        for site in &mut world.sites {
-            site.kept_bytes = site.memory.used_bytes();
-        }
+        (0..sites).for_each(|site| world.start(site));
         world
+    }
+
+    fn start(&mut self, site: usize) {
+        let Site { shard, memory, effects, .. } = &mut self.sites[site];
+        shard.on_start(self.now, memory, effects);
+        self.carry_out(site);
+        while self.sites[site].disk.pending() > 0 {
+            self.disk(site);
+        }
+        let site = &mut self.sites[site];
+        site.kept_bytes = site.memory.used_bytes();
+    }
+
+    /// A site's process ends at once, and another one opens its store; an emptied one is formatted. It knows no map.
+    pub(super) fn restart(&mut self, site: usize, is_emptied: bool) {
+        self.close_all(site);
+        let memory_bytes = self.sites[site].memory.limit_bytes;
+        let mut old = std::mem::replace(&mut self.sites[site], Site::new(site, memory_bytes));
+        if !is_emptied {
+            old.disk.kill(&mut old.memory);
+            let length = old.disk.length();
+            self.sites[site] = Site { disk: old.disk, ..Site::opened(site, memory_bytes, length) };
+        }
+        self.start(site);
+    }
+
+    fn close_all(&mut self, site: usize) {
+        for other in 0..self.sites.len() {
+            self.disconnect(site, other);
+        }
+        while let Some(end) = self.end_at(|end| matches!(end, End::Shard(known, _) if *known == site)) {
+            self.close(end);
+        }
+        self.hang_up(site);
+    }
+
+    fn end_at(&self, fits: impl Fn(&End) -> bool) -> Option<End> {
+        self.wires.iter().flat_map(|wire| wire.ends).find(|end| fits(end))
+    }
+
+    /// Connections to the group end, and can't be made until it is back.
+    pub(super) fn set_group_away(&mut self, is_away: bool) {
+        self.is_group_away = is_away;
+        let is_group = |wire: &&Wire| wire.ends[1] == End::Group;
+        while let Some(end) = self.wires.iter().find(is_group).map(|wire| wire.ends[0]).filter(|_| is_away) {
+            self.close(end);
+        }
     }
 
     /// Three shards that are one chain for everything.
@@ -184,6 +268,9 @@ impl World {
             });
             frames.push((send.link, Frame { head, payload }));
         }
+        this.synced.append(&mut this.effects.synced);
+        this.suspects.append(&mut this.effects.suspects);
+        this.damaged.append(&mut this.effects.damaged);
         let closes = std::mem::take(&mut this.effects.closes);
         let dials = std::mem::take(&mut this.effects.dials);
         this.effects.clear();
@@ -199,25 +286,29 @@ impl World {
             self.close(End::Shard(site, link));
         }
         for dial in dials {
-            self.dial(site, dial.store);
+            self.dial(site, dial.target);
         }
     }
 
-    fn dial(&mut self, site: usize, store: StoreId) {
-        let to = (0..self.sites.len()).find(|to| store_id(*to) == store).expect("the map's store");
-        let is_there = !self.sites[site].is_cut_off && !self.sites[to].is_cut_off;
+    fn dial(&mut self, site: usize, target: Target) {
+        let to = (0..self.sites.len()).find(|to| store_id(*to) == target.store);
+        let is_there =
+            !self.sites[site].is_cut_off && to.map_or(!self.is_group_away, |to| !self.sites[to].is_cut_off);
         let link = is_there.then(|| self.next_link());
         let now = self.now;
         if let Some(link) = link {
             let other = self.next_link();
-            let ends = [End::Shard(site, link), End::Shard(to, other)];
-            self.wires.push(Wire { ends, to: Default::default() });
-            let Site { shard, effects, .. } = &mut self.sites[to];
-            shard.on_open(other, effects);
-            self.carry_out(to);
+            let end = to.map_or(End::Group, |to| End::Shard(to, other));
+            let ends = [End::Shard(site, link), end];
+            self.wires.push(Wire { ends, to: Default::default(), purpose: Some(target.purpose) });
+            if let Some(to) = to {
+                let Site { shard, effects, .. } = &mut self.sites[to];
+                shard.on_open(other, effects);
+                self.carry_out(to);
+            }
         }
         let Site { shard, memory, effects, .. } = &mut self.sites[site];
-        shard.on_dialled(now, store, link, memory, effects);
+        shard.on_dialled(now, target, link, memory, effects);
         if let Some(link) = link {
             shard.on_open(link, effects);
         }
@@ -231,6 +322,9 @@ impl World {
 
     fn send(&mut self, from: End, frame: Frame) {
         if let Some((wire, side)) = self.wire_of(from) {
+            if self.wires[wire].purpose == Some(Purpose::Sync) {
+                self.sync_bytes += (frame.head.len() + frame.payload.len()) as u64;
+            }
             self.wires[wire].to[1 - side].push_back(frame);
         }
     }
@@ -282,8 +376,8 @@ impl World {
     fn client_sends(&mut self, site: usize, correlation: u64, request: &Request<'_>, payload: &[u8]) {
         if self.wire_of(End::Client(site)).is_none() {
             let link = self.next_link();
-            self.wires
-                .push(Wire { ends: [End::Client(site), End::Shard(site, link)], to: Default::default() });
+            let ends = [End::Client(site), End::Shard(site, link)];
+            self.wires.push(Wire { ends, to: Default::default(), purpose: None });
             self.credit.insert(site, u64::from(crate::link::PUT_CREDIT_BYTES));
             let Site { shard, effects, .. } = &mut self.sites[site];
             shard.on_open(link, effects);
@@ -322,8 +416,39 @@ impl World {
         self.put_part(site, correlation, chunk, epoch, 0..chunk.bytes.len());
     }
 
+    /// The group deletes chunks at a site.
+    pub(super) fn delete(&mut self, site: usize, correlation: u64, map: u64, ids: &[ChunkId]) {
+        let request = Request::DeleteChunks { map: MapNumber(map), ids: ChunkIds::new(ids) };
+        self.client_sends(site, correlation, &request, &[]);
+    }
+
+    /// Any request of the client's without payload.
+    pub(super) fn request(&mut self, site: usize, correlation: u64, request: &Request<'_>) {
+        self.client_sends(site, correlation, request, &[]);
+    }
+
     pub(super) fn abort(&mut self, site: usize, correlation: u64) {
         self.client_sends(site, correlation, &Request::Abort, &[]);
+    }
+
+    /// The client's connection to a site is a store's from now on.
+    pub(super) fn greet_as(&mut self, from: usize, to: usize) {
+        self.hang_up(to);
+        let peer = Hello { peer: Some(store_id(from)), ..hello(1, 1) };
+        self.client_sends(to, 0, &Request::Hello(peer), &[]);
+        self.run();
+    }
+
+    /// Connections for comparing and fetching.
+    pub(super) fn sync_connections(&self) -> usize {
+        self.wires.iter().filter(|wire| wire.purpose == Some(Purpose::Sync)).count()
+    }
+
+    /// A site's store begins a pass of scrubbing.
+    pub(super) fn scrub(&mut self, site: usize) {
+        let Site { shard, memory, effects, .. } = &mut self.sites[site];
+        shard.scrub(self.now, memory, effects);
+        self.carry_out(site);
     }
 
     /// A store greets a site as its successor, and relays this head.
@@ -424,12 +549,16 @@ impl World {
 
     fn deliver(&mut self, wire: usize, side: usize) {
         let end = self.wires[wire].ends[side];
-        let Some(frame) = self.wires[wire].to[side].pop_front() else { return };
+        let Some(mut frame) = self.wires[wire].to[side].pop_front() else { return };
+        if self.is_garbling && self.wires[wire].purpose == Some(Purpose::Sync) {
+            frame.payload.iter_mut().take(1).for_each(|byte| *byte ^= 1);
+        }
         let (bytes, message) = frame.head.split_first_chunk::<PREFIX_BYTES>().unwrap();
         Prefix::verify(bytes, message).unwrap();
         let prefix = Prefix::decode(bytes).unwrap();
         match end {
             End::Client(site) => self.hear(site, &prefix, message),
+            End::Group => self.ask_group(wire, &prefix, message),
             End::Shard(site, link) => {
                 let Site { shard, memory, effects, .. } = &mut self.sites[site];
                 let place = shard.on_head(self.now, link, &prefix, message, memory, effects);
@@ -444,6 +573,32 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The group's reader answers.
+    fn ask_group(&mut self, wire: usize, prefix: &Prefix, message: &[u8]) {
+        let reply = match Request::decode(prefix.kind, message).unwrap() {
+            Request::Hello(hello) => {
+                assert_eq!(hello.peer, None, "the group isn't a shard");
+                let role = Role::Metadata(GroupId(0));
+                Reply::Hello(hello.accept(CLUSTER, NodeId(1), role).unwrap())
+            }
+            Request::Query(Query::ChunkStates { ids }) => {
+                let state = |id: &ChunkId| self.states.get(id).copied().unwrap_or(ChunkState::Open);
+                Reply::Answer(Answer::ChunkStates(ids.iter().map(state).collect()))
+            }
+            other => panic!("a shard asks a group for {other:?}"),
+        };
+        let head = ReplyHead {
+            kind: prefix.kind,
+            correlation: prefix.correlation,
+            status: Status::Ok,
+            load: Load::default(),
+            more: false,
+        };
+        let mut bytes = Vec::new();
+        self.encoder.reply(&mut bytes, head, &reply, PayloadMeta::default());
+        self.wires[wire].to[0].push_back(Frame { head: bytes, payload: Vec::new() });
     }
 
     fn hear(&mut self, site: usize, prefix: &Prefix, message: &[u8]) {
@@ -476,6 +631,25 @@ impl World {
         }
     }
 
+    /// So much time passes, in small steps, and everything happens that can.
+    pub(super) fn live(&mut self, nanoseconds: u64) {
+        let step = 20 * Nanos::MILLISECOND;
+        for _ in 0..nanoseconds.div_ceil(step) {
+            self.run();
+            self.pass(step);
+        }
+        self.run();
+    }
+
+    /// A chunk's copy on a site's disk goes bad.
+    pub(super) fn rot(&mut self, site: usize, id: ChunkId) {
+        let site = &mut self.sites[site];
+        let store = site.shard.store();
+        let entry = store.find(id).expect("it is there");
+        let offset = store.device().geometry().offset(entry.place);
+        site.disk.flip(offset, 3);
+    }
+
     /// The sites that have a chunk durably.
     pub(super) fn holders(&self, id: ChunkId) -> BTreeSet<usize> {
         let has = |site: &usize| self.sites[*site].shard.store().find(id).is_some();
@@ -497,13 +671,27 @@ enum Choice {
     Disk(usize),
 }
 
+fn store_config(device_bytes: u64) -> StoreConfig {
+    StoreConfig {
+        prezero_bytes: 0,
+        scrub: false,
+        ..StoreConfig::new((1 << 20) + 24 * u64::from(SEGMENT_BYTES), device_bytes)
+    }
+}
+
 impl Site {
     fn new(number: usize, memory_bytes: usize) -> Self {
-        let config = StoreConfig {
-            prezero_bytes: 0,
-            scrub: false,
-            ..StoreConfig::new((1 << 20) + 24 * u64::from(SEGMENT_BYTES), 0)
-        };
+        let format = format_of(CLUSTER, store_id(number), SEGMENT_BYTES);
+        Self::with(number, memory_bytes, Store::format(store_config(0), format))
+    }
+
+    fn opened(number: usize, memory_bytes: usize, device_bytes: u64) -> Self {
+        let expected =
+            Expected { cluster: Some(CLUSTER), store: Some(store_id(number)), node: NodeId(1), unit: 0 };
+        Self::with(number, memory_bytes, Store::open(store_config(device_bytes), expected))
+    }
+
+    fn with(number: usize, memory_bytes: usize, store: Store) -> Self {
         let identity = Identity {
             cluster: CLUSTER,
             node: NodeId(1),
@@ -511,16 +699,18 @@ impl Site {
             store: store_id(number),
             links_max: 64,
         };
-        let format = format_of(CLUSTER, store_id(number), SEGMENT_BYTES);
         let mut memory = FakeMemory::default();
         memory.limit_bytes = memory_bytes;
         Self {
-            shard: Shard::new(identity, Store::format(config, format)),
+            shard: Shard::new(identity, store),
             disk: FakeDisk::new(u64::try_from(number).unwrap() + 1),
             memory,
             effects: Effects::default(),
             deadline: None,
             kept_bytes: 0,
+            synced: Vec::new(),
+            suspects: Vec::new(),
+            damaged: Vec::new(),
             is_stuck: false,
             is_cut_off: false,
         }

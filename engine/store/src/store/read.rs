@@ -25,6 +25,8 @@ const TAG: u8 = IoToken::OWNER_TAG_MIN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
     Client(u64),
+    /// Another replica, or a look at the copy.
+    Replica(u64),
     Cleaner,
     Scrubber,
 }
@@ -68,19 +70,22 @@ impl Reads {
 impl Store {
     pub(super) fn on_get<M: Memory>(
         &mut self,
-        token: u64,
+        reader: Reader,
         id: ChunkId,
         blocks: Range<u32>,
         memory: &mut M,
         effects: &mut Effects,
     ) {
-        let status = self.begin_get(token, id, blocks, memory, effects);
+        let status = self.begin_get(reader, id, blocks, memory, effects);
+        let (Reader::Client(token) | Reader::Replica(token)) = reader else {
+            unreachable!("who asks is answered");
+        };
         effects.list.extend(status.map(|status| Effect::Done { token, status }));
     }
 
     fn begin_get<M: Memory>(
         &mut self,
-        token: u64,
+        reader: Reader,
         id: ChunkId,
         blocks: Range<u32>,
         memory: &mut M,
@@ -95,7 +100,7 @@ impl Store {
         if blocks.is_empty() {
             return Some(Status::BadRequest);
         }
-        let began = self.begin_read(Reader::Client(token), &entry, blocks, memory, effects);
+        let began = self.begin_read(reader, &entry, blocks, memory, effects);
         if began { None } else { Some(Status::Busy) }
     }
 
@@ -199,7 +204,7 @@ impl Store {
             self.retract_damage(&read.entry);
         }
         match read.reader {
-            Reader::Client(token) => match verified {
+            Reader::Client(token) | Reader::Replica(token) => match verified {
                 Ok(proof) => self.answer(token, &read, proof, effects),
                 Err(status) => {
                     memory.release(read.slot);

@@ -10,6 +10,7 @@ use journal::entry::{ENTRY_BYTES, Entry, EntryKind, leaf_words, payload_blocks};
 use journal::{Burden, DESCRIPTOR_BYTES_MAX, Draft, Part, Place, Room};
 use wire::checksum::{leaf_count, root};
 use wire::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX, MESSAGE_CHUNKS_MAX};
+use wire::planted::{Bug, planted};
 use wire::{ChunkId, Memory, Nanos, Slot, Status};
 
 use super::{Stage, Store, applied, release_all};
@@ -36,6 +37,8 @@ pub(super) struct NewChunk<'a> {
     pub(super) root: u64,
     pub(super) leaves: &'a [u64],
     pub(super) slot: Slot,
+    /// It may take the place of other bytes.
+    pub(super) replaces: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -269,19 +272,29 @@ impl Store {
             return Admission::Answer(Status::BadRequest);
         }
         let content = (put.length, put.root);
+        let is_damaged = self.index.is_damaged(put.id);
         let here = match self.writes.pending.get(&put.id) {
             Some(Pending { content: None, .. }) => None,
             Some(Pending { content: Some(pending), serial }) => Some((*pending, Some(*serial))),
             None => self.index.find(put.id).map(|entry| ((entry.length, entry.root), None)),
         };
         match here {
+            // Dead is for ever (R23): what is deleted, or about to be, isn't brought back.
+            None if put.replaces && !planted(Bug::SyncRevivesDead) => {
+                return Admission::Answer(Status::NotFound);
+            }
+            // The copy at a Serving replica is the one that was acked (R3). One on its way here is somebody else's to settle.
+            Some((other, None)) if put.replaces && other != content => {}
+            Some((other, Some(_))) if put.replaces && other != content => {
+                return Admission::Answer(Status::Busy);
+            }
             // I1, R4: another content is refused, counted, and an alarm.
             Some((other, _)) if other != content => {
                 self.metrics.puts_conflicting += 1;
                 return Admission::Answer(Status::AlreadyExists);
             }
             // A copy known to be damaged is replaced by this one.
-            Some((_, None)) if self.index.is_damaged(put.id) => {}
+            Some((_, None)) if is_damaged => {}
             Some((_, None)) => {
                 self.metrics.puts_repeated += 1;
                 return Admission::Answer(Status::Ok);
@@ -527,7 +540,7 @@ impl Store {
 
     fn finish(&mut self, operation: &Operation, place: Place, sequence: u64, effects: &mut Effects) {
         let id = operation.entry.id;
-        self.apply(&applied(&operation.entry, place), sequence);
+        let old = self.apply(&applied(&operation.entry, place), sequence);
         let is_last = self.writes.pending.get(&id).is_some_and(|last| last.serial == operation.serial);
         if is_last {
             self.writes.pending.remove(&id);
@@ -536,6 +549,11 @@ impl Store {
             EntryKind::Put => {
                 self.metrics.puts += 1;
                 self.metrics.put_bytes += u64::from(operation.entry.length);
+                if let Some((old, was_damaged)) = old {
+                    let differs = (old.length, old.root) != (operation.entry.length, operation.entry.root);
+                    self.metrics.chunks_repaired += u64::from(was_damaged);
+                    self.metrics.chunks_replaced += u64::from(differs);
+                }
                 let waiters = &mut self.writes.waiters;
                 waiters.retain(|(waits_for, repeats, token)| {
                     let is_here = (*waits_for, *repeats) == (id, operation.serial);

@@ -2,13 +2,15 @@
 
 use crate::control;
 use wire::limits::CHUNK_BYTES_MAX;
-use wire::message::{ChunkIds, ChunkPart, HelloReply, Reply, Role, ShardState, StoreCondition, Words};
+use wire::message::{
+    ChunkIds, ChunkPart, HelloReply, Reply, Role, ShardState, SliceRange, StoreCondition, Words,
+};
 use wire::meta::{
-    Answer, Entry, ExtentPage, GroupState, InodeKind, ListEntry, Outcome, Refusal, SessionGrant, VolumeInfo,
-    VolumeUsage,
+    Answer, ChunkState, Entry, ExtentPage, GroupState, InodeKind, ListEntry, Outcome, Refusal, SessionGrant,
+    VolumeInfo, VolumeUsage,
 };
 use wire::{
-    ClusterId, CommitIndex, FrameKind, GroupId, Incarnation, InodeId, MapNumber, NodeId, SessionId,
+    ChunkId, ClusterId, CommitIndex, FrameKind, GroupId, Incarnation, InodeId, MapNumber, NodeId, SessionId,
     ShardIndex, Status, StoreId, Version, VolumeId,
 };
 
@@ -51,6 +53,10 @@ impl Random {
                 Reply::Inventory { ids, end: self.flag() }
             }
             FrameKind::ShardStatus => Reply::ShardStatus(Box::new(self.shard_state())),
+            FrameKind::SliceDigest => self.slice_digest(pool),
+            FrameKind::SliceChunks => Reply::SliceChunks { chunks: self.records(pool), end: self.flag() },
+            FrameKind::OfferChunks => Reply::OfferChunks,
+            FrameKind::ReportDamage => Reply::ReportDamage,
             FrameKind::OpenSession => Reply::Session(SessionGrant {
                 session: SessionId(self.u64()),
                 ttl_ms: self.u32(),
@@ -68,6 +74,14 @@ impl Random {
             }
         };
         (kind, Status::Ok, reply)
+    }
+
+    fn slice_digest(&mut self, pool: &Pool) -> Reply<'static> {
+        let end = self.flag();
+        let count = self.below(50);
+        let last = pool.ids[..count].iter().copied().chain(end.then_some(ChunkId::MAX));
+        let range = |last| SliceRange { last, count: self.u32(), digest: self.u64() };
+        Reply::SliceDigest { ranges: last.map(range).collect(), end }
     }
 
     fn hello_reply(&mut self) -> HelloReply {
@@ -133,7 +147,7 @@ impl Random {
 
     fn answer(&mut self) -> Answer {
         let page = ExtentPage { extents: self.extents(), end: self.flag() };
-        match self.below(7) {
+        match self.below(8) {
             0 => Answer::Volume(self.volume()),
             1 => {
                 let mut volumes: Vec<VolumeInfo> = (0..self.below(8)).map(|_| self.volume()).collect();
@@ -163,6 +177,11 @@ impl Random {
                     end: self.flag(),
                     index: CommitIndex(self.u64()),
                 }
+            }
+            6 => {
+                let root = self.maybe(Self::u64);
+                let states = [ChunkState::Dead, ChunkState::Open, ChunkState::Live { root }];
+                Answer::ChunkStates((0..self.below(40)).map(|_| self.pick(&states)).collect())
             }
             5 => Answer::Usage(VolumeUsage {
                 files: self.u64(),

@@ -311,11 +311,12 @@ impl Shard {
         let is_due = self.sync.due.is_some_and(|at| at <= now);
         let has_scrubbed = self.store.scrub_passes() != self.sync.scrub_passes;
         let serves = self.condition == StoreCondition::Serving && !self.ending;
+        if is_due {
+            // Not kept, whatever follows: a deadline that has passed would come again and again.
+            self.sync.due = None;
+        }
         if !(is_due || self.sync.wakes || has_scrubbed) || !serves {
             return;
-        }
-        if is_due {
-            self.sync.due = None;
         }
         self.sync.wakes = false;
         self.sync.compared = 0;

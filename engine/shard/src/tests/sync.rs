@@ -411,6 +411,26 @@ fn what_isnt_used_is_given_back() {
     assert!(is_synced(&world, 1, number + 1).is_some());
 }
 
+/// A deadline that came while the store ended was armed again and again, without time passing.
+#[test]
+fn a_deadline_that_has_passed_is_not_kept() {
+    let (mut world, number) = world_with(2, &[(&Chunk::new(1, 9_000), &[0])]);
+    world.set_group_away(true);
+    world.set_map(&chain_map(number, 2, &[&[(1, Serving), (0, Syncing)]]));
+    world.run();
+    world.sites[0].is_stuck = true;
+    world.shut_down(0);
+    for _ in 0..100 {
+        world.pass(SECOND);
+        assert!(
+            world.deadline(0).is_none_or(|at| at > world.now),
+            "{:?} at {:?}",
+            world.deadline(0),
+            world.now
+        );
+    }
+}
+
 /// Within a small memory a joiner is slower, and clients' chunks go on.
 #[test]
 fn little_memory_makes_a_joiner_slow_not_stuck() {

@@ -444,6 +444,18 @@ impl World {
         self.wires.iter().filter(|wire| wire.purpose == Some(Purpose::Sync)).count()
     }
 
+    /// A site's store begins to end.
+    pub(super) fn shut_down(&mut self, site: usize) {
+        let Site { shard, memory, effects, .. } = &mut self.sites[site];
+        shard.on_shutdown(self.now, memory, effects);
+        self.carry_out(site);
+    }
+
+    /// When a site's shard wants its next tick.
+    pub(super) fn deadline(&self, site: usize) -> Option<Nanos> {
+        self.sites[site].deadline
+    }
+
     /// A site's store begins a pass of scrubbing.
     pub(super) fn scrub(&mut self, site: usize) {
         let Site { shard, memory, effects, .. } = &mut self.sites[site];

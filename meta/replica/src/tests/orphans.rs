@@ -77,3 +77,36 @@ fn what_has_no_room_is_told() {
     let state = bench.replica.group_state();
     assert_eq!((state.log_full, state.memory_full), (false, true));
 }
+
+/// R2, R27: what stores may do with chunks that only some of them hold. Dead is what the orphan pass would free and what was reclaimed, once that is committed; all else stays.
+#[test]
+fn the_group_says_what_a_chunk_is() {
+    use wire::meta::ChunkState::{Dead, Live, Open};
+
+    let mut bench = Bench::new();
+    let session = bench.session();
+    bench.mutate(session, 1, create_volume("a"));
+    bench.mutate(session, 2, commit_one(session, "f", 1));
+    let foreign = SessionId::new(wire::GroupId(9), 0, 0).unwrap();
+    let ids = vec![id(session, 1), id(session, 5), id(SessionId(session.0 + 7), 1), id(foreign, 1)];
+    let ask = |bench: &mut Bench| {
+        bench.ask(7, RequestBody::Query(Query::ChunkStates { ids: ids.clone() }));
+        bench.flush();
+        let found = bench.replies.iter().position(|(number, ..)| *number == 7).expect("it is answered");
+        match bench.replies.remove(found) {
+            (_, Status::Ok, Body::Answer(wire::meta::Answer::ChunkStates(states))) => states,
+            other => panic!("{other:?}"),
+        }
+    };
+    let live = Live { root: None };
+    assert_eq!(ask(&mut bench), [live, Open, Open, Open]);
+    bench.ask(9, RequestBody::CloseSession { session });
+    bench.flush();
+    assert_eq!(
+        ask(&mut bench),
+        [live, Open, Open, Open],
+        "whether the log is older than the stores isn't known yet"
+    );
+    pass(&mut bench, &ids[..2]);
+    assert_eq!(ask(&mut bench), [live, Dead, Open, Open]);
+}

@@ -397,11 +397,11 @@ impl Counts {
 
 #[test]
 pub(crate) fn a_chain_keeps_its_word() {
-    if let Some(seed) = std::env::var("CHAIN_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    if let Some(seed) = std::env::var("CATENA_CHAIN_SEED").ok().and_then(|seed| seed.parse().ok()) {
         run(seed, 1200);
         return;
     }
-    let count = std::env::var("CHAIN_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
+    let count = std::env::var("CATENA_CHAIN_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
     let (counts, parts) = run_all(SEEDS.iter().copied().chain(1..=count));
     println!("{counts:?}, {parts} parts");
     let least = count / 10;

@@ -5,12 +5,12 @@ use wire::control::{Answer, Command};
 
 use super::world::{MS, World};
 
-/// Seeds of a run in the test suite; `AGENT_SEEDS=1000..2000 cargo test -p agent fuzz` runs others.
+/// Seeds of a run in the test suite; `CATENA_AGENT_SEEDS=1000..2000 cargo test -p agent fuzz` runs others.
 const SEEDS: std::ops::Range<u64> = 0..60;
 
 #[test]
 fn everything_is_whole_again_after_anything() {
-    let seeds = std::env::var("AGENT_SEEDS").ok().and_then(|range| {
+    let seeds = std::env::var("CATENA_AGENT_SEEDS").ok().and_then(|range| {
         let (from, to) = range.split_once("..")?;
         Some(from.parse().ok()?..to.parse().ok()?)
     });

@@ -2,7 +2,7 @@
 //! several leaders that believe in themselves, power cuts, rolled-back, cut and lost disks, and operators. An abstract data path writes, acks and syncs by the
 //! rules (R1, R5, R12), and everything is checked after each step (`check.rs`).
 //!
-//! `CONTROL_FUZZ_SEEDS=from..to` runs more seeds than are sampled here.
+//! `CATENA_CONTROL_SEEDS=from..to` runs more seeds than are sampled here.
 
 mod check;
 mod data;
@@ -23,9 +23,9 @@ fn run(seed: u64) -> World {
 
 /// The seeds of this run.
 fn seeds(sampled: u64) -> std::ops::Range<u64> {
-    let named = std::env::var("CONTROL_FUZZ_SEEDS").ok();
+    let named = std::env::var("CATENA_CONTROL_SEEDS").ok();
     let parsed = named.as_deref().and_then(|range| range.split_once("..")).map(|(from, to)| {
-        let number = |text: &str| text.parse::<u64>().expect("CONTROL_FUZZ_SEEDS=from..to");
+        let number = |text: &str| text.parse::<u64>().expect("CATENA_CONTROL_SEEDS=from..to");
         number(from)..number(to)
     });
     parsed.unwrap_or(0..sampled)

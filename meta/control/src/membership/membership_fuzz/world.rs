@@ -254,7 +254,7 @@ impl World {
             is_forming,
             is_unattended: false,
             counts: Counts::default(),
-            is_traced: std::env::var_os("CONTROL_FUZZ_TRACE").is_some(),
+            is_traced: std::env::var_os("CATENA_CONTROL_TRACE").is_some(),
         };
         world.add_first_machine(shards);
         let count = world.random.between(1, 5);

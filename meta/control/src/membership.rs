@@ -25,7 +25,7 @@
 //! A lease runs from when its heartbeat was sent, on the node's clock, and is granted once a round that began after the heartbeat came has confirmed
 //! this leader's term: so at the round's beginning no later leader had been elected, the lease ends at most D after that on the node's clock, and a
 //! later leader waits D(1+ρ)+ε from its election. A node that lacks a map that seals something for it gets no lease, once it had
-//! [`config::INSTALL_GRACE`] to install it: safety doesn't need that, since nothing is activated before its last lease has run out; but it makes a node that
+//! `config::INSTALL_GRACE` to install it: safety doesn't need that, since nothing is activated before its last lease has run out; but it makes a node that
 //! can't follow let go.
 //!
 //! # Lives (R33, R34)

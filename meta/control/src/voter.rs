@@ -9,7 +9,7 @@
 //! **Invariants.** No message leaves before what it says is durable (R35): not a vote, not "I have it", not a leader's own entries. An entry is applied
 //! only once it is committed, in order, everywhere the same. The configuration that a restart begins with is one that was durable, at most one change
 //! behind. A voter whose log is damaged or lost doesn't vote again under its id: [`VoterError`] is the end of it.
-//! Nothing depends on what the `raft` crate draws at random: the election timeout is set after each step ([`timing`]).
+//! Nothing depends on what the `raft` crate draws at random: the election timeout is set after each step (`timing`).
 //!
 //! Agreed are byte strings, of any length up to an image's: a long one takes several entries, and counts when the last of them does.
 

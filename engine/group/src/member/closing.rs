@@ -23,7 +23,7 @@ pub(super) enum Closing {
 }
 
 impl Member {
-    /// Everything that was accepted is finished, then the state is checkpointed and the log ends ([`Note::Ended`]).
+    /// Everything that was accepted is finished, then the state is checkpointed and the log ends ([`Note::Ended`](crate::Note::Ended)).
     pub fn on_shutdown(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
         let mut turn = Turn { clock, memory, effects };
         self.is_restarting = false;

@@ -11,7 +11,7 @@ fn one_node_serves_at_once() {
     let mut world = World::new(1);
     world.jitter = 0;
     let took = world.until("it serves", Nanos::SECOND, |world| world.is_whole(1));
-    assert!(took <= 300 * MS, "{took} ns\n{}", world.describe());
+    assert!(took <= 50 * MS, "{took} ns\n{}", world.describe());
 }
 
 #[test]

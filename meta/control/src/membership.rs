@@ -293,7 +293,8 @@ impl Membership {
             effects.push(Effect::Reply(reply));
             return;
         }
-        leader.rounds.add(beat.node, Renewal { life: beat.life, sent: beat.sent });
+        let is_first = leader.nodes.node(beat.node).is_some_and(|node| !node.was_granted);
+        leader.rounds.add(beat.node, Renewal { life: beat.life, sent: beat.sent }, is_first);
     }
 
     fn begin_round(&mut self, now: Nanos, effects: &mut Effects) {

@@ -1,7 +1,9 @@
 //! Anything happens to three to five nodes; then nothing does any more, and everything must be whole again.
 
-use wire::Nanos;
-use wire::control::{Answer, Command};
+use journal::fake_disk::Random;
+use wire::control::{Answer, Command, Subject};
+use wire::message::Request;
+use wire::{Nanos, NodeId};
 
 use super::world::{MS, World};
 
@@ -37,7 +39,11 @@ fn run(seed: u64) -> u64 {
         let other =
             (at + 1 + usize::try_from(world.random.below(nodes as u64 - 1)).expect("an index")) % nodes;
         let is_up = world.nodes[at].agent.is_some();
-        match world.random.below(8) {
+        match world.random.below(9) {
+            8 => {
+                let command = any_command(&mut world.random);
+                world.tell_leader(&Request::Manage(Box::new(command)));
+            }
             0 | 1 if is_up => {
                 let is_power_cut = world.random.chance(50);
                 world.kill(at, is_power_cut);
@@ -61,6 +67,18 @@ fn run(seed: u64) -> u64 {
     }
     // Nodes that stand still, hold-downs of links that were suspect, and the growth of patience among them.
     world.until(&format!("seed {seed}: whole"), 400 * Nanos::SECOND, |world| world.is_whole(nodes))
+}
+
+/// Operators change their minds, too.
+fn any_command(random: &mut Random) -> Command {
+    let node = NodeId(1 + u32::try_from(random.below(5)).expect("small"));
+    match random.below(6) {
+        0 | 1 => Command::SetVoters([1, 3, 5, 7][usize::try_from(random.below(4)).expect("small")]),
+        2 => Command::SetMinInSync(u8::try_from(random.below(4)).expect("small")),
+        3 => Command::OkToStop(node),
+        4 => Command::Why(Subject::Node(node)),
+        _ => Command::Nodes,
+    }
 }
 
 #[test]

@@ -626,8 +626,9 @@ impl World {
         let Some(agent) = &self.nodes[leader].agent else { return false };
         let map = agent.edition().map().as_map();
         let length = nodes.min(3);
+        let votes = map.nodes.iter().filter(|node| node.voter > 0).count();
         map.nodes.len() == nodes
-            && map.nodes.iter().filter(|node| node.voter > 0).count() == if nodes < 3 { 1 } else { 3 }
+            && if nodes < 3 { votes == 1 } else { votes >= 3 }
             && usize::from(map.settings.chain_length) == length
             && chains(map).all(|(_, chain)| chain.phase == Phase::Active && chain.serving().count() == length)
             && self.nodes.iter().all(|node| {
@@ -678,10 +679,9 @@ impl World {
         text
     }
 
-    /// An operator's request to whoever leads.
-    pub(super) fn ask_leader(&mut self, request: &Request<'_>) -> Reply<'static> {
-        self.until("somebody leads", 30 * Nanos::SECOND, |world| world.leader().is_some());
-        let at = self.leader().expect("just seen");
+    /// An operator's request to whoever leads, and the connection on which the answer may come.
+    pub(super) fn tell_leader(&mut self, request: &Request<'_>) -> Option<u64> {
+        let at = self.leader()?;
         let run = self.nodes[at].run;
         let link = self.pair((OPERATOR, 0), Some((at, run)));
         self.schedule(at, MS / 2, Happening::Up { link: link ^ 1, run });
@@ -692,6 +692,13 @@ impl World {
             encoder.request(&mut bytes, head, request, PayloadMeta::default());
             self.schedule(at, MS, Happening::Frame { link: link ^ 1, bytes });
         }
+        Some(link)
+    }
+
+    /// An operator's request to whoever leads.
+    pub(super) fn ask_leader(&mut self, request: &Request<'_>) -> Reply<'static> {
+        self.until("somebody leads", 30 * Nanos::SECOND, |world| world.leader().is_some());
+        let link = self.tell_leader(request).expect("somebody leads");
         self.until("an answer", 30 * Nanos::SECOND, |world| {
             world.operators.get(&link).is_some_and(|frames| frames.len() == 2)
         });

@@ -17,6 +17,8 @@ pub const fn lease_at_control(lease: u64) -> u64 {
 
 /// Between two rounds that confirm the leadership, at least (R18).
 pub(crate) const CONFIRM_INTERVAL: u64 = 250 * Nanos::MILLISECOND;
+/// The same while a node waits for its first lease: a start shouldn't take as long as a renewal may.
+pub(crate) const CONFIRM_INTERVAL_URGENT: u64 = 10 * Nanos::MILLISECOND;
 /// A round that isn't confirmed in this time was lost: another one is begun.
 pub(crate) const CONFIRM_PATIENCE: u64 = Nanos::SECOND;
 /// A map that was published so long ago must have been installed by whoever it seals something for; who hasn't gets no lease (R18).

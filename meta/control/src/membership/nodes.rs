@@ -47,6 +47,8 @@ pub(super) struct Node {
     pub(super) heard: Nanos,
     /// Until when the lease that was granted last may run, on control's clock.
     lease_until: Nanos,
+    /// This life has been granted one.
+    pub(super) was_granted: bool,
     /// What this life has installed durably, as far as known.
     pub(super) installed: MapNumber,
     /// What it follows at least: a fresh life serves nothing before it follows the map that it was accepted with.
@@ -266,6 +268,7 @@ impl Nodes {
         node.installed = if is_same { node.installed.max(installed) } else { installed };
         node.sealed = if is_fresh { number } else { node.installed };
         node.accepted = number;
+        node.was_granted &= is_same;
         node.heard = now;
         node.lease_until = node.lease_until.max(now.after(lease_at_control(LEASE)));
         node.caught_up.clear();
@@ -342,6 +345,7 @@ impl Nodes {
             return 0;
         }
         node.lease_until = node.lease_until.max(now.after(lease_at_control(LEASE)));
+        node.was_granted = true;
         LEASE
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use wire::control::Life;
 use wire::{Nanos, NodeId};
 
-use super::config::{CONFIRM_INTERVAL, CONFIRM_PATIENCE};
+use super::config::{CONFIRM_INTERVAL, CONFIRM_INTERVAL_URGENT, CONFIRM_PATIENCE};
 
 /// A heartbeat that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub(super) struct Rounds {
     round: u64,
     began: Nanos,
     is_open: bool,
+    /// Somebody waits who hasn't had a lease yet.
+    is_urgent: bool,
     /// When the last round began that was confirmed; at first the election.
     confirmed: Nanos,
 }
@@ -47,8 +49,10 @@ impl Rounds {
         now < self.confirmed.after(CONFIRM_PATIENCE)
     }
 
-    pub(super) fn add(&mut self, node: NodeId, renewal: Renewal) {
+    /// `is_urgent`: it hasn't had a lease yet.
+    pub(super) fn add(&mut self, node: NodeId, renewal: Renewal, is_urgent: bool) {
         self.gathering.insert(node, renewal);
+        self.is_urgent |= is_urgent;
     }
 
     /// Begins a round if it is time: its number.
@@ -60,12 +64,14 @@ impl Rounds {
         }
         self.waiting.append(&mut self.gathering);
         (self.round, self.began, self.is_open) = (self.round + 1, now, true);
+        self.is_urgent = false;
         Some(self.round)
     }
 
     /// When the next round may begin.
     pub(super) fn next(&self) -> Nanos {
-        if self.round == 0 { Nanos(0) } else { self.began.after(CONFIRM_INTERVAL) }
+        let interval = if self.is_urgent { CONFIRM_INTERVAL_URGENT } else { CONFIRM_INTERVAL };
+        if self.round == 0 { Nanos(0) } else { self.began.after(interval) }
     }
 
     /// The present round is confirmed: the renewals that came before it. A confirmation of an earlier one proves nothing about them.

@@ -74,6 +74,8 @@ pub(crate) struct Council {
     pub(crate) words: Vec<Word>,
     /// It was told that it leads.
     leads: bool,
+    /// The change that the voter didn't take.
+    refused: Option<MapNumber>,
     next_tick: Nanos,
     membership_at: Option<Nanos>,
     closing: bool,
@@ -121,6 +123,7 @@ impl Council {
             decisions: membership::Effects::default(),
             words: Vec::new(),
             leads: false,
+            refused: None,
             next_tick: Nanos(0),
             membership_at: None,
             closing: false,
@@ -179,6 +182,9 @@ impl Council {
             if let Phase::Voting(voter) = &mut self.phase {
                 voter.tick(&mut self.outputs);
             }
+        }
+        if let Some(number) = self.refused.take() {
+            self.decide(now, Event::Dropped { number }, effects);
         }
         if self.membership_at.is_some_and(|at| at <= now) {
             self.membership_at = None;
@@ -392,6 +398,7 @@ impl Council {
                 self.decide(now, Event::Voters(&ids), effects);
             }
         } else {
+            self.refused = None;
             let leader = self.node_of(leadership);
             effects.notes.push(Note::Follows { leader });
             self.words.push(Word::Deposed);
@@ -408,11 +415,11 @@ impl Council {
             self.decisions = decisions;
         }
         for decision in list {
-            self.carry_out(now, decision, effects);
+            self.carry_out(decision, effects);
         }
     }
 
-    fn carry_out(&mut self, now: Nanos, decision: membership::Effect, effects: &mut Effects) {
+    fn carry_out(&mut self, decision: membership::Effect, effects: &mut Effects) {
         use membership::Effect;
         match decision {
             Effect::Propose(delta) => {
@@ -421,7 +428,8 @@ impl Council {
                     _ => false,
                 };
                 if !proposed {
-                    self.decide(now, Event::Dropped { number: delta.number }, effects);
+                    // Told with the next tick: at once, the membership would propose the same again, to the same refusal.
+                    self.refused = Some(delta.number);
                 }
             }
             Effect::ConfirmLeadership { round } => {

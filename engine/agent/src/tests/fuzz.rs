@@ -19,6 +19,14 @@ fn everything_is_whole_again_after_anything() {
     run_all(seeds.unwrap_or(SEEDS));
 }
 
+/// A change that the voter refused was proposed again at once, for ever.
+#[test]
+fn seeds_that_failed_once() {
+    for seed in [3959] {
+        run(seed);
+    }
+}
+
 /// Panics with what it finds.
 pub(crate) fn run_all(seeds: std::ops::Range<u64>) {
     let slowest = seeds.map(|seed| (run(seed), seed)).max();

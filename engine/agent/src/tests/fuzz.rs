@@ -54,6 +54,9 @@ fn run(seed: u64) -> u64 {
             }
             0 | 1 if is_up => {
                 let is_power_cut = world.random.chance(50);
+                if seed.is_multiple_of(2) {
+                    world.pass_until_it_stores(at, 2 * Nanos::SECOND);
+                }
                 world.kill(at, is_power_cut);
             }
             0..=3 if !is_up => world.start_again(at),

@@ -572,6 +572,23 @@ impl World {
         self.pass(nanos);
     }
 
+    /// Time passes until all units of a node follow a map that it hasn't stored yet, or for so long.
+    pub(super) fn pass_until_it_stores(&mut self, at: usize, patience: u64) {
+        let until = self.now.after(patience);
+        loop {
+            let node = &self.nodes[at];
+            let Some(agent) = &node.agent else { return };
+            let newest = agent.edition().number();
+            if node.stored.number() < newest && node.followed.values().all(|number| *number == newest) {
+                return;
+            }
+            if !self.advance(until) {
+                return;
+            }
+            self.check_leases();
+        }
+    }
+
     /// Time passes until it is so, which must be soon. Returns how long it took.
     pub(super) fn until(&mut self, what: &str, patience: u64, is_so: impl Fn(&Self) -> bool) -> u64 {
         let begin = self.now;

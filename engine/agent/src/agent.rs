@@ -310,7 +310,9 @@ impl Agent {
         memory: &mut impl Memory,
         effects: &mut Effects,
     ) {
-        let (Some(id), Some(log)) = (self.formatting.take(), log) else { return };
+        // What can't be made isn't asked for again in this life: each event would ask.
+        let (Some(id), Some(log)) = (self.formatting, log) else { return };
+        self.formatting = None;
         let id = VoterId { cluster: self.identity.cluster, id };
         let node = self.identity.node;
         let mut council =

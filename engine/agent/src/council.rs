@@ -352,8 +352,11 @@ impl Council {
                 }
             }
             VoterEvent::Applied { bytes, .. } => {
+                // Others may know what this is, so that passing over it would leave this voter with another map than theirs.
+                let Ok(delta) = MapDelta::decode(&bytes) else {
+                    return self.fail(now, VoterFailure::Foreign, effects);
+                };
                 // Every voter refuses the same: what was decided on another map, or by a leader that is deposed.
-                let Ok(delta) = MapDelta::decode(&bytes) else { return };
                 match membership::apply(self.edition.map(), &delta) {
                     Ok(map) => self.take_map(now, map, effects),
                     Err(_) => self.decide(now, Event::Dropped { number: delta.number }, effects),
@@ -474,5 +477,34 @@ impl Council {
         {
             self.log.checkpoint(now, checkpoint, memory, effects);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::fake_disk::{FakeMemory, format_of};
+    use journal::log::LogConfig;
+    use wire::StoreId;
+
+    use super::*;
+    use crate::testing::{CLUSTER, edition};
+
+    /// An entry of a later format, as after a part of the nodes was upgraded, was passed over: this voter had another map than the others from then on.
+    #[test]
+    fn a_voter_that_cannot_read_what_was_agreed_on_ends() {
+        let config =
+            LogConfig { capacity_bytes: 8 << 20, device_bytes: 0, prezero_bytes: 0, accept_data_loss: false };
+        let log = Log::format(config, format_of(CLUSTER, StoreId([1; 16]), 64 << 10));
+        let id = VoterId { cluster: CLUSTER, id: 1 };
+        let mut council = Council::new((NodeId(1), id), log, VoterOrigin::Founding, edition(1));
+        let mut effects = Effects::default();
+        council.start(Nanos(1), &mut FakeMemory::default(), &mut effects);
+        council.on_event(
+            Nanos(2),
+            VoterEvent::Applied { index: 1, bytes: b"of a later format".to_vec() },
+            &mut effects,
+        );
+        assert!(matches!(council.phase, Phase::Failed));
+        assert!(effects.notes.contains(&Note::VoterFailed(VoterFailure::Foreign)), "{:?}", effects.notes);
     }
 }

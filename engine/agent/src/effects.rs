@@ -61,8 +61,8 @@ pub enum VoterFailure {
     /// A write failed.
     #[error("a write or flush of it failed")]
     Fenced,
-    /// Its image isn't a map.
-    #[error("what it holds isn't a cluster map")]
+    /// Its image isn't a map, or an entry no change of one, as far as this program knows.
+    #[error("what it holds is no cluster map, or of a later format")]
     Foreign,
     /// The voter has ended: it never votes again under this id (R35).
     #[error("{0}")]

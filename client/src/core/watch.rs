@@ -95,6 +95,10 @@ impl Core {
         }
         let patience = self.watch.patience();
         for id in self.requests.slow_gets(cx.now, patience) {
+            // One whose time is over, too, as after a pause, isn't asked for again.
+            if self.requests.get(id).is_none_or(|request| request.deadline <= cx.now) {
+                continue;
+            }
             if !self.watch.pay() {
                 break;
             }

@@ -122,7 +122,8 @@ pub struct Effects {
     pub deadline: Option<Nanos>,
     /// Store this map durably; [`Agent::on_stored`](crate::Agent::on_stored) is the answer.
     pub store: Option<Arc<Edition>>,
-    /// Hand this map to every unit of the node; [`Agent::on_followed`](crate::Agent::on_followed) is each unit's answer.
+    /// Hand this map to every unit of the node that [takes part](crate::Agent::takes_part), once it is stored; [`Agent::on_followed`](crate::Agent::on_followed) is each
+    /// unit's answer.
     pub publish: Option<Arc<Edition>>,
     /// The node's lease runs until then (R18).
     pub lease: Option<Nanos>,

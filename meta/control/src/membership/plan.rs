@@ -2,7 +2,7 @@
 
 use wire::control::{ChainId, Waits};
 use wire::map::{Chain, Group, Map, MapDelta, Node, Slice, Store};
-use wire::{MapNumber, Nanos, NodeId};
+use wire::{MapNumber, Nanos, NodeId, SliceIndex};
 
 use super::config::{Config, HOLD_DOWN_MAX, HOLD_DOWN_MIN, REPLAN, UNHURRIED};
 use super::event::{Effect, Effects, Note};
@@ -60,6 +60,14 @@ impl<'a> Draft<'a> {
         let known = (0_u16..=u16::MAX).zip(&self.map.stores);
         let unchanged = known.filter(|(place, _)| !self.delta.stores.contains_key(place));
         unchanged.chain(self.delta.stores.iter().map(|(place, store)| (*place, store)))
+    }
+
+    /// What was acked in a slice may be gone: whoever still means to commit it has to write it again (R8). Its chain is in the change.
+    fn stamp_loss(&mut self, slice: SliceIndex) {
+        let number = self.number();
+        if let Some(record) = self.delta.slices.get_mut(&slice) {
+            record.loss_map_number = number;
+        }
     }
 
     pub(super) fn set_chain(&mut self, id: ChainId, chain: Chain) {
@@ -134,6 +142,11 @@ impl Leader {
         for (id, outcome) in found.outcomes {
             if let Some(next) = outcome.next {
                 draft.set_chain(id, next);
+                if let ChainId::Slice(slice) = id
+                    && outcome.is_lossy
+                {
+                    draft.stamp_loss(slice);
+                }
                 draft.is_urgent |= outcome.is_urgent;
             }
             self.remember(now, id, &outcome, effects);
@@ -203,6 +216,7 @@ impl Leader {
                     sealed: node.map_or(MapNumber(0), |node| node.sealed),
                     lease_until: self.nodes.lease_until(record.node),
                     cut: state.cut,
+                    lacks: state.lacks,
                     log_end: state.log_end,
                 }
             })

@@ -202,7 +202,12 @@ enum Marks {
 impl Step<'_> {
     fn check(&self) -> Result<(), Rule> {
         let (old, new) = (self.old, self.new);
-        if self.is_loss && old.serving().next().is_none() && new.epoch > old.epoch {
+        // A slice is stamped, too, where its seed lacks something: that step is one as any other.
+        if self.is_loss
+            && old.serving().next().is_none()
+            && new.epoch > old.epoch
+            && (self.is_group || self.check_loss().is_ok())
+        {
             return self.check_loss();
         }
         if new.epoch == old.epoch {

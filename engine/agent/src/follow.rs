@@ -28,7 +28,7 @@ struct Part {
     /// The store's present life.
     life: Incarnation,
     /// The control group has accepted that life.
-    takes_part: bool,
+    is_in: bool,
     followed: MapNumber,
 }
 
@@ -49,7 +49,7 @@ impl Follow {
         let part = |report: &StoreReport| Part {
             store: report.store,
             life: report.incarnation,
-            takes_part: false,
+            is_in: false,
             followed: MapNumber(0),
         };
         let parts = stores.iter().map(|report| (report.unit, part(report))).collect();
@@ -68,21 +68,21 @@ impl Follow {
 
     /// Whether a unit follows maps: the control group has accepted its store's life.
     pub(crate) fn takes_part(&self, unit: Unit) -> bool {
-        self.parts.get(&unit).is_some_and(|part| part.takes_part)
+        self.parts.get(&unit).is_some_and(|part| part.is_in)
     }
 
     /// Who was put out again by a later life keeps following, to learn of it.
     fn look_at_lives(&mut self) {
         let map: &ClusterMap = self.edition.map();
         for part in self.parts.values_mut() {
-            part.takes_part |= map.store(part.store).is_some_and(|store| store.incarnation == part.life);
+            part.is_in |= map.store(part.store).is_some_and(|store| store.incarnation == part.life);
         }
     }
 
     /// The map that the node has promised to follow.
     pub(crate) fn installed(&self) -> MapNumber {
         let stored = if planted(Bug::AgentPromisesUnstored) { self.edition.number() } else { self.stored };
-        let parts = self.parts.values().filter(|part| part.takes_part);
+        let parts = self.parts.values().filter(|part| part.is_in);
         let followed =
             parts.map(|part| part.followed).min().filter(|_| !planted(Bug::AgentPromisesUnfollowed));
         followed.unwrap_or(stored).min(stored)

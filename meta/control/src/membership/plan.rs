@@ -16,8 +16,8 @@ pub(super) struct Draft<'a> {
     pub(super) delta: MapDelta,
     /// Somebody waits for it.
     pub(super) is_urgent: bool,
-    /// Stores whose process was started anew, by place: the change says so.
-    pub(super) restarted: Vec<u16>,
+    /// Stores whose process was started anew, by place: the change says so. And whether the new life lacks something (R8).
+    pub(super) restarted: Vec<(u16, bool)>,
 }
 
 impl<'a> Draft<'a> {
@@ -221,9 +221,9 @@ impl Leader {
                 }
             })
             .collect();
-        for place in &draft.restarted {
+        for (place, lacks) in &draft.restarted {
             if let Some(store) = stores.get_mut(usize::from(*place)) {
-                store.presence = Presence::Restarted;
+                (store.presence, store.lacks) = (Presence::Restarted, *lacks);
             }
         }
         stores

@@ -128,6 +128,8 @@ impl View<'_> {
         let is_lost = self.look_around(&mut next);
         if is_lost {
             self.without_lost(chain, &mut next);
+            let alone = next.serving().next().filter(|_| next.members.len() == 1);
+            outcome.is_lossy = alone.is_some_and(|member| self.store(member.store).lacks);
             outcome.is_urgent = true;
         } else if chain.serving().next().is_none() {
             self.seed(id, chain, &mut next, &mut outcome);

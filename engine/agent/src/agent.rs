@@ -8,7 +8,7 @@ use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use wire::control::{
-    Answer, CaughtUp, Command, Led, Life, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
+    Answer, CaughtUp, Command, Led, Life, LogEnd, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
     StoreReport, Synced,
 };
 use wire::map::Unit;
@@ -277,6 +277,11 @@ impl Agent {
         if self.reports.on_beat(beat) {
             self.talk.hurry();
         }
+    }
+
+    /// What a registration says of a store beside that: where its log ends, and its marks (cut, lacks), which go when everything is there again.
+    pub fn on_store(&mut self, store: StoreId, log_end: LogEnd, marks: (bool, bool)) {
+        self.reports.on_store(store, log_end, marks);
     }
 
     /// The stores that a unit needs and can't reach, all of them.

@@ -149,6 +149,20 @@ impl Effects {
         self.notes.clear();
     }
 
+    /// Whether there is nothing to carry out.
+    pub fn is_empty(&self) -> bool {
+        self.sends.is_empty()
+            && self.closes.is_empty()
+            && self.dials.is_empty()
+            && self.io.requests.is_empty()
+            && self.notes.is_empty()
+            && self.deadline.is_none()
+            && self.lease.is_none()
+            && self.store.is_none()
+            && self.publish.is_none()
+            && self.format_voter.is_none()
+    }
+
     /// A frame whose head `encode` appends.
     pub(crate) fn send(&mut self, link: Link, encode: impl FnOnce(&mut Vec<u8>)) {
         let position = |bytes: &[u8]| u32::try_from(bytes.len()).expect("cleared after each event");

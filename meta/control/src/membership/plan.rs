@@ -2,7 +2,7 @@
 
 use wire::control::{ChainId, Waits};
 use wire::map::{Chain, Group, Map, MapDelta, Node, Slice, Store};
-use wire::{MapNumber, Nanos, NodeId, SliceIndex};
+use wire::{MapNumber, Nanos, NodeId, SessionId};
 
 use super::config::{Config, HOLD_DOWN_MAX, HOLD_DOWN_MIN, REPLAN, UNHURRIED};
 use super::event::{Effect, Effects, Note};
@@ -62,12 +62,29 @@ impl<'a> Draft<'a> {
         unchanged.chain(self.delta.stores.iter().map(|(place, store)| (*place, store)))
     }
 
-    /// What was acked in a slice may be gone: whoever still means to commit it has to write it again (R8). Its chain is in the change.
-    fn stamp_loss(&mut self, slice: SliceIndex) {
+    /// What was acked may be gone: whoever still means to commit a slice's chunks has to write them again (R8); of a group all sessions end, whose ids would be given
+    /// out again (R20). The chain is in the change.
+    fn stamp_loss(&mut self, id: ChainId) {
         let number = self.number();
-        if let Some(record) = self.delta.slices.get_mut(&slice) {
-            record.loss_map_number = number;
+        match id {
+            ChainId::Slice(slice) => {
+                if let Some(record) = self.delta.slices.get_mut(&slice) {
+                    record.loss_map_number = number;
+                }
+            }
+            ChainId::Group(group) => {
+                if let Some(record) = self.delta.groups.get_mut(&group) {
+                    record.generation += 1;
+                }
+            }
         }
+    }
+
+    /// A group that has no generation left can't tell its sessions from those that it lost (R20): it stays down.
+    fn is_used_up(&self, id: ChainId) -> bool {
+        let ChainId::Group(group) = id else { return false };
+        let known = group_place(self.map, group).map(|place| &self.map.groups[place]);
+        known.is_some_and(|known| known.generation + 1 >= SessionId::GENERATION_COUNT)
     }
 
     pub(super) fn set_chain(&mut self, id: ChainId, chain: Chain) {
@@ -141,11 +158,12 @@ impl Leader {
         let is_quiet = !found.is_unsettled && draft.is_empty() && self.targets.is_empty();
         for (id, outcome) in found.outcomes {
             if let Some(next) = outcome.next {
+                if outcome.is_lossy && draft.is_used_up(id) {
+                    continue;
+                }
                 draft.set_chain(id, next);
-                if let ChainId::Slice(slice) = id
-                    && outcome.is_lossy
-                {
-                    draft.stamp_loss(slice);
+                if outcome.is_lossy {
+                    draft.stamp_loss(id);
                 }
                 draft.is_urgent |= outcome.is_urgent;
             }

@@ -193,11 +193,12 @@ fn a_seed_that_lacks_something_stamps_its_slices() {
     cluster.restart(1);
     cluster.run(1_000 * MS);
     assert!(cluster.is_whole() && stamps(&cluster) == [0; 4], "nothing was lost");
-    cluster.node(1).stores[0].lacks = true;
+    cluster.node(1).stores.iter_mut().for_each(|store| store.lacks = true);
     let number = cluster.map().number;
     cluster.restart(1);
     cluster.run(1_000 * MS);
     assert!(cluster.is_whole() && stamps(&cluster).iter().all(|stamp| *stamp > number.0), "R8");
+    assert_eq!(cluster.map().groups[0].generation, 1, "R20: every session is closed");
 
     let mut cluster = Cluster::of(3, 2);
     cluster.node(3).stores[0].lacks = true;

@@ -10,9 +10,7 @@ use wire::{ClusterId, NodeId, ShardIndex, StoreId};
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::lock_own;
-use crate::identity::{
-    DIRECTORY_FORMAT, Identity, NodeDirectory, data_files, metadata_path, read_identity,
-};
+use crate::identity::{DIRECTORY_FORMAT, Identity, NodeDirectory, data_files, metadata_path, read_identity};
 use crate::meta_thread::MetaStart;
 use crate::node::Threads;
 use crate::shard_thread::ShardStart;

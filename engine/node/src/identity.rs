@@ -126,7 +126,9 @@ impl NodeDirectory {
             let log = parse_uuid(&vote.log).map(StoreId);
             log.map(|log| Vote { id: vote.id, log, is_founder: vote.founder })
         });
-        let vote = vote.map_or(Ok(None), |vote| vote.map(Some).ok_or_else(|| damaged("`vote.log` isn't an id".into())))?;
+        let vote = vote.map_or(Ok(None), |vote| {
+            vote.map(Some).ok_or_else(|| damaged("`vote.log` isn't an id".into()))
+        })?;
         Ok(Identity { cluster, node: NodeId(file.node), stores, metadata, vote, format: file.format })
     }
 

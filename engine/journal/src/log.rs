@@ -20,7 +20,7 @@ mod space;
 use std::collections::VecDeque;
 
 use wire::limits::MESSAGE_BYTES_MAX;
-use wire::{Memory, Nanos, Slot};
+use wire::{Incarnation, Memory, Nanos, Slot};
 
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
@@ -60,6 +60,8 @@ pub struct LogConfig {
     pub prezero_bytes: u64,
     /// R29's override, an operator's explicit act.
     pub accept_data_loss: bool,
+    /// Random: the low bits of the life that begins (R34).
+    pub life_random: u16,
 }
 
 /// What happens to a log.
@@ -595,7 +597,9 @@ impl Log {
         if matches!(self.stage, Stage::Opening | Stage::Ended) {
             return;
         }
-        let at = if self.stage == Stage::Serving && self.device.wants_empty_batch() {
+        let at = if self.device.has_news() {
+            now.after(Nanos::MILLISECOND)
+        } else if self.stage == Stage::Serving && self.device.wants_empty_batch() {
             // A deadline that has passed and could not be met is tried again soon, not at once.
             self.last_durable.after(IDLE_NANOS).max(now.after(Nanos::MILLISECOND))
         } else if !self.is_empty()
@@ -743,6 +747,37 @@ impl Log {
         self.durable_index
     }
 
+    /// The lives before the present one that are remembered, oldest first ([`Device::lives`]).
+    pub fn lives(&self) -> &[Incarnation] {
+        self.device.lives()
+    }
+
+    /// Whether recovery, now or before, cut a tail that may have been acked (R7, [`Device::recovered_cut`]).
+    pub fn recovered_cut(&self) -> bool {
+        self.device.recovered_cut()
+    }
+
+    /// Whether durable batches were found damaged or lost, now or before ([`Device::lacks`]).
+    pub fn lacks(&self) -> bool {
+        self.device.lacks()
+    }
+
+    /// Control has accepted this life: those before it are forgotten, durably with the next event ([`Device::on_accepted`]). Passed over unless the log serves.
+    pub fn on_accepted(&mut self, now: Nanos, incarnation: Incarnation, effects: &mut LogEffects) {
+        if self.stage == Stage::Serving {
+            self.device.on_accepted(incarnation);
+            self.arm(now, effects);
+        }
+    }
+
+    /// The group's member serves again: the marks go, durably with the next event ([`Device::on_whole`]). Passed over unless the log serves.
+    pub fn on_whole(&mut self, now: Nanos, effects: &mut LogEffects) {
+        if self.stage == Stage::Serving {
+            self.device.on_whole();
+            self.arm(now, effects);
+        }
+    }
+
     /// Whether a write or flush failed.
     pub fn is_fenced(&self) -> bool {
         self.device.is_fenced()
@@ -766,5 +801,6 @@ fn device_config(config: &LogConfig) -> DeviceConfig {
         device_bytes: config.device_bytes,
         prezero_bytes: config.prezero_bytes,
         accept_data_loss: config.accept_data_loss,
+        life_random: config.life_random,
     }
 }

@@ -418,6 +418,7 @@ impl ShardStart {
         store.prezero_bytes = config.store.prezero.0;
         store.scrub_pass = nanoseconds(config.store.scrub_period.0);
         store.accept_data_loss = accept_data_loss;
+        store.life_random = u16::from_le_bytes(runtime::clock::random_bytes());
         let identity = shard::Identity {
             cluster: identity.cluster,
             node: identity.node,

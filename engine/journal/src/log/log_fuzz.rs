@@ -130,6 +130,8 @@ impl Bench {
             }
             LogEffect::Opened { last_index } => {
                 assert_eq!(last_index, self.state.len() as u64);
+                assert!(self.log.recovered_cut() || !self.log.opened().unwrap().recovered_cut);
+                assert!(self.log.lacks() || self.log.loss().is_none());
                 self.is_open = true;
             }
             LogEffect::Durable { index } => self.durable = usize::try_from(index).unwrap(),

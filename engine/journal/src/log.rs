@@ -13,6 +13,7 @@
 //! for each `WantPage` fill the slot and send `Page`. An orderly end is `BeginLastCheckpoint` and, once that is done, `Shutdown`: the log is then
 //! marked as ended in order, and the next start reads the image and nothing else.
 
+mod lives;
 #[cfg(test)]
 mod log_fuzz;
 mod space;
@@ -20,7 +21,7 @@ mod space;
 use std::collections::VecDeque;
 
 use wire::limits::MESSAGE_BYTES_MAX;
-use wire::{Incarnation, Memory, Nanos, Slot};
+use wire::{Memory, Nanos, Slot};
 
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
@@ -745,37 +746,6 @@ impl Log {
     /// The last record known durable.
     pub fn durable_index(&self) -> u64 {
         self.durable_index
-    }
-
-    /// The lives before the present one that are remembered, oldest first ([`Device::lives`]).
-    pub fn lives(&self) -> &[Incarnation] {
-        self.device.lives()
-    }
-
-    /// Whether recovery, now or before, cut a tail that may have been acked (R7, [`Device::recovered_cut`]).
-    pub fn recovered_cut(&self) -> bool {
-        self.device.recovered_cut()
-    }
-
-    /// Whether durable batches were found damaged or lost, now or before ([`Device::lacks`]).
-    pub fn lacks(&self) -> bool {
-        self.device.lacks()
-    }
-
-    /// Control has accepted this life: those before it are forgotten, durably with the next event ([`Device::on_accepted`]). Passed over unless the log serves.
-    pub fn on_accepted(&mut self, now: Nanos, incarnation: Incarnation, effects: &mut LogEffects) {
-        if self.stage == Stage::Serving {
-            self.device.on_accepted(incarnation);
-            self.arm(now, effects);
-        }
-    }
-
-    /// The group's member serves again: the marks go, durably with the next event ([`Device::on_whole`]). Passed over unless the log serves.
-    pub fn on_whole(&mut self, now: Nanos, effects: &mut LogEffects) {
-        if self.stage == Stage::Serving {
-            self.device.on_whole();
-            self.arm(now, effects);
-        }
     }
 
     /// Whether a write or flush failed.

@@ -86,6 +86,10 @@ pub(crate) struct GroupLog {
 }
 
 impl GroupLog {
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     pub(crate) fn new(log: Log) -> Self {
         Self {
             log,

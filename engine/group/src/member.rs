@@ -113,6 +113,11 @@ impl Member {
         }
     }
 
+    /// Its log, to be looked at.
+    pub fn log(&self) -> &Log {
+        self.log.log()
+    }
+
     /// What `status` shows of the group, once it serves.
     pub fn state(&self) -> Option<GroupState> {
         self.replica().map(Replica::group_state)

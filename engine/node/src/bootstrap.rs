@@ -10,14 +10,17 @@ use wire::{ClusterId, NodeId, ShardIndex, StoreId};
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::lock_own;
-use crate::identity::{Identity, NodeDirectory, data_files, metadata_path, read_identity};
+use crate::identity::{
+    DIRECTORY_FORMAT, Identity, NodeDirectory, data_files, metadata_path, read_identity,
+};
 use crate::meta_thread::MetaStart;
 use crate::node::Threads;
 use crate::shard_thread::ShardStart;
-use crate::start::{
-    check_shards, open_file, read_map, start_metadata_thread, start_shard, start_with, wait_ready,
-};
+use crate::start::{Opened, open_file, start_metadata_thread, start_shard, wait_ready};
+use crate::vote::{self, Vote};
 
+/// The vote of a new cluster's only node.
+const FIRST_VOTER: u64 = 1;
 /// Slices of a new cluster's ring: 2^12 (R40).
 const RING_BITS: u8 = 12;
 
@@ -79,21 +82,24 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
         node: NodeId(1),
         stores,
         metadata: StoreId(runtime::clock::random_bytes()),
+        vote: Some(Vote::new(FIRST_VOTER, true)),
+        format: DIRECTORY_FORMAT,
     };
 
+    let (control, _nobody) = runtime::mailbox(1);
     // They have ended when this returns, with or without an error: only then may what they made be removed.
     let mut threads = Threads::default();
     for index in 0..config.shard_count() {
         let start = ShardStart::format(config, &identity, ShardIndex(index));
         let file = start.open_file()?;
         made.files.push(config.store_path(index));
-        threads.shards.push(start_shard(config, index, (start, file))?);
+        threads.shards.push(start_shard(config, index, (start, file), control.clone())?);
     }
     let path = metadata_path(config.metadata_directory());
     let start = MetaStart::format(config, &identity);
     let file = open_file(&path, start.is_format())?;
     made.files.push(path);
-    let metadata = start_metadata_thread(config, (start, file))?;
+    let metadata = start_metadata_thread(config, (start, file), control)?;
     let metadata = threads.metadata.insert(metadata);
     threads.shards.iter().try_for_each(wait_ready)?;
     wait_ready(metadata)?;
@@ -115,6 +121,10 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
     })
     .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
     threads.stop()?;
+    if let Some(vote) = identity.vote {
+        made.files.push(vote.path(config.metadata_directory()));
+        vote::make(config.metadata_directory(), vote, (identity.cluster, identity.node))?;
+    }
 
     // Nobody else can be here: the stores are this call's.
     made.files.extend([directory.map_path(), directory.identity_path()]);
@@ -124,35 +134,16 @@ fn format(config: &Config, made: &mut Made) -> Result<Initialized, Error> {
     Ok(Initialized { cluster: identity.cluster, stores: identity.stores.into_iter().zip(paths).collect() })
 }
 
-/// Starts once with R29's override: damage in the metadata log is cut, and what follows it is lost. The node is stopped again.
+/// Opens everything once with R29's override: damage in the metadata log is cut, and what follows it is lost. Then it is closed again.
 ///
-/// The map that says so comes before the loss: cut off at any point, a later start never gives out a session id again (R20), and commits nothing that was acked
-/// before (R8). But nothing is accepted for a store that isn't mounted: all files are there before the map is written, this node's, and nobody uses them.
+/// The stores mark themselves durably as ones that lack something before anything is served from them; what the control group makes of that at the next start
+/// comes before everything else: all sessions are closed, so that none of their ids is given out again (R20), and nothing is committed that was acked before (R8).
 pub fn recover(config: &Config, accept_data_loss: bool) -> Result<RecoverReport, Error> {
     config.validate()?;
-    if accept_data_loss {
-        accept_loss(config)?;
-    }
-    let node = start_with(config.clone(), accept_data_loss)?;
-    let cluster = node.cluster();
-    node.stop()?;
+    // Nothing is accepted for a store that isn't mounted, or is another's: all files are looked at first, and nobody uses them.
+    drop(lock_own(config, &read_identity(config)?)?);
+    let cluster = Opened::open(&mut config.clone(), accept_data_loss)?.close()?;
     Ok(RecoverReport { cluster })
-}
-
-fn accept_loss(config: &Config) -> Result<(), Error> {
-    let directory = NodeDirectory::new(&config.directory);
-    let identity = read_identity(config)?;
-    check_shards(config, &identity)?;
-    let _nobody_serves = lock_own(config, &identity)?;
-    let map = read_map(&directory)?.with_accepted_loss();
-    let map =
-        map.map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    directory.write_map(&map.as_map().encode())?;
-    tracing::warn!(
-        map = map.number().0,
-        "data loss is accepted: all sessions are closed, uploads that were under way begin again"
-    );
-    Ok(())
 }
 
 /// What formatting may remove again: only what it has made itself.

@@ -38,6 +38,10 @@ const OFFSET_SHARD_PORT: u16 = 10;
 pub struct Config {
     /// The node's name, shown in status and logs.
     pub name: String,
+    /// The rack or other domain that fails as a whole, for placing copies apart; empty: not known.
+    pub rack: String,
+    /// Control ports (`host:port`, base port + 2) of other nodes of the cluster, to be asked when those that the cluster map names don't answer.
+    pub join: Vec<String>,
     /// Where the node keeps its identity, the last cluster map and, unless `metadata.directory` says otherwise, its metadata log.
     pub directory: PathBuf,
     /// Address to listen on.
@@ -134,6 +138,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: "node-1".into(),
+            rack: String::new(),
+            join: Vec::new(),
             directory: "/var/lib/catena".into(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             base_port: 7420,
@@ -242,6 +248,13 @@ impl Config {
                 "name",
                 "1 to 255 bytes, not of spaces alone, without control characters, `\"` and `\\`",
             );
+        }
+        if !self.rack.is_empty() && !is_node_name(&self.rack) {
+            return wrong("rack", "at most 255 bytes without control characters, `\"` and `\\`; or empty");
+        }
+        if let Some(endpoint) = self.join.iter().find(|text| text.parse::<SocketAddr>().is_err()) {
+            let reason = format!("`{endpoint}` isn't an address with a port, as 192.0.2.7:7422");
+            return Err(ConfigError::Value { key: "join", reason });
         }
         if self.directory.as_os_str().is_empty() {
             return wrong("directory", "it must name a directory");

@@ -13,9 +13,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::config::Config;
+use crate::vote::Vote;
 
-/// Version of the directory's layout; a newer one is refused by name. Since 2 the metadata log has a uuid here.
-pub(crate) const DIRECTORY_FORMAT: u32 = 2;
+/// Version of the directory's layout; a newer one is refused by name. Since 2 the metadata log has a uuid here, since 3 the node's vote.
+pub(crate) const DIRECTORY_FORMAT: u32 = 3;
 const IDENTITY_FILE: &str = "identity.toml";
 const MAP_FILE: &str = "cluster.map";
 const METADATA_FILE: &str = "metadata.log";
@@ -42,6 +43,17 @@ pub(crate) struct Identity {
     pub(crate) stores: Vec<StoreId>,
     /// The metadata replica's log; zero in a directory of format 1, which didn't name it.
     pub(crate) metadata: StoreId,
+    /// Its vote in the control group.
+    pub(crate) vote: Option<Vote>,
+    /// The layout that was read; a directory of an earlier one knows no control group.
+    pub(crate) format: u32,
+}
+
+impl Identity {
+    /// Whether the directory was formatted before control groups were.
+    pub(crate) fn is_old(&self) -> bool {
+        self.format < DIRECTORY_FORMAT
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -53,6 +65,16 @@ struct IdentityFile {
     stores: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     metadata: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vote: Option<VoteFile>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct VoteFile {
+    id: u64,
+    log: String,
+    founder: bool,
 }
 
 /// Files of a node's own directory.
@@ -100,7 +122,12 @@ impl NodeDirectory {
         let metadata = file.metadata.map_or(Some([0; 16]), |text| parse_uuid(&text));
         let metadata = metadata.ok_or_else(|| damaged("`metadata` isn't an id".into()))?;
         let (cluster, metadata) = (ClusterId(cluster), StoreId(metadata));
-        Ok(Identity { cluster, node: NodeId(file.node), stores, metadata })
+        let vote = file.vote.map(|vote| {
+            let log = parse_uuid(&vote.log).map(StoreId);
+            log.map(|log| Vote { id: vote.id, log, is_founder: vote.founder })
+        });
+        let vote = vote.map_or(Ok(None), |vote| vote.map(Some).ok_or_else(|| damaged("`vote.log` isn't an id".into())))?;
+        Ok(Identity { cluster, node: NodeId(file.node), stores, metadata, vote, format: file.format })
     }
 
     /// Makes the directory a node's; the last step of formatting.
@@ -111,6 +138,11 @@ impl NodeDirectory {
             node: identity.node.0,
             stores: identity.stores.iter().map(ToString::to_string).collect(),
             metadata: Some(identity.metadata.to_string()),
+            vote: identity.vote.map(|vote| VoteFile {
+                id: vote.id,
+                log: vote.log.to_string(),
+                founder: vote.is_founder,
+            }),
         };
         let text = toml::to_string(&file).expect("strings and numbers are TOML");
         let text =
@@ -219,6 +251,8 @@ mod tests {
             node: NodeId(1),
             stores: vec![StoreId([1; 16]), StoreId([0xfe; 16])],
             metadata: StoreId([0xab; 16]),
+            vote: Some(Vote { id: 5, log: StoreId([0xcd; 16]), is_founder: false }),
+            format: DIRECTORY_FORMAT,
         }
     }
 
@@ -261,10 +295,12 @@ mod tests {
         let directory = NodeDirectory::new(temporary.path());
         directory.write_identity(&identity()).expect("written");
         let path = temporary.path().join(IDENTITY_FILE);
-        let text = fs::read_to_string(&path).expect("text").replace("format = 2", "format = 1");
+        let text = fs::read_to_string(&path).expect("text").replace("format = 3", "format = 1");
+        let text = text.split("[vote]").next().expect("a part");
         let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("metadata")).collect();
         fs::write(&path, text.join("\n")).expect("written");
-        let first = Identity { metadata: StoreId([0; 16]), ..identity() };
+        let first = Identity { metadata: StoreId([0; 16]), vote: None, format: 1, ..identity() };
+        assert!(first.is_old());
         assert_eq!(directory.read_identity().expect("read"), first);
     }
 
@@ -276,10 +312,11 @@ mod tests {
         let path = temporary.path().join(IDENTITY_FILE);
         let text = fs::read_to_string(&path).expect("text");
         for (from, to, expected) in [
-            ("format = 2", "format = 3", "format 3"),
+            ("format = 3", "format = 4", "format 4"),
             ("cluster = \"07", "cluster = \"xx", "`cluster`"),
             ("node = 1", "knot = 1", "identity.toml"),
             ("metadata = \"ab", "metadata = \"xx", "`metadata`"),
+            ("log = \"cd", "log = \"xx", "`vote.log`"),
         ] {
             fs::write(&path, text.replace(from, to)).expect("written");
             let error = directory.read_identity().expect_err(to).to_string();

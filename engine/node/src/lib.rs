@@ -8,11 +8,13 @@
 mod admin;
 mod bootstrap;
 pub mod config;
+mod control_thread;
 mod disk;
 mod error;
 mod files;
 mod fullness;
 mod identity;
+mod keeper;
 pub mod logging;
 mod meta_log;
 mod meta_thread;
@@ -22,7 +24,9 @@ mod progress;
 mod read_depth;
 mod shard_thread;
 mod start;
+mod teller;
 mod units;
+mod vote;
 
 pub use bootstrap::{
     Initialized, RecoverReport, formatted_shards, init, is_initialized, is_running, recover,

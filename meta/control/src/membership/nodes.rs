@@ -72,6 +72,7 @@ pub(super) struct StoreState {
     /// It was refused as stale (R34).
     pub(super) is_stale: bool,
     pub(super) cut: bool,
+    pub(super) lacks: bool,
     pub(super) log_end: LogEnd,
     /// The highest batch that was heard of in the store's present life (R34).
     pub(super) sequence: u64,
@@ -87,6 +88,7 @@ impl StoreState {
         life: None,
         is_stale: false,
         cut: false,
+        lacks: false,
         log_end: LogEnd { epoch: wire::Epoch(0), index: wire::CommitIndex(0) },
         sequence: 0,
         used_bytes: None,
@@ -283,6 +285,7 @@ impl Nodes {
             life: Some(life),
             is_stale: false,
             cut: report.recovered_cut,
+            lacks: report.lacks,
             log_end: report.log_end,
             // A life that was accepted counts from where it began.
             sequence: report.sequence,

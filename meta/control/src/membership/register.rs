@@ -232,7 +232,7 @@ impl Leader {
         let Some(known) = draft.store(place).cloned() else { return Ok(()) };
         let record = updated(&known, report);
         if record.incarnation > known.incarnation {
-            draft.restarted.push(place);
+            draft.restarted.push((place, report.lacks));
         }
         if record != known {
             draft.delta.stores.insert(place, record);

@@ -37,6 +37,8 @@ pub(super) struct StoreView {
     /// Until when its node may have a lease.
     pub(super) lease_until: Nanos,
     pub(super) cut: bool,
+    /// Its recovery missed something that may have been acked (R8).
+    pub(super) lacks: bool,
     pub(super) log_end: LogEnd,
 }
 
@@ -92,6 +94,8 @@ pub(super) struct Outcome {
     pub(super) choice: Option<Choice>,
     /// Somebody could seed it.
     pub(super) may_seed: bool,
+    /// It goes on with a store that lacks something (R8).
+    pub(super) is_lossy: bool,
 }
 
 /// A step that nothing forced.
@@ -124,6 +128,8 @@ impl View<'_> {
         let is_lost = self.look_around(&mut next);
         if is_lost {
             self.without_lost(chain, &mut next);
+            let alone = next.serving().next().filter(|_| next.members.len() == 1);
+            outcome.is_lossy = alone.is_some_and(|member| self.store(member.store).lacks);
             outcome.is_urgent = true;
         } else if chain.serving().next().is_none() {
             self.seed(id, chain, &mut next, &mut outcome);

@@ -42,6 +42,7 @@ impl Known {
             sealed: PREPARED,
             lease_until: NOW.after(1),
             cut: false,
+            lacks: false,
             log_end: LogEnd::default(),
         };
         Self {

@@ -23,7 +23,7 @@ use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
-use crate::teller::{Teller, lives, marks};
+use crate::teller::{Teller, marks};
 
 /// A map, shared by all threads.
 pub(crate) type SharedMap = Arc<Edition>;
@@ -250,7 +250,7 @@ impl ShardThread {
             unit: self.teller.unit,
             address: String::new(),
             incarnation: opened.incarnation,
-            lives: lives(opened.incarnation),
+            lives: store.lives().to_vec(),
             recovered_cut,
             lacks,
             log_end: LogEnd::default(),

@@ -38,6 +38,7 @@ mod buffers;
 mod client;
 mod compact;
 mod config;
+pub mod control;
 pub mod core;
 mod download;
 mod error;

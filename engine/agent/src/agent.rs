@@ -8,8 +8,8 @@ use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use wire::control::{
-    Answer, CaughtUp, Command, Led, Life, LogEnd, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
-    StoreReport, Synced,
+    Answer, CaughtUp, Command, Led, Life, LogEnd, Refusal, RegistrationRefusal, RegistrationReply, Slow,
+    StoreBeat, StoreReport, Synced,
 };
 use wire::map::Unit;
 use wire::message::{Reply, Request};

@@ -46,12 +46,7 @@ impl Reports {
     }
 
     /// What the next registration says of a store.
-    pub(crate) fn on_store(
-        &mut self,
-        store: StoreId,
-        log_end: LogEnd,
-        (recovered_cut, lacks): (bool, bool),
-    ) {
+    pub(crate) fn on_store(&mut self, store: StoreId, log_end: LogEnd, (recovered_cut, lacks): (bool, bool)) {
         if let Some(report) = self.stores.iter_mut().find(|known| known.store == store) {
             report.log_end = report.log_end.max(log_end);
             (report.recovered_cut, report.lacks) = (recovered_cut, lacks);

@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::keeper::Order;
 use crate::meta_thread::MetaMail;
 use crate::progress::{Progress, Stage};
-use crate::shard_thread::{SharedMap, ShardMail};
+use crate::shard_thread::{ShardMail, SharedMap};
 use crate::vote::Vote;
 
 /// Units are asked this often how they are.
@@ -271,7 +271,9 @@ impl ControlThread {
 
     /// Every map is durable before a unit sees it: a prepared epoch is a promise (I4).
     fn publish(&mut self) {
-        let Some(edition) = self.unpublished.take_if(|edition| edition.number() <= self.stored) else { return };
+        let Some(edition) = self.unpublished.take_if(|edition| edition.number() <= self.stored) else {
+            return;
+        };
         for unit in &self.units {
             if !self.agent.takes_part(*unit) {
                 continue;
@@ -384,7 +386,10 @@ impl ControlThread {
             Note::LeaseRenewed => info!("there is a lease again"),
             Note::Leads { term } => info!(term, "this node leads the control group"),
             Note::Follows { leader } => {
-                info!(leader = leader.map(|node| node.0), "this node doesn't lead the control group any more");
+                info!(
+                    leader = leader.map(|node| node.0),
+                    "this node doesn't lead the control group any more"
+                );
             }
             Note::VoterFailed(failure) => {
                 error!(%failure, "this node's vote in the control group can't be used: it serves without it");
@@ -404,7 +409,10 @@ fn tell_membership(note: &control::membership::Note) {
             error!(%store, "the store is older than what is known of it, and is refused: `catena admin disk replace`");
         }
         Note::ChainStuck(chain) => {
-            error!(?chain, "the chain has no member to go on with: `catena admin why` says whom it waits for");
+            error!(
+                ?chain,
+                "the chain has no member to go on with: `catena admin why` says whom it waits for"
+            );
         }
         note => info!(?note, "the control group"),
     }
@@ -420,8 +428,12 @@ fn verdict_text(store: StoreId, verdict: StoreVerdict) -> String {
             "store {store} is older than what the cluster knows of it, as after a rollback or from a copy; it is refused: replace it by an empty one \
              with `catena admin disk replace`"
         ),
-        StoreVerdict::Expelled => format!("the loss of store {store} was accepted: it can't come back under this id"),
-        StoreVerdict::Forgotten => format!("store {store} was replaced or forgotten: it can't come back under this id"),
+        StoreVerdict::Expelled => {
+            format!("the loss of store {store} was accepted: it can't come back under this id")
+        }
+        StoreVerdict::Forgotten => {
+            format!("store {store} was replaced or forgotten: it can't come back under this id")
+        }
         StoreVerdict::Elsewhere { node } => format!("store {store} belongs to node {}", node.0),
     }
 }
@@ -527,4 +539,3 @@ fn close_reason(reason: CloseReason) -> runtime::CloseReason {
         CloseReason::Mismatch | CloseReason::TooMany | CloseReason::Redial => runtime::CloseReason::Local,
     }
 }
-

@@ -38,8 +38,10 @@ pub(crate) fn start(
 ) -> Result<Sender<Order>, Error> {
     let (sender, orders) = bounded(ORDERS_MAX);
     let keeper = Keeper { directory, logs, identity, control, told_at: Nanos(0) };
-    runtime::spawn_thread("keeper", None, move || keeper.run(&orders))
-        .map_err(|source| Error::Start { what: "the keeper of maps".into(), source: Box::new(source.into()) })?;
+    runtime::spawn_thread("keeper", None, move || keeper.run(&orders)).map_err(|source| Error::Start {
+        what: "the keeper of maps".into(),
+        source: Box::new(source.into()),
+    })?;
     Ok(sender)
 }
 
@@ -108,4 +110,3 @@ impl Keeper {
         }
     }
 }
-

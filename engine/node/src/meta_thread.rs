@@ -189,10 +189,9 @@ impl MetaThread {
     }
 
     fn log_end(&self) -> LogEnd {
-        self.member.position().map_or(LogEnd::default(), |position| LogEnd {
-            epoch: position.epoch,
-            index: position.received,
-        })
+        self.member
+            .position()
+            .map_or(LogEnd::default(), |position| LogEnd { epoch: position.epoch, index: position.received })
     }
 
     /// What the log is registered with.

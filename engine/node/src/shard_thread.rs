@@ -228,7 +228,11 @@ impl ShardThread {
     fn beat(&mut self) {
         let store = self.shard.store();
         let metrics = store.metrics();
-        let condition = if self.shard.condition() == StoreCondition::Fenced { Condition::Fenced } else { Condition::Well };
+        let condition = if self.shard.condition() == StoreCondition::Fenced {
+            Condition::Fenced
+        } else {
+            Condition::Well
+        };
         let beat = StoreBeat {
             store: self.teller.store,
             condition,

@@ -42,8 +42,7 @@ impl Teller {
     }
 
     pub(crate) fn suspect(&mut self, store: StoreId, is_suspect: bool) {
-        self.has_news |=
-            if is_suspect { self.suspects.insert(store) } else { self.suspects.remove(&store) };
+        self.has_news |= if is_suspect { self.suspects.insert(store) } else { self.suspects.remove(&store) };
     }
 
     pub(crate) fn tell_suspects(&mut self) {
@@ -56,7 +55,10 @@ impl Teller {
 /// Whether the store's recovery cut a tail, and whether it missed something.
 pub(crate) fn marks(store: &Store) -> (bool, bool) {
     let cut = store.opened().is_some_and(|opened| opened.recovered_cut);
-    (cut, store.metrics().chunks_damaged > 0 || store.metrics().batches_damaged > 0 || store.chunks_lost() > 0)
+    (
+        cut,
+        store.metrics().chunks_damaged > 0 || store.metrics().batches_damaged > 0 || store.chunks_lost() > 0,
+    )
 }
 
 /// The same of a metadata log.

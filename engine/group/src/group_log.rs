@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use journal::OpenError;
+use journal::{OpenError, Opened};
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
 use replica::{LogSpace, RecordNumber};
 use wire::{Memory, Nanos, Slot};
@@ -101,6 +101,11 @@ impl GroupLog {
             space: LogSpace::Ample,
             deadline: None,
         }
+    }
+
+    /// How it was found, once it is open.
+    pub(crate) fn found(&self) -> Option<&Opened> {
+        self.log.opened()
     }
 
     /// Begins to open or format it.

@@ -15,12 +15,13 @@ mod closing;
 use std::sync::Arc;
 
 use journal::log::Log;
-use journal::{IoOutcome, IoToken};
+use journal::{IoOutcome, IoToken, Opened};
 use placement::{ClusterMap, Edition};
 use replica::{
     ChainView, Effect, Event, LogSpace, Losses, RecordNumber, Replica, ReplicaConfig, RequestBody, Restore,
     RestoreError,
 };
+use wire::map::{Standing, Store, Unit};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
 use wire::{ClusterId, CommitIndex, GroupId, Memory, Nanos, NodeId, Prefix, Status, StoreId};
@@ -126,12 +127,22 @@ impl Member {
     }
 
     /// Nothing is executed before the replica knows what may be lost (R8): without a map no request is taken.
-    fn set_losses(&mut self) {
+    fn tell_map(&mut self, now: Nanos) {
         if let (Phase::Serving(replica), Some(edition)) = (&mut self.phase, &self.edition) {
             let map = edition.map();
             let stamps = map.loss_stamps().collect();
             replica.set_losses(Losses { ring_bits: u32::from(map.as_map().ring_bits), stamps });
+            let holds_chunks = |(_, store): &(u16, &Store)| {
+                matches!(store.unit, Unit::Shard(_)) && store.standing == Standing::Member
+            };
+            let sources = (0_u16..=u16::MAX).zip(&map.as_map().stores).filter(holds_chunks);
+            replica.set_inventory_sources(now, sources.map(|(place, _)| place).collect());
         }
+    }
+
+    /// How the log was found, once it is open.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.log.found()
     }
 
     /// A client connected.
@@ -477,7 +488,7 @@ impl Member {
             Ok(replica) => {
                 assert_eq!(replica.last_record(), last, "what the log has is what the replica has");
                 self.phase = Phase::Serving(Box::new(replica));
-                self.set_losses();
+                self.tell_map(turn.clock.now);
                 self.handle(Event::Lease { until: self.lease_until }, turn);
                 self.tell_chain(turn);
                 let committed = self.replica().map_or(CommitIndex(0), Replica::committed);

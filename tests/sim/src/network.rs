@@ -384,8 +384,13 @@ impl Network {
         }
     }
 
-    /// The process of this caller is gone.
-    pub(crate) fn caller_died<T: From<Traffic>>(&mut self, caller: usize, schedule: &mut Schedule<T>) {
+    /// The process of this caller is gone. Its servers hear so, or nothing.
+    pub(crate) fn caller_died<T: From<Traffic>>(
+        &mut self,
+        caller: usize,
+        is_silent: bool,
+        schedule: &mut Schedule<T>,
+    ) {
         let its: Vec<Connection> = self
             .connections
             .iter()
@@ -393,7 +398,12 @@ impl Network {
             .map(|(connection, _)| *connection)
             .collect();
         for connection in its {
-            self.close(connection, Side::Caller, schedule);
+            if is_silent {
+                self.counters.half_open += 1;
+                self.mark_closed(connection, Side::Caller);
+            } else {
+                self.close(connection, Side::Caller, schedule);
+            }
         }
     }
 

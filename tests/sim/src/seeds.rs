@@ -64,6 +64,7 @@ pub fn count(level: Level) -> u64 {
         Level::Store => 100,
         Level::Log => 60,
         Level::Node => 150,
+        Level::Cluster => 4,
     })
 }
 

@@ -16,7 +16,7 @@ impl World {
         }
         client.life += 1;
         client.workload.on_crash(now);
-        self.network.caller_died(number, &mut self.schedule);
+        self.network.caller_died(number, false, &mut self.schedule);
     }
 
     pub(super) fn next_fault(&mut self) {

@@ -31,7 +31,7 @@ use crate::trace::Trace;
 use crate::unit::Out;
 use crate::world::Happening;
 use clock::LocalClock;
-pub(crate) use control::{BEAT, Control, Seat};
+pub(crate) use control::{Control, Seat};
 
 /// Sizes and delays of a node.
 #[derive(Clone, Copy, Debug)]

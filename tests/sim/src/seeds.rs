@@ -10,10 +10,12 @@ use crate::Level;
 /// Folders of the crates whose logic is simulated.
 const SIMULATED: &[&str] = &[
     "client/src/core",
+    "engine/agent/src",
     "engine/group/src",
     "engine/journal/src",
     "engine/shard/src",
     "engine/store/src",
+    "meta/control/src",
     "meta/namespace/src",
     "meta/placement/src",
     "meta/replica/src",

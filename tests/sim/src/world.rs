@@ -1,6 +1,7 @@
 //! The whole: clients and nodes on one thread, in virtual time, from a seed.
 
 mod cluster;
+mod copies;
 mod ending;
 mod events;
 mod filling;

@@ -211,7 +211,9 @@ impl Node {
             host.own.insert(connection);
             called.push((peer, connection));
         }
-        for at in out.deadlines {
+        // An agent that has ended is driven no more.
+        let is_over = host.condition == Condition::Ended && unit > self.settings.shards;
+        for at in out.deadlines.into_iter().filter(|_| !is_over) {
             if host.armed.insert(at) {
                 around.schedule.at(self.clock.global(at), Happening::Tick { node, unit, life, at });
             }

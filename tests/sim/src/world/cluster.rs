@@ -9,9 +9,9 @@ use wire::map::Phase;
 use wire::{Nanos, NodeId, VolumeId};
 
 use super::watch::{Watch, chains};
-use super::{Happening, Phase as Stage, QUIET_LIMIT, World};
+use super::{Happening, OPERATIONS, Phase as Stage, QUIET_LIMIT, STORM_LENGTH, World};
 use crate::network::{Connection, Frame, Network, Sender, Side};
-use crate::node::{BEAT, CONTROL_PORT, Node, NodeSettings, Seat};
+use crate::node::{CONTROL_PORT, Node, NodeSettings, Seat};
 use crate::operator::{OPERATOR, OPERATOR_TICK, Operator, Step, Told, Wish};
 
 /// What a cluster has beside its nodes and clients.
@@ -29,6 +29,7 @@ pub(super) struct Cluster {
     /// A node whose place another one takes.
     pub(super) replacing: Option<Replacing>,
     last_life: u64,
+    storm_began: Nanos,
 }
 
 /// How far the replacing of a node is.
@@ -47,6 +48,12 @@ enum Stages {
     Placing(usize, Option<u64>),
 }
 
+/// A storm lasts at least so long.
+const STORM_MIN: u64 = 300 * Nanos::SECOND;
+/// Operations that may follow each other without a pause.
+const BURST: u64 = 40;
+/// Clients, at least.
+const CLIENTS_MIN: u64 = 4;
 /// How long a cluster has to become whole.
 pub(super) const WHOLE_LIMIT: u64 = 400 * Nanos::SECOND;
 
@@ -62,6 +69,7 @@ impl Cluster {
             gone: BTreeSet::new(),
             replacing: None,
             last_life: 0,
+            storm_began: Nanos(0),
         }
     }
 
@@ -296,20 +304,48 @@ impl World {
     /// A cluster's life: it forms, serves, suffers, and becomes whole again.
     pub(super) fn cluster_everything(&mut self) -> Result<(), String> {
         let start = self.schedule.now();
+        self.trace.tell(start, format_args!("{:?}", self.faults.profile()));
         self.start_nodes();
         self.form()?;
-        let formed = self.schedule.now();
-        self.trace.tell(formed, format_args!("the cluster is formed"));
-        let volume: VolumeId = self.make_volume()?;
-        self.phase = Stage::Storm;
+        self.trace.tell(self.schedule.now(), format_args!("the cluster is formed"));
+        let volume = self.make_volume()?;
         self.storm(volume)?;
+        self.calm()?;
+        self.become_whole("after the faults")?;
+        self.read_everything(volume)?;
+        self.hold_while_replaced(volume)?;
+        // What clients saw comes first: an inner assertion says where, an anomaly says that it matters.
+        self.check()?;
+        self.end_clients()?;
+        self.until_clean(volume)?;
+        self.end_nodes()?;
+        self.tally.count("seed", "verified");
+        self.count_all();
         self.tally.virtual_nanos = self.schedule.now().since(start);
-        let _ = BEAT;
         Ok(())
     }
 
     fn storm(&mut self, volume: VolumeId) -> Result<(), String> {
-        self.add_client(0, volume);
-        self.until("the storm", 600 * Nanos::SECOND, |world| world.operations_left == 0)
+        self.phase = Stage::Storm;
+        let began = self.schedule.now();
+        self.cluster().storm_began = began;
+        let count = self.random.between(CLIENTS_MIN, CLIENTS_MIN + 2);
+        for client in 0..count {
+            self.add_client(usize::try_from(client).expect("few"), volume);
+        }
+        self.schedule.after(Nanos::SECOND, Happening::Fault);
+        let (least, most) = (began.after(STORM_MIN), began.after(STORM_LENGTH));
+        self.until("the storm", 2 * STORM_LENGTH, |world| {
+            let now = world.schedule.now();
+            (now > least && world.operations_left == 0) || now > most
+        })
+    }
+
+    /// Whether an operation may begin: they are spread over the storm, in bursts.
+    pub(super) fn may_begin(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
+        let passed = self.schedule.now().since(cluster.storm_began);
+        let due = BURST + OPERATIONS.saturating_sub(BURST) * passed / STORM_MIN;
+        OPERATIONS - self.operations_left < due
     }
 }

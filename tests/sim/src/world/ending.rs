@@ -20,14 +20,15 @@ impl World {
         self.trace.tell(self.schedule.now(), format_args!("calm"));
         self.phase = Phase::Calm;
         self.network.heal(self.schedule.now());
-        for node in 0..self.nodes.len() {
+        let living: Vec<usize> = self.living().map(|(number, _)| number).collect();
+        for node in living {
             self.nodes[node].hosts.iter_mut().for_each(|host| host.disk.heal());
             if !self.nodes[node].is_serving() {
                 self.end_node(node, false);
             }
         }
         self.until("recovery after the faults", QUIET_LIMIT, |world| {
-            world.nodes.iter().all(Node::is_serving) || world.is_destroyed()
+            world.living().all(|(_, node)| node.is_serving()) || world.is_destroyed()
         })
     }
 
@@ -183,7 +184,7 @@ impl World {
     }
 
     /// Clients end in order and leave nothing in their arenas.
-    fn end_clients(&mut self) -> Result<(), String> {
+    pub(super) fn end_clients(&mut self) -> Result<(), String> {
         for number in 0..self.clients.len() {
             let life = self.clients[number].life;
             self.with_client(number, life, ClientProcess::on_shutdown);
@@ -230,7 +231,7 @@ impl World {
         })
     }
 
-    fn end_nodes(&mut self) -> Result<(), String> {
+    pub(super) fn end_nodes(&mut self) -> Result<(), String> {
         for node in &self.nodes {
             if let Some(replica) = node.meta().and_then(|meta| meta.replica()) {
                 replica
@@ -240,21 +241,21 @@ impl World {
                     .map_err(|error| format!("the namespace's audit: {error}"))?;
             }
         }
-        for index in 0..self.nodes.len() {
+        let living: Vec<usize> = self.living().map(|(number, _)| number).collect();
+        for index in living {
             let (mut around, nodes) = self.around();
             nodes[index].on_shutdown(&mut around);
         }
         self.until("the nodes' end", QUIET_LIMIT, |world| {
             world
-                .nodes
-                .iter()
-                .all(|node| node.hosts.iter().all(|host| host.condition == node::Condition::Ended))
+                .living()
+                .all(|(_, node)| node.hosts.iter().all(|host| host.condition == node::Condition::Ended))
         })?;
         // Frames that were leaving are gone by then.
         let quiet = self.schedule.now().after(Nanos::SECOND);
         self.schedule.at(quiet, Happening::Fault);
         self.until("the last frames", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
-        for host in self.nodes.iter().flat_map(|node| &node.hosts) {
+        for host in self.living().flat_map(|(_, node)| &node.hosts) {
             let leaks = host.memory.leaks_beside_devices_own();
             if !leaks.is_empty() {
                 return Err(format!("slots leaked: {leaks:?}"));

@@ -192,6 +192,11 @@ impl World {
             return;
         }
         let now = self.schedule.now();
+        if !self.may_begin() {
+            let pause = self.random.between(100, 2_000) * Nanos::MILLISECOND;
+            return self.schedule.after(pause, Happening::Think { client: number, life });
+        }
+        let client = &mut self.clients[number];
         let mut orders = Vec::new();
         if client.workload.has_room() {
             self.operations_left -= 1;

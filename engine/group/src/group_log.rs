@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use journal::{OpenError, Opened};
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
+use journal::{OpenError, Opened};
 use replica::{LogSpace, RecordNumber};
 use wire::{Memory, Nanos, Slot};
 

@@ -1,5 +1,6 @@
 //! The whole: clients and nodes on one thread, in virtual time, from a seed.
 
+mod blows;
 mod cluster;
 mod copies;
 mod ending;
@@ -273,6 +274,7 @@ impl World {
         let size = usize::try_from(random.between(3, 5)).expect("few");
         let ring_bits = u8::try_from(random.between(3, 5)).expect("small");
         let cluster = Cluster::new(cluster_settings(&mut random), ring_bits, size);
+        world.faults = Faults::of_cluster(case.seed);
         world.nodes = vec![cluster.founder(case.seed)];
         world.cluster = Some(Box::new(cluster));
         world

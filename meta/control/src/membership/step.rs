@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use wire::control::{ChainId, LogEnd, Synced, Waits};
-use wire::map::{Chain, Map, Member, Phase, ReplicaState};
+use wire::map::{Chain, Map, Member, Members, Phase, ReplicaState};
 use wire::planted::{Bug, planted};
 use wire::{Epoch, MapNumber, Nanos, NodeId};
 
@@ -134,6 +134,9 @@ impl View<'_> {
         } else {
             self.wishes(id, chain, &mut next, &mut outcome);
         }
+        if next.epoch > chain.epoch {
+            lead_by_serving(&mut next);
+        }
         mark_seeds(chain, &mut next, is_group(id));
         outcome.next = (next != *chain).then_some(next);
         outcome
@@ -217,6 +220,25 @@ impl View<'_> {
 
 pub(super) fn is_group(id: ChainId) -> bool {
     matches!(id, ChainId::Group(_))
+}
+
+/// Whether the first of those who ack serves, if anybody does: the head.
+pub(super) fn is_led_by_serving(members: &Members) -> bool {
+    let mut ackers = members.iter().filter(|member| member.state.acks());
+    let is_serving = |member: &Member| member.state == ReplicaState::Serving;
+    ackers.next().is_none_or(is_serving) || !members.iter().any(is_serving)
+}
+
+/// A member that syncs is fed by those before it, so that it comes behind the head: one that led before it was away, too.
+fn lead_by_serving(next: &mut Chain) {
+    if is_led_by_serving(&next.members) {
+        return;
+    }
+    let acks = next.members.iter().position(|member| member.state.acks());
+    let serves = next.members.iter().position(|member| member.state == ReplicaState::Serving);
+    if let (Some(first), Some(head)) = (acks, serves) {
+        next.members[first..=head].rotate_right(1);
+    }
 }
 
 /// A new epoch, which is prepared first (R5).

@@ -33,6 +33,8 @@ use wire::map::{Chain, Map, MapDelta, Member, Phase, ReplicaState, Standing, Sto
 use wire::planted::{Bug, planted};
 use wire::{Epoch, GroupId, MapNumber, NodeId, SliceIndex};
 
+use super::step::is_led_by_serving;
+
 /// Why a change isn't applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
@@ -81,6 +83,8 @@ pub enum Rule {
     Phase,
     /// The ackers or their order changed within an epoch.
     Ackers,
+    /// Somebody who syncs comes before all who serve: it would be fed by nobody, and lead once it has synced.
+    Head,
     /// `min_in_sync` changed within an epoch, or fell below the setting (R6).
     MinInSync,
     /// A member serves that didn't, nor has synced in this epoch.
@@ -247,6 +251,9 @@ impl Step<'_> {
         let (old, new) = (self.old, self.new);
         if new.phase != Phase::Prepared {
             return Err(Rule::Phase);
+        }
+        if !is_led_by_serving(&new.members) {
+            return Err(Rule::Head);
         }
         let floor = self.map.settings.min_in_sync.min(self.map.settings.chain_length);
         if new.min_in_sync == 0 || new.min_in_sync < old.min_in_sync.min(floor) {

@@ -8,7 +8,7 @@ use wire::map::{Chain, Member, Members, ReplicaState};
 
 use super::config::EVICTION_INTERVAL;
 use super::nodes::Presence;
-use super::step::{Choice, Outcome, View, is_group, prepare};
+use super::step::{Choice, Outcome, View, is_group, is_led_by_serving, prepare};
 
 impl View<'_> {
     /// The step, if there is one to take.
@@ -136,6 +136,12 @@ impl View<'_> {
             }
             let mut with = *next;
             with.members[place].state = ReplicaState::Syncing;
+            let is_behind = is_led_by_serving(&with.members);
+            if !is_behind {
+                // Whoever led before it was away comes back behind the others.
+                let member = with.members.remove(place);
+                with.members.push(member);
+            }
             let node = |store: u16| self.store(store).node;
             let apart = |a: u16, b: u16| self.links.apart_until(self.now, node(a), node(b));
             let bad = neighbours(&with.members).find_map(|(a, b)| apart(a, b));
@@ -148,7 +154,7 @@ impl View<'_> {
                 with.members = members;
             }
             *next = with;
-            if bad.is_some() {
+            if bad.is_some() || !is_behind {
                 // Places have moved: the others come in with the next epoch.
                 return;
             }
@@ -214,7 +220,8 @@ fn neighbours(members: &Members) -> impl Iterator<Item = (u16, u16)> {
 
 /// The members in an order in which no two neighbours are `apart`, one of them moved; `None`: there is none.
 fn order_without(members: &Members, apart: impl Fn(u16, u16) -> bool) -> Option<Members> {
-    let is_good = |members: &Members| !neighbours(members).any(|(a, b)| apart(a, b));
+    let is_good =
+        |members: &Members| is_led_by_serving(members) && !neighbours(members).any(|(a, b)| apart(a, b));
     let count = members.len();
     let moves = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
     moves

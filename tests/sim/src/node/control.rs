@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agent::{Start, VoterOrigin, VoterStart};
+use agent::{Start, VoterFailure, VoterOrigin, VoterStart};
 use journal::log::{Log, LogConfig};
 use journal::{Expected, Format, Geometry, Identity as StoreIdentity};
 use placement::Edition;
@@ -483,6 +483,11 @@ impl Node {
             agent::Note::LeaseRenewed => around.tally.count("control", "lease renewed"),
             agent::Note::Leads { .. } => around.tally.count("control", "elected"),
             agent::Note::Follows { .. } => around.tally.count("control", "deposed"),
+            agent::Note::VoterFailed(VoterFailure::Fenced) => {
+                // A restart opens it again.
+                self.hosts.last_mut().expect("the agent's place").condition = Condition::Fenced;
+                around.tally.count("control", "voter fenced");
+            }
             agent::Note::VoterFailed(_) => {
                 control.vote_is_lost = true;
                 around.tally.count("control", "voter failed");

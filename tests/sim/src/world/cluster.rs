@@ -160,7 +160,7 @@ impl World {
             Step::Nothing | Step::Wait => {}
             Step::Close(connection) => self.operator_closes(connection),
             Step::Call(leader, turn) => {
-                let led = leader.and_then(|id| self.nodes.iter().position(|node| node.id() == id));
+                let led = leader.and_then(|id| self.by_id(id));
                 let node = led.unwrap_or(turn % self.nodes.len());
                 let address = Arc::from(format!("node-{node}:{CONTROL_PORT}"));
                 let connection = self.network.call(OPERATOR, &address, &mut self.schedule);
@@ -311,6 +311,7 @@ impl World {
         let volume = self.make_volume()?;
         self.storm(volume)?;
         self.calm()?;
+        self.command(Command::SetMinInSync(2))?;
         self.become_whole("after the faults")?;
         self.read_everything(volume)?;
         self.hold_while_replaced(volume)?;

@@ -17,7 +17,8 @@ impl World {
         loop {
             let Some(garbage) = self.cluster_garbage(volume) else { break };
             if looked > end {
-                return Err(format!("garbage: {garbage}\n{}", self.describe()));
+                let strays = self.strays();
+                return Err(format!("garbage: {garbage}\n{strays}\n{}", self.describe()));
             }
             looked = looked.after(Nanos::SECOND);
             let at = looked;
@@ -25,6 +26,36 @@ impl World {
             self.until("garbage", GARBAGE_LIMIT, |world| world.schedule.now() >= at)?;
         }
         self.check_copies()
+    }
+
+    /// Chunks that some store holds and shouldn't, or lacks, for a person.
+    fn strays(&self) -> String {
+        let Some((_, replica)) = self.head() else { return String::new() };
+        let edition =
+            self.cluster.as_ref().and_then(|cluster| cluster.watch.newest()).expect("there are maps");
+        let map = edition.map();
+        let mut held: BTreeMap<ChunkId, BTreeSet<StoreId>> = BTreeMap::new();
+        for (_, node) in self.living() {
+            for (shard, store) in node.shards().zip(node.stores()) {
+                for entry in shard.store().entries() {
+                    held.entry(entry.id).or_default().insert(store);
+                }
+            }
+        }
+        let mut text = String::new();
+        for (id, holders) in held {
+            let slice = map.slice_of(id);
+            let chain = &map.as_map().slices[usize::from(slice.0)].chain;
+            let member = |place: u16| map.as_map().stores[usize::from(place)].store;
+            let members: BTreeSet<StoreId> = chain.members.iter().map(|its| member(its.store)).collect();
+            let state = replica.state().namespace.chunk_state(id);
+            if holders != members || state != namespace::ChunkState::Referenced {
+                text += &format!(
+                    "{id:?} in {slice:?} is {state:?}: held by {holders:?}, to be held by {members:?}\n"
+                );
+            }
+        }
+        text
     }
 
     /// What is in the way.

@@ -35,7 +35,10 @@ impl World {
     /// Whether damage made a unit's recovery impossible, which it said.
     pub(super) fn is_destroyed(&self) -> bool {
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
-        hosts.any(|host| matches!(host.condition, node::Condition::Failed(_)) && host.disk.is_damaged())
+        // In a cluster such a node is replaced.
+        self.cluster.is_none()
+            && hosts
+                .any(|host| matches!(host.condition, node::Condition::Failed(_)) && host.disk.is_damaged())
     }
 
     /// What is under way ends, and everything is read.
@@ -303,6 +306,10 @@ impl World {
             return Ok(());
         };
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        // A copy that can't be reached may be the only one that is sound, as long as there are faults.
+        if self.cluster.is_some() {
+            return if is_early(record, self.calm_since) { Ok(()) } else { Err(lost(record)) };
+        }
         // While requests fail, so may reads; whoever reads after the faults sees what is really lost.
         let is_last = record.began >= self.calm_since;
         // Bits that flip on the way look like damage of the copy, as often as the client asks again.
@@ -313,7 +320,7 @@ impl World {
         if hosts.any(is_excused) {
             return Ok(());
         }
-        Err(format!("bytes are lost, and no disk did anything wrong: {}", checker::describe(record)))
+        Err(lost(record))
     }
 
     pub(super) fn count_all(&mut self) {
@@ -339,6 +346,14 @@ impl World {
             node.hosts.iter().for_each(|host| host.disk.tally(&mut self.tally));
         }
     }
+}
+
+fn is_early(record: &Record, calm_since: Nanos) -> bool {
+    record.began < calm_since
+}
+
+fn lost(record: &Record) -> String {
+    format!("bytes are lost, and no disk did anything wrong: {}", checker::describe(record))
 }
 
 fn is_written(record: &Record) -> bool {

@@ -47,14 +47,17 @@ impl World {
                 }
             }
             Happening::NodeStart { node, life } => {
-                if self.nodes[node].life == life && !self.nodes[node].is_up() {
+                let is_gone = self.cluster.as_ref().is_some_and(|cluster| cluster.gone.contains(&node));
+                if self.nodes[node].life == life && !self.nodes[node].is_up() && !is_gone {
                     let (mut around, nodes) = self.around();
                     nodes[node].start(&mut around);
                     self.aim(node);
                 }
             }
             Happening::NodeMend { node, life } => {
-                if self.nodes[node].life == life {
+                if self.nodes[node].life == life && self.cluster.is_some() && self.is_beyond_repair(node) {
+                    self.give_up(node);
+                } else if self.nodes[node].life == life {
                     self.end_node(node, false);
                 }
             }

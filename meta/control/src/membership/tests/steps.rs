@@ -184,7 +184,7 @@ fn a_chain_goes_on_with_a_seed() {
     // R7: with one that cut its log only when all seeds did.
     let cut = |known: Known, place: usize| known.with(place, |store| store.cut = true);
     let old = "8P2 0L* 1O* 2W";
-    cut(slice(), 0).check(old, "9P2 0W* 1S* 2Y".replace("0W", "0Y").as_str());
+    cut(slice(), 0).check(old, "9P2 1S* 0Y* 2Y");
     let one = cut(slice(), 0).presence(1, Gone);
     assert_eq!(one.outcome(old).waits, [Waits::CleanSeed { missing: 1 }]);
     assert_eq!(one.outcome(old).next, None);
@@ -233,6 +233,9 @@ fn a_member_serves_when_it_has_synced_in_this_epoch() {
 fn members_that_wait_come_in() {
     let waiting = "7A2 0S* 1S* 2W";
     slice().check(waiting, "8P2 0S* 1S* 2Y");
+    // Who led before comes back behind the others: it led in the epoch in which it synced, and a group's members stopped (sim cluster seeds 1 and 2).
+    slice().check("7A2 0W 1S* 2S*", "8P2 1S* 2S* 0Y");
+    slice().presence(0, Presence::Gone).check("7A2 0S* 1Y 2S*", "8P2 0O* 2S* 1Y");
     let number = MapNumber(9);
     slice()
         .with(2, |store| store.follows = false)

@@ -108,6 +108,11 @@ impl GroupLog {
         self.log.opened()
     }
 
+    /// It has ended, and another one takes its place.
+    pub(crate) fn release(&mut self, memory: &mut impl Memory) {
+        self.log.release(memory);
+    }
+
     /// Begins to open or format it.
     pub(crate) fn start<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         self.run(LogEvent::Start, turn);

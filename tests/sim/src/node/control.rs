@@ -89,7 +89,7 @@ const IDLE: u64 = 60 * Nanos::SECOND;
 const MAIL: u64 = 20 * Nanos::MICROSECOND;
 /// A small file is written, flushed and renamed.
 const SMALL_FILE: u64 = 1500 * Nanos::MICROSECOND;
-const VOTE_SEGMENT_BYTES: u32 = 64 << 10;
+const VOTE_SEGMENT_BYTES: u32 = 2 << 20;
 
 impl Control {
     /// The process ends: a map that was on its way to the disk is there, or the one before.

@@ -124,7 +124,8 @@ impl World {
         let node = Node::seated(self.seed, number, self.cluster().settings, seat);
         self.nodes.push(node);
         self.mending.push(0);
-        self.start_nodes();
+        let (mut around, nodes) = self.around();
+        nodes[number].start(&mut around);
     }
 
     /// The operator asks the control group.

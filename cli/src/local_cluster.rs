@@ -33,9 +33,9 @@ const PORTS: u16 = 10;
 const PORTS_FROM: u16 = 20_000;
 const PORTS_TO: u16 = 32_000;
 /// A node that has nothing to recover serves well within this.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_mins(1);
 /// And ends.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_mins(1);
 /// The control group answers within this, an election included.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
@@ -57,9 +57,8 @@ pub(crate) struct LocalCluster {
 
 /// How many nodes of a cluster's a directory has configured.
 pub(crate) fn configured(directory: &Path) -> u16 {
-    (1..=NODES_MAX)
-        .take_while(|number| node_directory(directory, *number).join(CONFIG_FILE).is_file())
-        .count() as u16
+    let is_there = |number: &u16| node_directory(directory, *number).join(CONFIG_FILE).is_file();
+    (1..=NODES_MAX).take_while(is_there).last().unwrap_or(0)
 }
 
 fn node_directory(directory: &Path, number: u16) -> PathBuf {
@@ -197,7 +196,7 @@ impl LocalCluster {
                 )
                 .next("see why: catena admin why"));
             }
-            std::thread::sleep(LOOK);
+            std::thread::park_timeout(LOOK);
         }
     }
 
@@ -296,7 +295,7 @@ impl LocalNode {
                 return Err(Failure::new(Exit::Failed, self.config.name.clone(), reason)
                     .next(format!("its log says why: {log}")));
             }
-            std::thread::sleep(LOOK);
+            std::thread::park_timeout(LOOK);
         }
     }
 }
@@ -319,7 +318,7 @@ pub(crate) fn join(control: &mut Control, config: &Config) -> Result<(NodeId, no
             )
             .next("run the same command again"));
         }
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     }
     let made = joining.finish(node, control.map()).map_err(|error| local_node::failure(&error))?;
     Ok((node, made))
@@ -375,7 +374,7 @@ fn wait_for(child: &mut Child, patience: Duration) -> bool {
         match child.try_wait() {
             Ok(Some(_)) | Err(_) => return true,
             Ok(None) if u128::from(watch.nanoseconds()) >= patience.as_nanos() => return false,
-            Ok(None) => std::thread::sleep(LOOK),
+            Ok(None) => std::thread::park_timeout(LOOK),
         }
     }
 }

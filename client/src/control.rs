@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use placement::ClusterMap;
 use thiserror::Error;
@@ -15,8 +15,8 @@ use wire::control::{Answer, Command, Led, Refusal, Registration, RegistrationRep
 use wire::map::{MapUpdate, Pages};
 use wire::message::{Encoder, FEATURES, Hello, PayloadMeta, Reply, Request, RequestHead};
 use wire::{
-    ClusterId, FrameKind, MapNumber, NodeId, PREFIX_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix,
-    Status,
+    ClusterId, FrameKind, MapNumber, Nanos, NodeId, PREFIX_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    Prefix, Status,
 };
 
 /// Nobody is waited for longer at once: another may answer.
@@ -62,7 +62,7 @@ pub struct Control {
 impl Control {
     /// Learns the cluster map at one of these addresses, any port of any node but the admin endpoint's.
     pub fn connect(endpoints: &[String], patience: Duration) -> Result<Self, ControlError> {
-        let until = Instant::now() + patience;
+        let until = after(patience);
         let endpoints = endpoints.to_vec();
         loop {
             let mut tried = Vec::new();
@@ -73,10 +73,10 @@ impl Control {
                     Err(error) => tried.push((endpoint.clone(), error.to_string())),
                 }
             }
-            if Instant::now() + RETRY >= until {
+            if after(RETRY) >= until {
                 return Err(ControlError::Unreachable(tried));
             }
-            std::thread::sleep(RETRY);
+            std::thread::park_timeout(RETRY);
         }
     }
 
@@ -140,7 +140,7 @@ impl Control {
         may_repeat: bool,
         hear: impl Fn(Reply<'_>) -> Heard<T>,
     ) -> Result<T, ControlError> {
-        let until = Instant::now() + self.patience;
+        let until = after(self.patience);
         let mut tried = Vec::new();
         let mut round = 0;
         loop {
@@ -168,7 +168,7 @@ impl Control {
                     }
                 },
             }
-            if Instant::now() + RETRY >= until {
+            if after(RETRY) >= until {
                 let count = self.all_addresses().len();
                 tried.truncate(count);
                 return Err(if tried.len() >= count {
@@ -180,7 +180,7 @@ impl Control {
             if round % 4 == 3 {
                 self.refresh();
             }
-            std::thread::sleep(if round < self.all_addresses().len() { RETRY / 10 } else { RETRY });
+            std::thread::park_timeout(if round < self.all_addresses().len() { RETRY / 10 } else { RETRY });
         }
     }
 
@@ -219,6 +219,11 @@ impl Control {
         );
         all
     }
+}
+
+/// Nothing wakes the thread before: there is nobody who would.
+fn after(patience: Duration) -> Nanos {
+    runtime::clock::now().after(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX / 2))
 }
 
 /// What a reply means.

@@ -19,7 +19,7 @@ use crate::text::{count, quote, shell};
 /// How often the node is asked whether something of it has failed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Several nodes have all copies within this, unless there is much to be synced.
-const WHOLE_PATIENCE: Duration = Duration::from_secs(60);
+const WHOLE_PATIENCE: Duration = Duration::from_mins(1);
 /// The file in which clients find the endpoint.
 const ENDPOINT_FILE: &str = "endpoint";
 
@@ -250,7 +250,7 @@ fn announce_several(context: &mut Context, cluster: &LocalCluster, directory: &P
             if quiet {
                 return endpoint.clone().into_bytes();
             }
-            let last = configs.last().map_or_else(String::new, |config| shell(config.as_bytes()).to_string());
+            let last = configs.last().map_or_else(String::new, |config| shell(config.as_bytes()));
             format!(
                 "ready     {} at {endpoint}\n\
                  use it    export CATENA_ENDPOINT=$(cat {file})\n\

@@ -498,6 +498,7 @@ mod tests {
             prezero_bytes: 0,
             accept_data_loss: false,
             life_random: 0,
+            takes_over: None,
         };
         let log = Log::format(config, format_of(CLUSTER, StoreId([1; 16]), 64 << 10));
         let id = VoterId { cluster: CLUSTER, id: 1 };

@@ -55,6 +55,9 @@ pub struct DeviceConfig {
     pub accept_data_loss: bool,
     /// Random: the low bits of the life that begins (R34).
     pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 /// Who is expected to be found; `None` matches any.

@@ -21,7 +21,7 @@ mod space;
 use std::collections::VecDeque;
 
 use wire::limits::MESSAGE_BYTES_MAX;
-use wire::{Memory, Nanos, Slot};
+use wire::{Incarnation, Memory, Nanos, Slot};
 
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
@@ -63,6 +63,9 @@ pub struct LogConfig {
     pub accept_data_loss: bool,
     /// Random: the low bits of the life that begins (R34).
     pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 /// What happens to a log.
@@ -777,5 +780,6 @@ fn device_config(config: &LogConfig) -> DeviceConfig {
         prezero_bytes: config.prezero_bytes,
         accept_data_loss: config.accept_data_loss,
         life_random: config.life_random,
+        takes_over: config.takes_over,
     }
 }

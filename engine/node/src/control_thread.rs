@@ -132,7 +132,7 @@ impl ControlStart {
         io: &mut Io,
         address: SocketAddr,
         mail: Receiver<ControlMail>,
-        progress: Progress,
+        progress: &Progress,
     ) -> ControlThread {
         io.attach(&mail);
         let (disk, voter) = match self.vote {

@@ -75,7 +75,7 @@ impl Keeper {
             if self.control.is_closed() {
                 return;
             }
-            std::thread::sleep(RETRY);
+            std::thread::park_timeout(RETRY);
         }
         self.tell(ControlMail::Stored(edition.number()));
     }

@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use wire::control::{CaughtUp, ChainId, Condition, LogEnd, StoreBeat, StoreReport, Synced};
 use wire::map::{Phase, Unit};
 use wire::meta::GroupState;
-use wire::{Epoch, GroupId, MapNumber, Nanos, Prefix, StoreId};
+use wire::{Epoch, GroupId, Incarnation, MapNumber, Nanos, Prefix, StoreId};
 
 use crate::config::Config;
 use crate::control_thread::ControlMail;
@@ -21,7 +21,7 @@ use crate::meta_log::{length_of, open_failure, open_log};
 use crate::progress::{Progress, Stage};
 use crate::shard_thread::SharedMap;
 use crate::start::nanoseconds;
-use crate::teller::{Teller, log_marks};
+use crate::teller::{Standing, Teller, known_life};
 
 /// What the metadata replica's thread is told from outside.
 #[derive(Debug)]
@@ -169,9 +169,18 @@ impl MetaThread {
         if self.newest.is_none_or(|(known, _)| known < number) {
             self.newest = Some((number, prepared));
         }
+        let life = self.member.log().opened().map(|opened| opened.incarnation);
+        let standing = life.map(|life| (life, Standing::of(map, self.teller.store, life)));
         self.member.on_map(clock(io), edition, io.memory(), &mut self.effects);
         self.carry_out(io);
         self.promise();
+        if let Some((life, standing)) = standing.filter(|(_, standing)| standing.is_accepted) {
+            self.member.on_accepted(clock(io), life, io.memory(), &mut self.effects);
+            if standing.is_whole {
+                self.member.on_whole(clock(io), io.memory(), &mut self.effects);
+            }
+            self.carry_out(io);
+        }
     }
 
     /// How the log is.
@@ -185,7 +194,7 @@ impl MetaThread {
             used_bytes: self.member.state().map_or(0, |state| state.log_bytes),
             lag: position.and_then(|position| position.lag).unwrap_or(0),
         };
-        self.teller.beat(beat, self.log_end(), log_marks(log));
+        self.teller.beat(beat, self.log_end(), (log.recovered_cut(), log.lacks()));
     }
 
     fn log_end(&self) -> LogEnd {
@@ -198,15 +207,14 @@ impl MetaThread {
     fn store_report(&self) -> Option<StoreReport> {
         let log = self.member.log();
         let opened = log.opened()?;
-        let (recovered_cut, lacks) = log_marks(log);
         Some(StoreReport {
             store: self.teller.store,
             unit: self.teller.unit,
             address: String::new(),
             incarnation: opened.incarnation,
             lives: log.lives().to_vec(),
-            recovered_cut,
-            lacks,
+            recovered_cut: log.recovered_cut(),
+            lacks: log.lacks(),
             log_end: self.log_end(),
             sequence: opened.sequence,
             capacity_bytes: 0,
@@ -435,6 +443,8 @@ pub(crate) struct MetaStart {
     store: StoreId,
     pub(crate) links_max: u32,
     pub(crate) accept_data_loss: bool,
+    /// The life of it that the control group knows, where a loss is accepted.
+    pub(crate) takes_over: Option<Incarnation>,
     pub(crate) format: bool,
     /// Bytes of the log's file.
     pub(crate) device_bytes: u64,
@@ -460,6 +470,7 @@ impl MetaStart {
         let log = stores.find(|store| store.unit == group && store.node == identity.node);
         start.store = log.map_or(identity.metadata, |log| log.store);
         start.accept_data_loss = accept_data_loss;
+        start.takes_over = Some(known_life(map, start.store)).filter(|_| accept_data_loss);
         start
     }
 
@@ -484,6 +495,7 @@ impl MetaStart {
             store: identity.metadata,
             links_max: config.limits.connections,
             accept_data_loss: false,
+            takes_over: None,
             format: false,
             device_bytes: 0,
         }
@@ -497,7 +509,7 @@ impl MetaStart {
 
     /// The same log again: it is there, and nothing of it was lost.
     fn reopened(self) -> Self {
-        Self { format: false, accept_data_loss: false, ..self }
+        Self { format: false, accept_data_loss: false, takes_over: None, ..self }
     }
 
     /// Whether the file is made.

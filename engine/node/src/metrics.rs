@@ -144,6 +144,8 @@ mod tests {
             node: "n".into(),
             map: 4,
             accepted_losses: 2,
+            is_registered: true,
+            leads: false,
             shards: vec![(0, state), (1, state)],
             group: Some(GroupState::default()),
         };

@@ -144,7 +144,7 @@ impl Node {
             match self.waits_for() {
                 None => return true,
                 Some(_) if runtime::clock::now() < until && self.failed().is_none() => {
-                    std::thread::sleep(SERVING_LOOK);
+                    std::thread::park_timeout(SERVING_LOOK);
                 }
                 Some(why) => {
                     tracing::warn!("not serving yet: {why}");

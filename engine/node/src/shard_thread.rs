@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal::{Expected, Format, Geometry, IoOutcome, IoToken, Kind, OpenError, SEGMENT_BYTES};
-use placement::Edition;
+use placement::{ClusterMap, Edition};
 use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, Sender, SlotRange, StoreFile};
 use shard::{Dial, Effects, Link, Placement, Shard};
 use store::{Store, StoreConfig};
@@ -23,7 +23,7 @@ use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
-use crate::teller::{Teller, marks};
+use crate::teller::{Standing, Teller, known_life};
 
 /// A map, shared by all threads.
 pub(crate) type SharedMap = Arc<Edition>;
@@ -240,7 +240,13 @@ impl ShardThread {
             used_bytes: metrics.live_bytes,
             lag: self.shard.sync_progress().bytes_left,
         };
-        self.teller.beat(beat, LogEnd::default(), marks(store));
+        self.teller.beat(beat, LogEnd::default(), self.marks());
+    }
+
+    /// Whether the store's recovery cut a tail, and whether it missed something (R7, R8).
+    fn marks(&self) -> (bool, bool) {
+        let store = self.shard.store();
+        (store.recovered_cut(), store.lacks() || store.metrics().chunks_damaged > 0)
     }
 
     /// What the store is registered with.
@@ -248,7 +254,7 @@ impl ShardThread {
         let store = self.shard.store();
         let opened = store.opened()?;
         let metrics = store.metrics();
-        let (recovered_cut, lacks) = marks(store);
+        let (recovered_cut, lacks) = self.marks();
         Some(StoreReport {
             store: self.teller.store,
             unit: self.teller.unit,
@@ -267,8 +273,17 @@ impl ShardThread {
 
     fn on_map(&mut self, io: &mut Io, edition: SharedMap) {
         let (now, number) = (io.now(), edition.number());
+        let life = self.shard.store().opened().map(|opened| opened.incarnation);
+        let standing = life.map(|life| (life, Standing::of(edition.map(), self.teller.store, life)));
         self.shard.on_map(now, edition, io.memory(), &mut self.effects);
         self.carry_out(io);
+        if let Some((life, standing)) = standing.filter(|(_, standing)| standing.is_accepted) {
+            self.shard.on_accepted(now, life, io.memory(), &mut self.effects);
+            if standing.is_whole {
+                self.shard.on_whole(now, io.memory(), &mut self.effects);
+            }
+            self.carry_out(io);
+        }
         self.teller.followed = number;
         self.beat();
     }
@@ -496,12 +511,14 @@ impl ShardStart {
         config: &Config,
         identity: &Identity,
         index: ShardIndex,
-        accept_data_loss: bool,
+        (accept_data_loss, map): (bool, Option<&ClusterMap>),
     ) -> Self {
         let mut store = StoreConfig::new(config.store_capacity(index.0), 0);
         store.prezero_bytes = config.store.prezero.0;
         store.scrub_pass = nanoseconds(config.store.scrub_period.0);
         store.accept_data_loss = accept_data_loss;
+        let own = identity.stores[usize::from(index.0)];
+        store.takes_over = map.filter(|_| accept_data_loss).map(|map| known_life(map, own));
         store.life_random = u16::from_le_bytes(runtime::clock::random_bytes());
         let identity = shard::Identity {
             cluster: identity.cluster,
@@ -515,7 +532,7 @@ impl ShardStart {
 
     /// Formats it first.
     pub(crate) fn format(config: &Config, identity: &Identity, index: ShardIndex) -> Self {
-        let start = Self::open(config, identity, index, false);
+        let start = Self::open(config, identity, index, (false, None));
         let format = Format {
             identity: start.journal_identity(),
             geometry: Geometry::new(SEGMENT_BYTES).expect("the design's segment size"),

@@ -90,7 +90,8 @@ impl Opened {
         let (control, inbox) = runtime::mailbox(CONTROL_MAILS_MAX);
         let mut threads = Threads::default();
         for index in 0..config.shard_count() {
-            let start = ShardStart::open(config, &identity, ShardIndex(index), accept_data_loss);
+            let start =
+                ShardStart::open(config, &identity, ShardIndex(index), (accept_data_loss, Some(&known)));
             let file = start.open_file()?;
             warn_if_larger(config, index, &file);
             threads.shards.push(start_shard(config, index, (start, file), control.clone())?);
@@ -111,6 +112,7 @@ impl Opened {
     /// Introduces the node to its control group: from then on it serves.
     fn serve(mut self, config: Config) -> Result<Node, Error> {
         let stores = store_reports(&self.threads)?;
+        tracing::debug!(?stores, "the stores as they are registered");
         let logs = config.metadata_directory().to_owned();
         let keeper =
             keeper::start(self.directory.clone(), logs.clone(), self.identity.clone(), self.control.clone())?;
@@ -312,7 +314,7 @@ fn start_control(
     let thread = thread_config(config, "control".into(), CONTROL_ARENA_BYTES, None, false);
     let handle = runtime::serve(thread, move |io| {
         let address = listen(io, address, &progress).unwrap_or(address);
-        start.begin(io, address, inbox, progress)
+        start.begin(io, address, inbox, &progress)
     });
     finish_start("the control agent".into(), handle, mail, watch)
 }

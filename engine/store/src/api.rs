@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use journal::{IoEffects, IoOutcome, IoToken};
-use wire::{ChunkId, Nanos, Slot, Status};
+use wire::{ChunkId, Incarnation, Nanos, Slot, Status};
 
 /// What a store is given at its start, beside its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,9 @@ pub struct StoreConfig {
     pub accept_data_loss: bool,
     /// Random: the low bits of the life that begins (R34). Whoever opens a store on a real disk sets it.
     pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 impl StoreConfig {
@@ -38,6 +41,7 @@ impl StoreConfig {
             scrub: true,
             accept_data_loss: false,
             life_random: 0,
+            takes_over: None,
         }
     }
 }

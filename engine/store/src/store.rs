@@ -549,6 +549,7 @@ fn device_config(config: &StoreConfig) -> DeviceConfig {
         prezero_bytes: config.prezero_bytes,
         accept_data_loss: config.accept_data_loss,
         life_random: config.life_random,
+        takes_over: config.takes_over,
     }
 }
 

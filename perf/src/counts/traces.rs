@@ -141,6 +141,7 @@ impl MetaTrace {
             prezero_bytes: 0,
             accept_data_loss: false,
             life_random: 0,
+            takes_over: None,
         };
         let mut trace = Self {
             replica: Replica::new(ReplicaConfig::default(), NOW),

@@ -113,6 +113,7 @@ fn log_config(device_bytes: u64) -> LogConfig {
         prezero_bytes: 0,
         accept_data_loss: false,
         life_random: 0,
+        takes_over: None,
     }
 }
 

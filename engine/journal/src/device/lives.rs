@@ -78,15 +78,20 @@ impl Device {
         });
         let superblock = self.superblock.as_mut().expect("known");
         let previous = superblock.incarnation;
-        superblock.incarnation = next_incarnation(previous, random);
+        let taken_over = self.config.takes_over;
+        superblock.incarnation = next_incarnation(previous.max(taken_over.unwrap_or_default()), random);
         // Before its first life a store has none.
         if previous > Incarnation(0) {
             superblock.lives.push(previous);
         }
+        // The operator says so: what that life had beyond this is given up.
+        if let Some(life) = taken_over.filter(|life| !superblock.lives.contains(life)) {
+            superblock.lives.push(life);
+        }
         if superblock.lives.len() > STORE_LIVES_MAX {
             superblock.lives.remove(1);
         }
-        superblock.recovered_cut |= is_cut;
-        superblock.lacks |= is_damaged;
+        superblock.recovered_cut |= is_cut || taken_over.is_some();
+        superblock.lacks |= is_damaged || taken_over.is_some();
     }
 }

@@ -36,6 +36,7 @@ impl Bench {
             prezero_bytes: 0,
             accept_data_loss: false,
             life_random: 0x1234,
+            takes_over: None,
         };
         let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {

@@ -48,6 +48,7 @@ impl Bench {
             prezero_bytes: 3 * u64::from(SEGMENT_BYTES),
             accept_data_loss: false,
             life_random: 0,
+            takes_over: None,
         };
         let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {

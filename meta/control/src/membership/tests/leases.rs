@@ -195,6 +195,8 @@ fn a_seed_that_lacks_something_stamps_its_slices() {
     assert!(cluster.is_whole() && stamps(&cluster) == [0; 4], "nothing was lost");
     cluster.node(1).stores.iter_mut().for_each(|store| store.lacks = true);
     let number = cluster.map().number;
+    cluster.handle(Event::Deposed { leader: None });
+    cluster.handle(Event::Elected);
     cluster.restart(1);
     cluster.run(1_000 * MS);
     assert!(cluster.is_whole() && stamps(&cluster).iter().all(|stamp| *stamp > number.0), "R8");

@@ -13,7 +13,7 @@ use crossbeam::channel;
 use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, Sender, StoreFile};
 use tracing::{debug, error, info, warn};
 use wire::control::{CaughtUp, Life, LogEnd, StoreBeat, StoreReport, StoreVerdict, Synced};
-use wire::map::Unit;
+use wire::map::{Member, Phase, Unit};
 use wire::{MapNumber, Nanos, NodeId, Prefix, StoreId};
 
 use crate::disk::{Disk, LOG_HEADROOM_BYTES};
@@ -81,6 +81,8 @@ pub(crate) struct ControlState {
     pub(crate) is_registered: bool,
     /// Every unit takes part.
     pub(crate) takes_part: bool,
+    /// No chain in which it acks is just changing.
+    pub(crate) is_settled: bool,
     /// Its own voter leads.
     pub(crate) leads: bool,
     /// Who does.
@@ -324,10 +326,19 @@ impl ControlThread {
             accepted_losses: map.accepted_losses(),
             is_registered: self.agent.is_registered(),
             takes_part: self.units.iter().all(|unit| self.agent.takes_part(*unit)),
+            is_settled: self.is_settled(map),
             leads: self.agent.leads(),
             leader: self.agent.leader(),
             trouble: self.trouble.clone(),
         }
+    }
+
+    fn is_settled(&self, map: &placement::ClusterMap) -> bool {
+        let (map, node) = (map.as_map(), self.identity.node);
+        let is_own = |member: &Member| map.stores[usize::from(member.store)].node == node;
+        let slices = map.slices.iter().map(|slice| &slice.chain);
+        let mut chains = slices.chain(map.groups.iter().map(|group| &group.chain));
+        chains.all(|chain| chain.phase == Phase::Active || !chain.ackers().any(is_own))
     }
 
     fn on_beat(&mut self, io: &mut Io, unit: &UnitBeat) {

@@ -141,7 +141,13 @@ impl Node {
     pub fn wait_serving(&self, patience: Duration) -> bool {
         let until = runtime::clock::now().after(nanoseconds(patience));
         loop {
-            match self.waits_for() {
+            let state = self.control_state();
+            let why = match &state {
+                Some(state) if state.serves() && state.is_settled => None,
+                Some(state) if state.serves() => Some("chains are changing".to_owned()),
+                _ => self.waits_for(),
+            };
+            match why {
                 None => return true,
                 Some(_) if runtime::clock::now() < until && self.failed().is_none() => {
                     std::thread::park_timeout(SERVING_LOOK);

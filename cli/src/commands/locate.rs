@@ -65,9 +65,10 @@ impl Locate {
         let (mut chunks, mut bad) = (0_u64, 0_u64);
         for chunk in volume.stored_chunks(&entry) {
             let chunk = chunk.map_err(|error| failure(&place, &error))?;
-            let checked = match self.check {
-                true => checker.check_chunk(&chunk).wait().map_err(|error| failure(&place, &error))?,
-                false => Vec::new(),
+            let checked = if self.check {
+                checker.check_chunk(&chunk).wait().map_err(|error| failure(&place, &error))?
+            } else {
+                Vec::new()
             };
             // Newest after the check, so that its copies are those that were asked.
             let map =

@@ -35,18 +35,18 @@ impl<'a> Names<'a> {
     }
 
     /// A node's name; where the map hasn't it, its number.
-    pub(crate) fn node(&self, node: NodeId) -> String {
+    pub(crate) fn node(self, node: NodeId) -> String {
         let known = self.map.nodes.iter().find(|known| known.node == node);
         known.map_or_else(|| format!("node {node}"), |known| quote(known.name.as_bytes()))
     }
 
     /// Nodes' names in a row.
-    pub(crate) fn nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> String {
+    pub(crate) fn nodes(self, nodes: impl IntoIterator<Item = NodeId>) -> String {
         listed(nodes.into_iter().map(|node| self.node(node)))
     }
 
     /// `node-1/shard-0`; where another store took that place, its id's first digits are said too.
-    pub(crate) fn store(&self, store: StoreId) -> String {
+    pub(crate) fn store(self, store: StoreId) -> String {
         let Some(record) = self.map.stores.iter().find(|known| known.store == store) else {
             return format!("store {store}");
         };
@@ -55,7 +55,7 @@ impl<'a> Names<'a> {
     }
 
     /// The store with this place in the map.
-    pub(crate) fn store_at(&self, place: u16) -> String {
+    pub(crate) fn store_at(self, place: u16) -> String {
         self.map
             .stores
             .get(usize::from(place))
@@ -63,16 +63,16 @@ impl<'a> Names<'a> {
     }
 
     /// The node of a store.
-    pub(crate) fn node_of(&self, store: StoreId) -> Option<NodeId> {
+    pub(crate) fn node_of(self, store: StoreId) -> Option<NodeId> {
         self.map.stores.iter().find(|known| known.store == store).map(|known| known.node)
     }
 
-    fn place(&self, record: &Store) -> String {
+    fn place(self, record: &Store) -> String {
         format!("{}/{}", self.node(record.node), unit_word(record.unit))
     }
 
     /// The node that `text` names.
-    pub(crate) fn find_node(&self, text: &str) -> Result<NodeId> {
+    pub(crate) fn find_node(self, text: &str) -> Result<NodeId> {
         let named = self.map.nodes.iter().find(|node| node.name == text);
         let numbered = || {
             let number = text.parse().ok().map(NodeId)?;
@@ -85,7 +85,7 @@ impl<'a> Names<'a> {
     }
 
     /// The store of the map that `text` names.
-    pub(crate) fn find_store(&self, text: &str) -> Result<StoreId> {
+    pub(crate) fn find_store(self, text: &str) -> Result<StoreId> {
         if let Some((node, unit)) = text.rsplit_once('/') {
             return self.find_unit(text, node, unit);
         }
@@ -104,7 +104,7 @@ impl<'a> Names<'a> {
     }
 
     /// A store that the map may not have yet: of one that it hasn't the whole id.
-    pub(crate) fn find_new_store(&self, text: &str) -> Result<StoreId> {
+    pub(crate) fn find_new_store(self, text: &str) -> Result<StoreId> {
         if text.contains('/') {
             return self.find_store(text);
         }
@@ -121,7 +121,7 @@ impl<'a> Names<'a> {
         Ok(StoreId(number.to_be_bytes()))
     }
 
-    fn find_unit(&self, text: &str, node: &str, unit: &str) -> Result<StoreId> {
+    fn find_unit(self, text: &str, node: &str, unit: &str) -> Result<StoreId> {
         let node = self.find_node(node)?;
         let is_meant = |store: &&Store| store.node == node && unit_word(store.unit) == unit;
         let all = || self.map.stores.iter().filter(is_meant);
@@ -131,7 +131,7 @@ impl<'a> Names<'a> {
     }
 
     /// The chain that `text` names.
-    pub(crate) fn find_chain(&self, text: &str) -> Result<ChainId> {
+    pub(crate) fn find_chain(self, text: &str) -> Result<ChainId> {
         let absent = || {
             let last = self.map.slices.len().saturating_sub(1);
             let groups = listed(self.map.groups.iter().map(|group| format!("group-{}", group.group)));

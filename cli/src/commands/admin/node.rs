@@ -150,9 +150,13 @@ impl OkToStop {
         let is_ok = risk.is_ok();
         context.output.result(
             || risk_object(node, &risk),
-            |_| match is_ok {
-                true => format!("{name} can be stopped: everything stays readable and writable").into_bytes(),
-                false => risk_lines(&name, &risk).into_bytes(),
+            |_| {
+                let text = if is_ok {
+                    format!("{name} can be stopped: everything stays readable and writable")
+                } else {
+                    risk_lines(&name, &risk)
+                };
+                text.into_bytes()
             },
         )?;
         if is_ok {

@@ -15,15 +15,16 @@ mod closing;
 use std::sync::Arc;
 
 use journal::log::Log;
-use journal::{IoOutcome, IoToken};
+use journal::{IoOutcome, IoToken, Opened};
 use placement::{ClusterMap, Edition};
 use replica::{
     ChainView, Effect, Event, LogSpace, Losses, RecordNumber, Replica, ReplicaConfig, RequestBody, Restore,
     RestoreError,
 };
+use wire::map::{Standing, Store, Unit};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
-use wire::{ClusterId, CommitIndex, GroupId, Memory, Nanos, NodeId, Prefix, Status, StoreId};
+use wire::{ClusterId, CommitIndex, GroupId, Incarnation, Memory, Nanos, NodeId, Prefix, Status, StoreId};
 
 use crate::effects::{Clock, CloseReason, Effects, Link, Note, OpenFailure, Turn};
 use crate::group_log::{GroupLog, LogNote};
@@ -123,6 +124,41 @@ impl Member {
         self.replica().map(Replica::group_state)
     }
 
+    /// The lives before the present one that the log remembers, oldest first ([`Log::lives`]).
+    pub fn lives(&self) -> &[Incarnation] {
+        self.log.lives()
+    }
+
+    /// Whether the log's recovery, now or before, cut a tail that may have been acked (R7, [`Log::recovered_cut`]).
+    pub fn recovered_cut(&self) -> bool {
+        self.log.recovered_cut()
+    }
+
+    /// Whether the log was opened without batches that were durable, now or before ([`Log::lacks`]).
+    pub fn lacks(&self) -> bool {
+        self.log.lacks()
+    }
+
+    /// Control has accepted this life of the log: it forgets those before. Passed over unless the log is open; written with the turn's end.
+    pub fn on_accepted(
+        &mut self,
+        clock: Clock,
+        incarnation: Incarnation,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.on_accepted(incarnation, &mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// The member is Serving again: the log forgets that something was cut or lost. Passed over unless the log is open; written with the turn's end.
+    pub fn on_whole(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.on_whole(&mut turn);
+        self.settle(&mut turn);
+    }
+
     /// The log begins to open, or to format. The first event of all.
     pub fn on_start(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
         let mut turn = Turn { clock, memory, effects };
@@ -131,12 +167,22 @@ impl Member {
     }
 
     /// Nothing is executed before the replica knows what may be lost (R8): without a map no request is taken.
-    fn set_losses(&mut self) {
+    fn tell_map(&mut self, now: Nanos) {
         if let (Phase::Serving(replica), Some(edition)) = (&mut self.phase, &self.edition) {
             let map = edition.map();
             let stamps = map.loss_stamps().collect();
             replica.set_losses(Losses { ring_bits: u32::from(map.as_map().ring_bits), stamps });
+            let holds_chunks = |(_, store): &(u16, &Store)| {
+                matches!(store.unit, Unit::Shard(_)) && store.standing == Standing::Member
+            };
+            let sources = (0_u16..=u16::MAX).zip(&map.as_map().stores).filter(holds_chunks);
+            replica.set_inventory_sources(now, sources.map(|(place, _)| place).collect());
         }
+    }
+
+    /// How the log was found, once it is open.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.log.found()
     }
 
     /// A client connected.
@@ -482,7 +528,7 @@ impl Member {
             Ok(replica) => {
                 assert_eq!(replica.last_record(), last, "what the log has is what the replica has");
                 self.phase = Phase::Serving(Box::new(replica));
-                self.set_losses();
+                self.tell_map(turn.clock.now);
                 self.handle(Event::Lease { until: self.lease_until }, turn);
                 self.tell_chain(turn);
                 let committed = self.replica().map_or(CommitIndex(0), Replica::committed);

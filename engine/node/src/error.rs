@@ -40,6 +40,12 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
     },
+    /// There is nothing to adopt.
+    #[error("{directory}: has a control group already; nothing was changed")]
+    Adopted {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Formatting would overwrite something.
     #[error(
         "{path}: exists already; nothing was changed. `init` formats only what is new: remove it yourself if its data may go"
@@ -171,6 +177,7 @@ impl Error {
             Self::File { path, .. }
             | Self::NotInitialized { directory: path }
             | Self::NotAdopted { directory: path }
+            | Self::Adopted { directory: path }
             | Self::Exists { path }
             | Self::Formatting { directory: path }
             | Self::Missing { path }

@@ -20,6 +20,7 @@ pub(crate) const DIRECTORY_FORMAT: u32 = 3;
 const IDENTITY_FILE: &str = "identity.toml";
 const MAP_FILE: &str = "cluster.map";
 const METADATA_FILE: &str = "metadata.log";
+const JOINING_FILE: &str = "joining.toml";
 
 /// What stands before the map in its file: magic, then xxh3-64 of the map. Its format and number are its own.
 const MAP_HEADER_BYTES: usize = 16;
@@ -67,6 +68,12 @@ struct IdentityFile {
     metadata: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vote: Option<VoteFile>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct JoiningFile {
+    stores: Vec<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -177,6 +184,38 @@ impl NodeDirectory {
     /// Stores the cluster map durably.
     pub(crate) fn write_map(&self, bytes: &[u8]) -> Result<(), Error> {
         write_atomically(&self.map_path(), &[&map_header(bytes), bytes].concat())
+    }
+
+    /// The stores of a node that is about to join: the shards' in order, then the metadata log.
+    pub(crate) fn read_joining(&self) -> Result<Option<Vec<StoreId>>, Error> {
+        let path = self.path.join(JOINING_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::file("read", &path, source)),
+        };
+        let damaged = |reason: &str| Error::Damaged { path: path.clone(), reason: reason.into() };
+        let file: JoiningFile = toml::from_str(&text).map_err(|error| damaged(error.message()))?;
+        let stores: Option<Vec<StoreId>> =
+            file.stores.iter().map(|text| parse_uuid(text).map(StoreId)).collect();
+        stores.map(Some).ok_or_else(|| damaged("`stores` has something that isn't an id"))
+    }
+
+    pub(crate) fn write_joining(&self, stores: &[StoreId]) -> Result<(), Error> {
+        let file = JoiningFile { stores: stores.iter().map(ToString::to_string).collect() };
+        let text = toml::to_string(&file).expect("strings are TOML");
+        let text = format!(
+            "# A node that is joining a cluster: gone once it is formatted. Remove it to begin with another one.\n{text}"
+        );
+        write_atomically(&self.path.join(JOINING_FILE), text.as_bytes())
+    }
+
+    /// The node is formatted, and its identity says who it is.
+    pub(crate) fn remove_joining(&self) {
+        let path = self.path.join(JOINING_FILE);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what the join doesn't need any more");
+        }
     }
 
     /// Where the cluster map is.

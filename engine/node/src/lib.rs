@@ -29,7 +29,8 @@ mod units;
 mod vote;
 
 pub use bootstrap::{
-    Initialized, RecoverReport, formatted_shards, init, is_initialized, is_running, recover,
+    Initialized, Joining, RecoverReport, adopt, formatted_shards, init, is_initialized, is_running,
+    prepare_join, recover,
 };
 pub use config::{Config, ConfigError, Disk, LogFormat};
 pub use disk::STORE_HEADROOM_BYTES;

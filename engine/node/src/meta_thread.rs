@@ -21,7 +21,7 @@ use crate::meta_log::{length_of, open_failure, open_log};
 use crate::progress::{Progress, Stage};
 use crate::shard_thread::SharedMap;
 use crate::start::nanoseconds;
-use crate::teller::{Teller, lives, log_marks};
+use crate::teller::{Teller, log_marks};
 
 /// What the metadata replica's thread is told from outside.
 #[derive(Debug)]
@@ -204,7 +204,7 @@ impl MetaThread {
             unit: self.teller.unit,
             address: String::new(),
             incarnation: opened.incarnation,
-            lives: lives(opened.incarnation),
+            lives: log.lives().to_vec(),
             recovered_cut,
             lacks,
             log_end: self.log_end(),

@@ -23,7 +23,7 @@ use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
-use crate::teller::{Teller, lives, marks};
+use crate::teller::{Teller, marks};
 
 /// A map, shared by all threads.
 pub(crate) type SharedMap = Arc<Edition>;
@@ -254,7 +254,7 @@ impl ShardThread {
             unit: self.teller.unit,
             address: String::new(),
             incarnation: opened.incarnation,
-            lives: lives(opened.incarnation),
+            lives: store.lives().to_vec(),
             recovered_cut,
             lacks,
             log_end: LogEnd::default(),
@@ -502,6 +502,7 @@ impl ShardStart {
         store.prezero_bytes = config.store.prezero.0;
         store.scrub_pass = nanoseconds(config.store.scrub_period.0);
         store.accept_data_loss = accept_data_loss;
+        store.life_random = u16::from_le_bytes(runtime::clock::random_bytes());
         let identity = shard::Identity {
             cluster: identity.cluster,
             node: identity.node,

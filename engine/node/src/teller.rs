@@ -7,7 +7,7 @@ use runtime::Sender;
 use store::Store;
 use wire::control::{LogEnd, StoreBeat};
 use wire::map::Unit;
-use wire::{Incarnation, MapNumber, StoreId};
+use wire::{MapNumber, StoreId};
 
 use crate::control_thread::{ControlMail, UnitBeat};
 
@@ -64,9 +64,4 @@ pub(crate) fn marks(store: &Store) -> (bool, bool) {
 /// The same of a metadata log.
 pub(crate) fn log_marks(log: &Log) -> (bool, bool) {
     (log.opened().is_some_and(|opened| opened.recovered_cut), log.loss().is_some())
-}
-
-/// The lives before this one.
-pub(crate) fn lives(incarnation: Incarnation) -> Vec<Incarnation> {
-    (1..incarnation.0).rev().take(wire::limits::STORE_LIVES_MAX).map(Incarnation).collect()
 }

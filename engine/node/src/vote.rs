@@ -74,6 +74,7 @@ fn config(device_bytes: u64) -> LogConfig {
         device_bytes,
         prezero_bytes: PREZERO_BYTES,
         accept_data_loss: false,
+        life_random: u16::from_le_bytes(runtime::clock::random_bytes()),
     }
 }
 

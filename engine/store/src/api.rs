@@ -22,6 +22,8 @@ pub struct StoreConfig {
     pub scrub: bool,
     /// R29's override: opens although the log's end can't be read.
     pub accept_data_loss: bool,
+    /// Random: the low bits of the life that begins (R34). Whoever opens a store on a real disk sets it.
+    pub life_random: u16,
 }
 
 impl StoreConfig {
@@ -35,6 +37,7 @@ impl StoreConfig {
             scrub_pass: 14 * 24 * 3600 * Nanos::SECOND,
             scrub: true,
             accept_data_loss: false,
+            life_random: 0,
         }
     }
 }

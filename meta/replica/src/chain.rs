@@ -19,7 +19,6 @@ use wire::{CommitIndex, Epoch, Nanos, Status, StoreId};
 use crate::answers::refuse_at_once;
 use crate::config::{LINK_INTERVAL, ReplicaConfig};
 use crate::event::{Effect, Effects, Trouble};
-use crate::orphans::Orphans;
 use crate::record::Entry;
 use crate::replica::{Asker, Now, Replica};
 use crate::sessions::Heard;
@@ -270,7 +269,7 @@ impl Replica {
                 return self.stop(Trouble::Generation(generation), effects);
             }
             self.chain.leads = true;
-            self.orphans = Orphans::new(now.nanos);
+            self.orphans = self.orphans.again(now.nanos);
         }
         self.chain.role = Role::Head;
         self.chain.base = Some(self.history.last());
@@ -287,7 +286,7 @@ impl Replica {
         self.heard = Heard::default();
         self.pins = crate::pins::Pins::default();
         self.deletes = crate::deletes::Deletes::default();
-        self.orphans = Orphans::new(Nanos(0));
+        self.orphans = self.orphans.again(Nanos(0));
     }
 
     /// What was executed here may never be committed, and state isn't rolled back in place: this replica ends, and another is made of its log (I5: of all of it).

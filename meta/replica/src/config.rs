@@ -27,7 +27,7 @@ pub struct ReplicaConfig {
     pub checkpoint_log_bytes: u64,
     /// Bytes of a checkpoint's page, about.
     pub checkpoint_page_bytes: usize,
-    /// Stores whose inventories the orphan pass asks for, numbered from 0.
+    /// Stores whose inventories the orphan pass asks for, numbered from 0, until [`Replica::set_inventory_sources`](crate::Replica::set_inventory_sources) says which.
     pub inventory_sources: u16,
     /// Nanoseconds between two orphan passes.
     pub orphan_interval: u64,

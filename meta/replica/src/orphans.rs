@@ -25,6 +25,8 @@ const FIRST_INVENTORY_TIMEOUT: u64 = 2 * Nanos::SECOND;
 #[derive(Clone, Debug)]
 pub(crate) struct Orphans {
     stage: Stage,
+    /// Stores of chunks, by their index in the map, in order. They aren't the map's first ones: each node's log stands among them.
+    sources: Vec<u16>,
     /// Verdicts that wait for the commit of what they rest on.
     verdicts: VecDeque<Verdict>,
     /// The first pass was made.
@@ -51,14 +53,25 @@ struct Verdict {
 }
 
 impl Orphans {
-    pub(crate) fn new(first: Nanos) -> Self {
+    pub(crate) fn new(first: Nanos, sources: Vec<u16>) -> Self {
         Self {
             stage: Stage::Idle(first),
+            sources,
             verdicts: VecDeque::new(),
             has_looked: false,
             unopened: (0, 0),
             is_log_older: false,
         }
+    }
+
+    /// The same at the beginning of another time as head.
+    pub(crate) fn again(&self, first: Nanos) -> Self {
+        Self::new(first, self.sources.clone())
+    }
+
+    /// The first store behind this one.
+    fn next_source(&self, after: Option<u16>) -> Option<u16> {
+        self.sources.iter().copied().find(|source| after.is_none_or(|after| *source > after))
     }
 
     pub(crate) fn unopened(&self) -> u64 {
@@ -73,11 +86,26 @@ impl Orphans {
 }
 
 impl Replica {
+    /// The map's stores of chunks, by their index there: whose inventories a pass asks for. One that is asked and isn't among them any more is passed over.
+    pub fn set_inventory_sources(&mut self, now: Nanos, mut sources: Vec<u16>) {
+        sources.sort_unstable();
+        self.orphans.sources = sources;
+        if let Stage::Asked { source, .. } = self.orphans.stage
+            && !self.orphans.sources.contains(&source)
+        {
+            // Nobody may answer for it: the next tick asks whoever comes behind it.
+            self.orphans.stage = match self.orphans.next_source(Some(source)) {
+                Some(next) => Stage::Asked { source: next, after: None, at: Nanos(0) },
+                None => Stage::Idle(now),
+            };
+        }
+    }
+
     /// Begins a pass when it is time, or asks again for a page that didn't come.
     pub(crate) fn advance_orphans(&mut self, now: Nanos, effects: &mut Effects) {
         let patience = if self.orphans.has_looked { INVENTORY_TIMEOUT } else { FIRST_INVENTORY_TIMEOUT };
         let ask = match self.orphans.stage {
-            Stage::Idle(until) if now >= until && self.config.inventory_sources > 0 => Some((0, None)),
+            Stage::Idle(until) if now >= until => self.orphans.next_source(None).map(|first| (first, None)),
             Stage::Asked { source, after, at } if now.since(at) >= patience => Some((source, after)),
             _ => None,
         };
@@ -118,12 +146,10 @@ impl Replica {
         }
         self.send_orphans(effects);
         let last = ids.last().copied().filter(|last| Some(*last) > after);
-        match last {
-            Some(last) if !end => self.ask_inventory(now, source, Some(last), effects),
-            _ if source + 1 < self.config.inventory_sources => {
-                self.ask_inventory(now, source + 1, None, effects);
-            }
-            _ => self.orphans.end_pass(now.after(self.config.orphan_interval)),
+        match (last, self.orphans.next_source(Some(source))) {
+            (Some(last), _) if !end => self.ask_inventory(now, source, Some(last), effects),
+            (_, Some(next)) => self.ask_inventory(now, next, None, effects),
+            (_, None) => self.orphans.end_pass(now.after(self.config.orphan_interval)),
         }
     }
 

@@ -150,7 +150,7 @@ impl Replica {
             heard,
             upkeep: Upkeep::new(now, now.after(young)),
             clock: LogClock::new(now),
-            orphans: Orphans::new(now),
+            orphans: Orphans::new(now, (0..config.inventory_sources).collect()),
             upstream: Upstream::new(now, hollow),
             downstream: Downstream::default(),
             fence: Fence::new(now),

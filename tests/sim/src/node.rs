@@ -253,6 +253,7 @@ impl Node {
             leaf_tables: 16,
             scrub: self.random.per_mille(300),
             scrub_pass: self.random.between(2, 60) * Nanos::SECOND,
+            life_random: self.random.life_bits(),
             ..StoreConfig::new(self.settings.store_bytes, length)
         };
         if length == 0 {
@@ -268,6 +269,7 @@ impl Node {
             device_bytes: length,
             prezero_bytes: self.random.below(3) * u64::from(self.settings.log_geometry.segment_bytes()),
             accept_data_loss: false,
+            life_random: self.random.life_bits(),
         };
         if length == 0 {
             return Log::format(config, self.format(unit, self.settings.log_geometry));

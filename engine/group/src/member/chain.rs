@@ -40,7 +40,7 @@ impl Member {
             self.stores.on_map(edition.map(), turn.effects);
             self.peers.on_map(edition.map(), turn.effects);
             self.edition = Some(edition);
-            self.set_losses();
+            self.tell_map(clock.now);
             self.tell_chain(&mut turn);
         }
         self.settle(&mut turn);

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use wire::control::{ChainId, LogEnd, Synced, Waits};
-use wire::map::{Chain, Map, Member, Phase, ReplicaState};
+use wire::map::{Chain, Map, Member, Members, Phase, ReplicaState};
 use wire::planted::{Bug, planted};
 use wire::{Epoch, MapNumber, Nanos, NodeId};
 
@@ -140,6 +140,9 @@ impl View<'_> {
         } else {
             self.wishes(id, chain, &mut next, &mut outcome);
         }
+        if next.epoch != chain.epoch {
+            next.members = joiners_behind(&next.members);
+        }
         mark_seeds(chain, &mut next, is_group(id));
         outcome.next = (next != *chain).then_some(next);
         outcome
@@ -223,6 +226,16 @@ impl View<'_> {
 
 pub(super) fn is_group(id: ChainId) -> bool {
     matches!(id, ChainId::Group(_))
+}
+
+/// The members with those that sync behind those that serve: the head is the first acker, and what it hands on reaches every one of them (R2, I5).
+pub(super) fn joiners_behind(members: &Members) -> Members {
+    let last = members.iter().rposition(|member| member.state == ReplicaState::Serving).unwrap_or(0);
+    let is_early =
+        |(place, member): &(usize, &Member)| *place < last && member.state == ReplicaState::Syncing;
+    let others = members.iter().enumerate().filter(|found| !is_early(found));
+    let early = members.iter().enumerate().filter(is_early);
+    others.chain(early).map(|(_, member)| *member).collect()
 }
 
 /// A new epoch, which is prepared first (R5).

@@ -33,6 +33,8 @@ use wire::map::{Chain, Map, MapDelta, Member, Phase, ReplicaState, Standing, Sto
 use wire::planted::{Bug, planted};
 use wire::{Epoch, GroupId, MapNumber, NodeId, SliceIndex};
 
+use super::step::joiners_behind;
+
 /// Why a change isn't applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
@@ -95,6 +97,8 @@ pub enum Rule {
     Left,
     /// Nobody serves, or is known as the last that did.
     Nobody,
+    /// A member that syncs stands before one that serves: what the head hands on wouldn't reach it (R2).
+    Order,
 }
 
 /// The map that the change leads to, if it may. The same on every voter.
@@ -252,6 +256,9 @@ impl Step<'_> {
         let (old, new) = (self.old, self.new);
         if new.phase != Phase::Prepared {
             return Err(Rule::Phase);
+        }
+        if joiners_behind(&new.members) != new.members {
+            return Err(Rule::Order);
         }
         let floor = self.map.settings.min_in_sync.min(self.map.settings.chain_length);
         if new.min_in_sync == 0 || new.min_in_sync < old.min_in_sync.min(floor) {

@@ -110,3 +110,23 @@ fn the_group_says_what_a_chunk_is() {
     pass(&mut bench, &ids[..2]);
     assert_eq!(ask(&mut bench), [live, Dead, Open, Open]);
 }
+
+/// The map's first stores were taken for those of chunks: of two nodes' stores the second one is a log, which never answers, and the third was never asked.
+#[test]
+fn a_pass_asks_the_stores_that_the_map_says() {
+    let mut bench = Bench::new();
+    bench.replica.set_inventory_sources(bench.now, vec![2, 0]);
+    let begin = |bench: &mut Bench| {
+        bench.now = bench.now.after(6 * Nanos::SECOND);
+        bench.handle(Event::Tick);
+        std::mem::take(&mut bench.inventories)
+    };
+    assert_eq!(begin(&mut bench), [(0, None)]);
+    bench.handle(Event::ShardInventory { source: 0, ids: &[], end: true });
+    assert_eq!(std::mem::take(&mut bench.inventories), [(2, None)]);
+    // It is replaced before it answers.
+    bench.replica.set_inventory_sources(bench.now, vec![0, 4]);
+    assert_eq!(begin(&mut bench), [(4, None)]);
+    bench.handle(Event::ShardInventory { source: 4, ids: &[], end: true });
+    assert_eq!(begin(&mut bench), [(0, None)]);
+}

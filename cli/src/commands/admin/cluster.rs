@@ -17,8 +17,6 @@ use crate::remote_failure::failure;
 
 /// What a store may take to say how it is; one that doesn't is named.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
-/// For so long a leader is looked for before the map alone is shown.
-const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// Over which the rate of a resync is measured, and between two looks of `--wait`.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -56,7 +54,7 @@ impl Cluster {
 
 impl Status {
     fn run(self, context: &mut Context) -> Result<()> {
-        let mut operator = Operator::connect(context)?.with_patience(LEADER_PATIENCE);
+        let mut operator = Operator::connect(context)?;
         let report = if self.wait {
             self.wait(context, &mut operator)?
         } else {

@@ -186,12 +186,17 @@ impl Report {
         let alive = voters.iter().filter(is_alive).count();
         let spare = alive.saturating_sub(voters.len() / 2 + 1);
         if self.control.is_ok() && alive < voters.len() {
-            let text = format!(
-                "{alive} of {} voters are alive: {} more may stop before the control group can't change anything",
-                voters.len(),
-                spare
-            );
-            troubles.push(Trouble { text, next: Some("catena admin voters says which".to_owned()) });
+            let rest = match spare {
+                0 => "if one more stops, nothing about the cluster can change any more".to_owned(),
+                spare => {
+                    format!("{spare} more may stop before nothing about the cluster can change any more")
+                }
+            };
+            let text = format!("{alive} of {} voters are alive: {rest}", voters.len());
+            troubles.push(Trouble {
+                text,
+                next: Some("start the others: catena admin voters says which".to_owned()),
+            });
         }
     }
 
@@ -231,7 +236,10 @@ impl Report {
                 text::count(health.domains.into(), "failure domain"),
                 health.chain_length
             );
-            troubles.push(Trouble { text, next: Some("add nodes, in other racks".to_owned()) });
+            troubles.push(Trouble {
+                text,
+                next: Some("add nodes, in other racks: catena server join --help".to_owned()),
+            });
         }
         if !health.is_whole && troubles.is_empty() {
             troubles.push(Trouble {
@@ -302,7 +310,11 @@ impl Report {
     }
 
     fn health_text(&self, troubles: &[Trouble]) -> String {
-        let whole = if self.is_whole() { "every copy serves" } else { "not every copy serves" };
+        let whole = match self.control {
+            Ok(_) if self.is_whole() => "every copy serves",
+            Ok(_) => "not every copy serves",
+            Err(_) => "not known without a leader of the control group",
+        };
         match troubles.len() {
             0 => whole.to_owned(),
             count => format!("{whole}; {}", text::count(count as u64, "trouble")),
@@ -561,7 +573,7 @@ mod tests {
                 "1 slice serves nothing for now",
                 "1 slice can be read and not written",
                 "node-2 isn't alive: it hasn't been heard for 12.0 s",
-                "2 of 3 voters are alive: 0 more may stop before the control group can't change anything",
+                "2 of 3 voters are alive: if one more stops, nothing about the cluster can change any more",
                 "2 slices lack copies",
                 "1 chunk could be supplied by no copy when others were brought up to date",
                 "2 failure domains for 3 copies: two copies of one chunk stand together",

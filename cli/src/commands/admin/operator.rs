@@ -1,8 +1,9 @@
 //! The connection to the control group, and its refusals in words.
 
-use client::control::{Control, ControlError};
-use client::{CONNECT_PATIENCE_DEFAULT, DEADLINE_DEFAULT};
 use std::time::Duration;
+
+use client::CONNECT_PATIENCE_DEFAULT;
+use client::control::{Control, ControlError};
 use wire::control::{Answer, Command, Done, Health, NodeStatus, Reason, Refusal, Subject};
 use wire::map::Map;
 use wire::{MapNumber, NodeId};
@@ -11,6 +12,9 @@ use super::names::{Names, chain_name};
 use crate::context::Context;
 use crate::endpoint;
 use crate::failure::{Exit, Failure, Result};
+
+/// For so long a leader is looked for; an election takes about a second.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whoever asks the control group.
 #[derive(Debug)]
@@ -25,12 +29,7 @@ impl Operator {
         let given = context.global.timeout.map(|seconds| Duration::from_secs(seconds.into()));
         let control = Control::connect(&endpoints, given.unwrap_or(CONNECT_PATIENCE_DEFAULT));
         let control = control.map_err(|error| failure(&error, None))?;
-        Ok(Self { control: control.with_patience(given.unwrap_or(DEADLINE_DEFAULT)) })
-    }
-
-    /// The same with another patience.
-    pub(crate) fn with_patience(self, patience: Duration) -> Self {
-        Self { control: self.control.with_patience(patience) }
+        Ok(Self { control: control.with_patience(given.unwrap_or(LEADER_PATIENCE)) })
     }
 
     /// The newest map that is known here.
@@ -123,7 +122,7 @@ fn failure(error: &ControlError, map: Option<&Map>) -> Failure {
             });
             let reason = "has no leader: nodes answer, and too few of its voters reach each other";
             Failure::new(Exit::Unavailable, THING, reason).next(format!(
-                "start the nodes that vote{}: a majority of them has to run; data that is whole stays readable and writable meanwhile",
+                "start the nodes that vote{}: a majority of them has to run; until then chains with a copy on a node that is gone take no writes",
                 voters.unwrap_or_default()
             ))
         }
@@ -215,7 +214,7 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
         Refusal::TooFewNodes { left, chain_length } => {
             let reason = format!("too few nodes: {left} would be there, and {chain_length} are needed");
             Failure::new(Exit::Conflict, "the cluster", reason)
-                .next("add a node first; `catena admin node forget --force` goes on with fewer copies of everything")
+                .next("add a node first (catena server join --help); `catena admin node forget --force` goes on with fewer copies of everything")
         }
         Refusal::LastCopy(chain) => {
             let name = chain_name(chain);

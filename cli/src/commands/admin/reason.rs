@@ -248,7 +248,7 @@ impl About<'_> {
                 say(
                     "waits-more-nodes",
                     text,
-                    "add a node, or start those that aren't alive: catena admin node list",
+                    "start nodes that aren't alive (catena admin node list), or add one: catena server join --help",
                 )
             }
             Waits::HoldDown { store, left } => {
@@ -438,7 +438,7 @@ mod tests {
             ),
             row(waits(Waits::CleanSeed { missing: 2 }), "2 copies that may have it aren't there", accept),
             row(waits(Waits::AnySeed), "no copy that has everything is there", accept),
-            row(waits(Waits::MoreNodes), "too few nodes", "add a node"),
+            row(waits(Waits::MoreNodes), "too few nodes", "catena server join"),
             row(
                 waits(Waits::HoldDown { store: SHARD, left: 20 * SECOND }),
                 "so node-2/shard-0 was put out; it comes back in 20.0 s",

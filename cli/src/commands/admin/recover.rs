@@ -49,6 +49,8 @@ pub(crate) struct Recover {
 impl Recover {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         let mut operator = Operator::connect(context)?;
+        // Without a leader the map may be old, and nothing can be done.
+        operator.health()?;
         operator.refresh();
         let scope = match &self.chain {
             Some(chain) => LossScope::Chain(operator.names().find_chain(chain)?),

@@ -157,22 +157,10 @@ fn without_number(text: &str) -> String {
 
 /// A refusal as a failure.
 pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
-    let conflict =
-        |thing: String, reason: &str, next: String| Failure::new(Exit::Conflict, thing, reason).next(next);
-    let absent = |thing: String, reason: &str, list: &str| {
-        Failure::new(Exit::NotFound, thing, reason).next(format!("see which there are: catena admin {list}"))
-    };
     match refusal {
         Refusal::NotLeader(_) => failure(&ControlError::NoLeader, None),
-        Refusal::Unknown => {
-            let reason = "another node became its leader while the change was under way: whether it was done isn't known";
-            Failure::new(Exit::Unknown, THING, reason)
-                .next("look whether it was done: catena admin cluster status")
-        }
-        Refusal::Busy => {
-            Failure::new(Exit::Unavailable, THING, "a change is under way that this one has to wait for")
-                .next("run the command again in a moment")
-        }
+        Refusal::Unknown => undecided(),
+        Refusal::Busy => busy(),
         Refusal::NodeUnknown(node) => absent(names.node(node), "the cluster has no such node", "node list"),
         Refusal::StoreUnknown(store) => {
             let reason = "no such store is in the cluster, and no node that runs has registered it";
@@ -195,26 +183,25 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
         }
         Refusal::StoreAlive(store) => {
             let name = names.store(store);
-            let step = "stop its node, or take its disk out, if it is really to go".to_owned();
+            let step = "stop its node, or take its disk out, if it is really to go";
             conflict(name, "works: only a store that is gone can be replaced or expelled", step)
         }
         Refusal::NotEmpty(store) => {
-            let step = "name a store that was just formatted and is a member of no chain".to_owned();
+            let step = "name a store that was just formatted and is a member of no chain";
             conflict(names.store(store), "holds copies already, or isn't empty", step)
         }
         Refusal::WrongUnit(store) => {
-            let step = "a shard's store takes a shard's place, a metadata log a metadata log's".to_owned();
+            let step = "a shard's store takes a shard's place, a metadata log a metadata log's";
             conflict(names.store(store), "is of another kind than the one whose place it is to take", step)
         }
         Refusal::TwoOnOneNode(chain) => {
             let step =
                 "name a new store on the node of the old one, or on a node without a copy of this chain";
-            conflict(chain_name(chain), "would have two copies on one node", step.to_owned())
+            conflict(chain_name(chain), "would have two copies on one node", step)
         }
         Refusal::TooFewNodes { left, chain_length } => {
             let reason = format!("too few nodes: {left} would be there, and {chain_length} are needed");
-            Failure::new(Exit::Conflict, "the cluster", reason)
-                .next("add a node first (catena server join --help); `catena admin node forget --force` goes on with fewer copies of everything")
+            conflict("the cluster", &reason, TOO_FEW)
         }
         Refusal::LastCopy(chain) => {
             let name = chain_name(chain);
@@ -222,12 +209,8 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
             conflict(name, "would be left without any copy that serves", step)
         }
         Refusal::NothingLost => {
-            let step = "look at what isn't well: catena admin why".to_owned();
-            conflict(
-                "the cluster".to_owned(),
-                "no such chain lacks a serving copy: there is no loss to accept",
-                step,
-            )
+            let reason = "no such chain lacks a serving copy: there is no loss to accept";
+            conflict("the cluster", reason, "look at what isn't well: catena admin why")
         }
         Refusal::NobodyPresent(chain) => {
             let name = chain_name(chain);
@@ -235,14 +218,35 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
             conflict(name, "no copy of it is there to go on with", step)
         }
         Refusal::OutOfRange => {
-            let step = "look how many nodes and copies there are: catena admin cluster status".to_owned();
-            conflict("the cluster".to_owned(), "this number doesn't fit it", step)
+            let step = "look how many nodes and copies there are: catena admin cluster status";
+            conflict("the cluster", "this number doesn't fit it", step)
         }
         Refusal::Full => {
             Failure::new(Exit::Failed, "the cluster map", "has no room for another store or chain")
                 .next("nothing can be done about it but a new cluster")
         }
     }
+}
+
+const TOO_FEW: &str = "add a node first (catena server join --help); `catena admin node forget --force` goes on with fewer copies of everything";
+
+fn conflict(thing: impl Into<String>, reason: &str, step: impl Into<String>) -> Failure {
+    Failure::new(Exit::Conflict, thing, reason).next(step)
+}
+
+fn absent(thing: String, reason: &str, list: &str) -> Failure {
+    Failure::new(Exit::NotFound, thing, reason).next(format!("see which there are: catena admin {list}"))
+}
+
+fn busy() -> Failure {
+    Failure::new(Exit::Unavailable, THING, "a change is under way that this one has to wait for")
+        .next("run the command again in a moment")
+}
+
+fn undecided() -> Failure {
+    let reason =
+        "another node became its leader while the change was under way: whether it was done isn't known";
+    Failure::new(Exit::Unknown, THING, reason).next("look whether it was done: catena admin cluster status")
 }
 
 #[cfg(test)]

@@ -222,23 +222,8 @@ impl About<'_> {
                 let next = self.start_or_replace(store);
                 say("waits-return", format!("it waits for {name} to come back, or to be replaced"), &next)
             }
-            Waits::Seeds { missing, left } => {
-                let text = format!(
-                    "{} that may have more {} given {} to come back; then it goes on with those that are there",
-                    text::count(missing.into(), "copy"),
-                    if missing == 1 { "is" } else { "are" },
-                    time::duration(left)
-                );
-                say("waits-seeds", text, "start the nodes that aren't alive now: catena admin node list")
-            }
-            Waits::CleanSeed { missing } => {
-                let text = format!(
-                    "the copies that are there lost the end of their log at a crash, and {} that may have it {} there: one of those must come back",
-                    text::count(missing.into(), "copy"),
-                    if missing == 1 { "isn't" } else { "aren't" },
-                );
-                say("waits-clean-seed", text, &self.start_or_accept())
-            }
+            Waits::Seeds { missing, left } => seeds(missing, left),
+            Waits::CleanSeed { missing } => self.clean_seed(missing),
             Waits::AnySeed => {
                 let text = "no copy that has everything is there: one of them must come back".to_owned();
                 say("waits-any-seed", text, &self.start_or_accept())
@@ -267,6 +252,15 @@ impl About<'_> {
                 "its next step waits for nobody: the next change of the map makes it".to_owned(),
             ),
         }
+    }
+
+    fn clean_seed(&self, missing: u8) -> Sentence {
+        let text = format!(
+            "the copies that are there lost the end of their log at a crash, and {} that may have it {} there: one of those must come back",
+            text::count(missing.into(), "copy"),
+            if missing == 1 { "isn't" } else { "aren't" },
+        );
+        Sentence { kind: "waits-clean-seed", text, next: Some(self.start_or_accept()) }
     }
 
     fn this_node(&self) -> String {
@@ -311,6 +305,17 @@ impl About<'_> {
     }
 }
 
+fn seeds(missing: u8, left: u64) -> Sentence {
+    let text = format!(
+        "{} that may have more {} given {} to come back; then it goes on with those that are there",
+        text::count(missing.into(), "copy"),
+        if missing == 1 { "is" } else { "are" },
+        time::duration(left)
+    );
+    let next = "start the nodes that aren't alive now: catena admin node list".to_owned();
+    Sentence { kind: "waits-seeds", text, next: Some(next) }
+}
+
 /// A sentence that asks nothing of anybody.
 fn calm(kind: &'static str, text: String) -> Sentence {
     Sentence { kind, text, next: None }
@@ -343,10 +348,13 @@ mod tests {
     }
 
     /// Subject, reason, what the sentence says, and what its next step says ("" for none).
-    fn table() -> Vec<(Subject, Reason, &'static str, &'static str)> {
-        let waits = |waits| (CHAIN, Reason::Waiting(waits));
-        let row = |(subject, reason), text, next| (subject, reason, text, next);
-        let accept = "catena admin cluster recover --accept-data-loss --chain slice-3";
+    type Row = (Subject, Reason, &'static str, &'static str);
+
+    fn table() -> Vec<Row> {
+        [about_nodes(), about_chains(), about_waits()].concat()
+    }
+
+    fn about_nodes() -> Vec<Row> {
         vec![
             (NODE, Reason::Well, "nothing is wrong", ""),
             (NODE, Reason::NotInMap, "the cluster map doesn't have it", "catena admin node list"),
@@ -385,6 +393,11 @@ mod tests {
             ),
             (STORE, Reason::StoreStale, "rolled back or copied", "format it anew"),
             (STORE, Reason::StoreLeaves, "node-2/shard-0 takes no part any more", ""),
+        ]
+    }
+
+    fn about_chains() -> Vec<Row> {
+        vec![
             (
                 CHAIN,
                 chain(Phase::Active, 3),
@@ -414,6 +427,14 @@ mod tests {
             ),
             (CHAIN, member(SLICE, ReplicaState::LastServing, 0), "isn't there, and served last", ""),
             (CHAIN, member(SLICE, ReplicaState::Offline, 0), "node-2/shard-0 isn't there", ""),
+        ]
+    }
+
+    fn about_waits() -> Vec<Row> {
+        let waits = |waits| (CHAIN, Reason::Waiting(waits));
+        let row = |(subject, reason), text, next| (subject, reason, text, next);
+        let accept = "catena admin cluster recover --accept-data-loss --chain slice-3";
+        vec![
             row(
                 waits(Waits::Promise { node: NodeId(2), number: MapNumber(18) }),
                 "waits for node-2 to follow map 18",

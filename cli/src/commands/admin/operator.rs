@@ -209,8 +209,7 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
             conflict(name, "would be left without any copy that serves", step)
         }
         Refusal::NothingLost => {
-            let reason = "no such chain lacks a serving copy: there is no loss to accept";
-            conflict("the cluster", reason, "look at what isn't well: catena admin why")
+            conflict("the cluster", NOTHING_LOST, "see what isn't well: catena admin why")
         }
         Refusal::NobodyPresent(chain) => {
             let name = chain_name(chain);
@@ -228,6 +227,7 @@ pub(crate) fn refused(refusal: Refusal, names: Names<'_>) -> Failure {
     }
 }
 
+const NOTHING_LOST: &str = "no such chain lacks a serving copy: there is no loss to accept";
 const TOO_FEW: &str = "add a node first (catena server join --help); `catena admin node forget --force` goes on with fewer copies of everything";
 
 fn conflict(thing: impl Into<String>, reason: &str, step: impl Into<String>) -> Failure {

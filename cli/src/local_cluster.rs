@@ -57,8 +57,9 @@ pub(crate) struct LocalCluster {
 
 /// How many nodes of a cluster's a directory has configured.
 pub(crate) fn configured(directory: &Path) -> u16 {
-    (1..=NODES_MAX).take_while(|number| node_directory(directory, *number).join(CONFIG_FILE).is_file()).count()
-        as u16
+    (1..=NODES_MAX)
+        .take_while(|number| node_directory(directory, *number).join(CONFIG_FILE).is_file())
+        .count() as u16
 }
 
 fn node_directory(directory: &Path, number: u16) -> PathBuf {
@@ -90,7 +91,12 @@ impl LocalCluster {
         Ok(Self { nodes })
     }
 
-    fn configure(mut config: Config, number: u16, listen: Option<SocketAddr>, taken: &[u16]) -> Result<Config> {
+    fn configure(
+        mut config: Config,
+        number: u16,
+        listen: Option<SocketAddr>,
+        taken: &[u16],
+    ) -> Result<Config> {
         config.name = format!("node-{number}");
         let span = PORTS + config.shard_count();
         config.base_port = match listen.filter(|listen| listen.port() > 0) {
@@ -170,18 +176,26 @@ impl LocalCluster {
         let watch = Stopwatch::start();
         let mut control = self.control()?;
         loop {
-            let answer = control.ask(&wire::control::Command::Health).map_err(|error| control_failure(&error))?;
+            let answer =
+                control.ask(&wire::control::Command::Health).map_err(|error| control_failure(&error))?;
             let Answer::Health(health) = answer else {
                 return Err(Failure::new(Exit::Failed, "the control group", "answered something else"));
             };
             tell(&health);
             let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-            if health.is_whole && health.nodes_alive >= nodes && u32::from(health.chain_length) >= nodes.min(3) {
+            if health.is_whole
+                && health.nodes_alive >= nodes
+                && u32::from(health.chain_length) >= nodes.min(3)
+            {
                 return Ok(health);
             }
             if u128::from(watch.nanoseconds()) >= patience.as_nanos() {
-                return Err(Failure::new(Exit::Unavailable, "the cluster", "hasn't got its redundancy in time")
-                    .next("see why: catena admin why"));
+                return Err(Failure::new(
+                    Exit::Unavailable,
+                    "the cluster",
+                    "hasn't got its redundancy in time",
+                )
+                .next("see why: catena admin why"));
             }
             std::thread::sleep(LOOK);
         }
@@ -298,8 +312,12 @@ pub(crate) fn join(control: &mut Control, config: &Config) -> Result<(NodeId, no
     let watch = Stopwatch::start();
     while control.refresh().number() < number.max(MapNumber(1)) {
         if u128::from(watch.nanoseconds()) >= CONTROL_PATIENCE.as_nanos() {
-            return Err(Failure::new(Exit::Unavailable, "the cluster", "no node gives out the map that has this one")
-                .next("run the same command again"));
+            return Err(Failure::new(
+                Exit::Unavailable,
+                "the cluster",
+                "no node gives out the map that has this one",
+            )
+            .next("run the same command again"));
         }
         std::thread::sleep(LOOK);
     }
@@ -366,7 +384,8 @@ fn write_config(file: &Path, config: &Config) -> Result<()> {
     if let Some(directory) = file.parent() {
         fs::create_dir_all(directory).map_err(|error| Failure::path(directory, &error))?;
     }
-    let text = toml::to_string(config).map_err(|error| Failure::new(Exit::Failed, "the configuration", error.to_string()))?;
+    let text = toml::to_string(config)
+        .map_err(|error| Failure::new(Exit::Failed, "the configuration", error.to_string()))?;
     let text = format!(
         "# A node for development. Start it by hand: catena server --config FILE\n# Every key: catena server --print-config\n{text}"
     );

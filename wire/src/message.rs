@@ -72,7 +72,7 @@ pub enum Request<'a> {
     GetChunk(GetChunk),
     /// Deletes reclaimed chunks (R24).
     DeleteChunks {
-        /// Number of the sender's cluster map.
+        /// Number of the sender's cluster map; 0: the chunks are orphans, which go from whichever store has them, and the answer says nothing of others.
         map: MapNumber,
         /// At most [`MESSAGE_CHUNKS_MAX`](crate::limits::MESSAGE_CHUNKS_MAX).
         ids: ChunkIds<'a>,

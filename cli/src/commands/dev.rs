@@ -106,7 +106,9 @@ impl Dev {
         }
         if let Some(nodes) = self.nodes.filter(|nodes| *nodes < configured) {
             let reason = format!("{nodes}: there are {} already", count(configured.into(), "node"));
-            return Err(Failure::usage("--nodes", reason).next("leave --nodes out, or name another directory"));
+            return Err(
+                Failure::usage("--nodes", reason).next("leave --nodes out, or name another directory")
+            );
         }
         let nodes = self.nodes.unwrap_or(configured);
         let endpoint_file = directory.join(ENDPOINT_FILE);

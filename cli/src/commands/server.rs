@@ -13,8 +13,8 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Termination;
 use crate::json::Object;
-use crate::{local_cluster, local_node};
 use crate::text::{self, shell};
+use crate::{local_cluster, local_node};
 
 /// Run a node as an operator does: configured by a file, formatted by `server init`
 #[derive(Debug, clap::Args)]
@@ -134,7 +134,8 @@ fn run(context: &mut Context, file: &Path) -> Result<()> {
                 .with("cluster", node.cluster().to_string())
         },
         |_| {
-            let state = node.waits_for().map_or_else(|| "ready".to_owned(), |why| format!("not serving yet ({why})"));
+            let state =
+                node.waits_for().map_or_else(|| "ready".to_owned(), |why| format!("not serving yet ({why})"));
             format!("{state} at {endpoint}, admin at http://{}", node.admin_address()).into_bytes()
         },
     )?;
@@ -160,8 +161,8 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let is_own = std::fs::read_to_string(&self.0)
-            .is_ok_and(|text| text.trim() == std::process::id().to_string());
+        let is_own =
+            std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string());
         if is_own {
             drop(std::fs::remove_file(&self.0));
         }

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use journal::{OpenError, Opened};
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
+use journal::{OpenError, Opened};
 use replica::{LogSpace, RecordNumber};
 use wire::{Incarnation, Memory, Nanos, Slot};
 
@@ -110,6 +110,11 @@ impl GroupLog {
     /// How it was found, once it is open.
     pub(crate) fn found(&self) -> Option<&Opened> {
         self.log.opened()
+    }
+
+    /// It has ended, and another one takes its place.
+    pub(crate) fn release(&mut self, memory: &mut impl Memory) {
+        self.log.release(memory);
     }
 
     /// Begins to open or format it.

@@ -431,10 +431,10 @@ impl Member {
                 let body = &all.bodies[*body as usize];
                 self.links.answer(Link(*client), *correlation, *status, body, turn.effects);
             }
-            Effect::DeleteChunks { first, count, orphans } => {
+            Effect::DeleteChunks { first, count, orphans, holder } => {
                 if let Some(map) = self.edition.as_deref().map(Edition::map) {
                     turn.effects.notes.push(Note::Deleting { orphans: *orphans });
-                    self.stores.delete(now, map, (*first, *count), *orphans, turn.effects);
+                    self.stores.delete(now, map, (*first, *count), (*orphans, *holder), turn.effects);
                 }
             }
             Effect::RequestInventory { source, after } => {

@@ -8,13 +8,13 @@
 //!                    └──────────────┴─► refused: again after RECONNECT_NANOS
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use placement::ClusterMap;
 use wire::limits::MESSAGE_CHUNKS_MAX;
 use wire::message::{ChunkIds, Encoder, Hello, PayloadMeta, Reply, Request, RequestHead};
-use wire::{ChunkId, FrameKind, GroupId, Nanos, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix};
+use wire::{ChunkId, FrameKind, GroupId, MapNumber, Nanos, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix};
 
 use crate::effects::{CloseReason, Dial, Effects, Link, Note};
 
@@ -138,13 +138,14 @@ impl StoreCalls {
         self.peers[index].retry_at = retry_at;
     }
 
-    /// Deletes `count` chunks from `first` on, wherever they are.
+    /// Deletes `count` chunks from `first` on at all members that ack for them (R24), and at the store where they were found: who isn't there is
+    /// told when it comes back and compares itself (R2).
     pub(crate) fn delete(
         &mut self,
         now: Nanos,
         map: &ClusterMap,
         (first, count): (ChunkId, u32),
-        orphans: bool,
+        (orphans, holder): (bool, Option<u16>),
         effects: &mut Effects,
     ) {
         let chunks = Chunks { first, count };
@@ -156,8 +157,15 @@ impl StoreCalls {
         let mut by_store: BTreeMap<u16, Vec<ChunkId>> = BTreeMap::new();
         for step in 0..u64::from(count) {
             let id = ChunkId { session: first.session, ordinal: first.ordinal + step };
-            for member in map.route(id).members {
-                by_store.entry(member.store).or_default().push(id);
+            let members = map.route(id).members.iter();
+            let mut stores: BTreeSet<u16> =
+                members.filter(|member| member.state.acks()).map(|member| member.store).collect();
+            if stores.is_empty() {
+                return; // nobody acks for it now
+            }
+            stores.extend(holder);
+            for store in stores {
+                by_store.entry(store).or_default().push(id);
             }
         }
         let number = self.last + 1;
@@ -250,8 +258,11 @@ impl StoreCalls {
             self.last += 1;
             let head = RequestHead { correlation: self.last, deadline_ms: 0 };
             let request = match &call {
-                Call::Delete { ids, .. } => {
-                    Request::DeleteChunks { map: map.number(), ids: ChunkIds::new(ids) }
+                Call::Delete { chunks, ids, .. } => {
+                    // Orphans go wherever they are; all others have to be gone from whole chains.
+                    let orphans = self.deletes.get(chunks).is_some_and(|delete| delete.orphans);
+                    let number = if orphans { MapNumber(0) } else { map.number() };
+                    Request::DeleteChunks { map: number, ids: ChunkIds::new(ids) }
                 }
                 Call::Inventory { after, .. } => Request::Inventory { after: *after, limit: INVENTORY_LIMIT },
             };

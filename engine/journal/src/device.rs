@@ -437,6 +437,12 @@ impl Device {
         self.count(io, before);
     }
 
+    /// Gives back what the device keeps as long as it lives, when another one takes its place in the same arena. It has ended: nothing of it is under way.
+    pub fn release<M: Memory>(&mut self, memory: &mut M) {
+        let own = [self.writer.slot.take(), self.pipeline.marker_slot.take()];
+        own.into_iter().flatten().for_each(|slot| memory.release(slot));
+    }
+
     /// Takes in what came of a request of the device's own.
     pub fn on_io<M: Memory>(
         &mut self,

@@ -758,6 +758,11 @@ impl Log {
         self.device.counters()
     }
 
+    /// See [`Device::release`].
+    pub fn release<M: Memory>(&mut self, memory: &mut M) {
+        self.device.release(memory);
+    }
+
     /// The device under the log.
     pub fn device(&self) -> &Device {
         &self.device

@@ -171,7 +171,8 @@ pub struct Joining {
 pub fn prepare_join(config: &Config) -> Result<Joining, Error> {
     config.validate()?;
     if config.base_port == 0 {
-        let reason = "a node of several has to be found again after a restart: give it a port of its own".into();
+        let reason =
+            "a node of several has to be found again after a restart: give it a port of its own".into();
         return Err(ConfigError::Value { key: "base_port", reason }.into());
     }
     drop(Made::begin(config)?);
@@ -233,8 +234,8 @@ impl Joining {
             vote: None,
             format: DIRECTORY_FORMAT,
         };
-        let result = format(config, &identity, &mut made)
-            .and_then(|_| finish(config, &identity, map, &mut made));
+        let result =
+            format(config, &identity, &mut made).and_then(|_| finish(config, &identity, map, &mut made));
         match &result {
             Ok(_) => NodeDirectory::new(&config.directory).remove_joining(),
             Err(_) => made.undo(),

@@ -104,6 +104,6 @@ impl Replica {
         }
         self.deletes.sent_chunks += u64::from(count);
         self.metrics.deletes_sent += u64::from(count);
-        effects.list.push(Effect::DeleteChunks { first, count, orphans: false });
+        effects.list.push(Effect::DeleteChunks { first, count, orphans: false, holder: None });
     }
 }

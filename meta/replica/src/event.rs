@@ -192,6 +192,8 @@ pub enum Effect {
         count: u32,
         /// Found by the orphan pass: no answer is waited for.
         orphans: bool,
+        /// The store in which they were found. It may hold them although it is in none of their chains any more.
+        holder: Option<u16>,
     },
     /// Ask a store for the ids it holds that were minted by this group. Answer with `ShardInventory`.
     RequestInventory {

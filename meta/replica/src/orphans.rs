@@ -48,6 +48,8 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     index: CommitIndex,
+    /// The store that has them.
+    source: u16,
     first: ChunkId,
     count: u32,
 }
@@ -141,7 +143,7 @@ impl Replica {
         for &id in ids {
             if self.is_orphan(id) && !planted(Bug::OrphansStay) {
                 self.metrics.orphans += 1;
-                push(&mut self.orphans.verdicts, Verdict { index, first: id, count: 1 });
+                push(&mut self.orphans.verdicts, Verdict { index, source, first: id, count: 1 });
             }
         }
         self.send_orphans(effects);
@@ -180,8 +182,8 @@ impl Replica {
             && verdict.index <= self.committed
         {
             self.orphans.verdicts.pop_front();
-            let Verdict { first, count, .. } = verdict;
-            effects.list.push(Effect::DeleteChunks { first, count, orphans: true });
+            let Verdict { first, count, source, .. } = verdict;
+            effects.list.push(Effect::DeleteChunks { first, count, orphans: true, holder: Some(source) });
         }
         assert!(count(self.orphans.verdicts.len()) <= 1 << 20, "a pass waits for its pages");
     }
@@ -190,7 +192,7 @@ impl Replica {
 /// Joins a verdict to the one before where the ids follow each other.
 fn push(verdicts: &mut VecDeque<Verdict>, next: Verdict) {
     if let Some(last) = verdicts.back_mut()
-        && last.index == next.index
+        && (last.index, last.source) == (next.index, next.source)
         && last.first.session == next.first.session
         && last.first.ordinal + u64::from(last.count) == next.first.ordinal
     {

@@ -440,6 +440,11 @@ impl Replica {
         self.chain.role()
     }
 
+    /// The epoch of the chain that it was told last.
+    pub fn epoch(&self) -> wire::Epoch {
+        self.chain.epoch()
+    }
+
     /// The epochs of its newest entries: with [`received`](Self::received) what a seed is chosen by (R7).
     pub fn last_epoch(&self) -> wire::Epoch {
         self.history.terms.epoch_of(self.history.last()).unwrap_or_default()

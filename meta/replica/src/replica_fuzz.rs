@@ -139,7 +139,9 @@ impl World {
                     let body = &effects.bodies[usize::try_from(*body).unwrap()];
                     self.on_reply(*client, *correlation, *status, body);
                 }
-                Effect::DeleteChunks { first, count, orphans } => self.on_delete(*first, *count, *orphans),
+                Effect::DeleteChunks { first, count, orphans, .. } => {
+                    self.on_delete(*first, *count, *orphans)
+                }
                 Effect::RequestInventory { source, after } => self.inventory = Some((*source, *after)),
                 Effect::WriteCheckpointPage { index, record, number, last, bytes } => {
                     if *number == 0 {

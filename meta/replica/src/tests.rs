@@ -74,7 +74,7 @@ impl Bench {
                     let body = effects.bodies[usize::try_from(*body).unwrap()].clone();
                     self.replies.push((*correlation, *status, body));
                 }
-                Effect::DeleteChunks { first, count, orphans } => {
+                Effect::DeleteChunks { first, count, orphans, .. } => {
                     self.deletes.push((*first, *count, *orphans));
                 }
                 Effect::RequestInventory { source, after } => self.inventories.push((*source, *after)),

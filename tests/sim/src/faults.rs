@@ -41,6 +41,24 @@ pub(crate) enum Fault {
     LostWrites,
     /// The node's wall clock is set.
     SetClock,
+    /// All nodes' machines lose power at once.
+    PowerCutAll,
+    /// A node is cut off from everybody.
+    Isolate,
+    /// Nodes and clients fall apart into two halves.
+    Split,
+    /// From some machines nothing gets to some others, and everything back.
+    OneWay,
+    /// Each node reaches only its neighbours in a ring.
+    Ring,
+    /// A node's control port and its agent's connections are cut off alone.
+    ControlCut,
+    /// A node is lost for ever, and an operator puts an empty one in its place.
+    Replace,
+    /// An operator changes how many nodes vote.
+    Voters,
+    /// An operator changes how many copies a write needs.
+    MinInSync,
 }
 
 /// Every kind, with how often it comes where it is switched on.
@@ -56,6 +74,34 @@ const KINDS: &[(Fault, u64)] = &[
     (Fault::SlowDisk, 2),
     (Fault::DiskErrors, 4),
     (Fault::FullDisk, 1),
+    (Fault::Flip, 3),
+    (Fault::BreakSector, 1),
+    (Fault::LostWrites, 2),
+];
+
+/// Of clusters: every kind that may be switched on.
+const CLUSTER_KINDS: &[(Fault, u64)] = &[
+    (Fault::Kill, 6),
+    (Fault::PowerCut, 5),
+    (Fault::PowerCutAll, 1),
+    (Fault::ClientCrash, 1),
+    (Fault::ClientPause, 1),
+    (Fault::NodePause, 4),
+    (Fault::Weather, 3),
+    (Fault::Partition, 1),
+    (Fault::Isolate, 3),
+    (Fault::Split, 2),
+    (Fault::OneWay, 3),
+    (Fault::Ring, 2),
+    (Fault::ControlCut, 2),
+    (Fault::Reset, 3),
+    (Fault::SlowDisk, 2),
+    (Fault::DiskErrors, 3),
+    (Fault::FullDisk, 1),
+    (Fault::SetClock, 1),
+    (Fault::Replace, 2),
+    (Fault::Voters, 2),
+    (Fault::MinInSync, 2),
     (Fault::Flip, 3),
     (Fault::BreakSector, 1),
     (Fault::LostWrites, 2),
@@ -80,6 +126,15 @@ impl Fault {
             Self::BreakSector => "broken sector",
             Self::LostWrites => "lost writes",
             Self::SetClock => "clock set",
+            Self::PowerCutAll => "power cut of all",
+            Self::Isolate => "isolated",
+            Self::Split => "split",
+            Self::OneWay => "one way",
+            Self::Ring => "ring",
+            Self::ControlCut => "control cut",
+            Self::Replace => "replaced",
+            Self::Voters => "voters",
+            Self::MinInSync => "min in sync",
         }
     }
 
@@ -115,6 +170,48 @@ impl Faults {
             kinds.push((Fault::SetClock, 2));
         }
         Self { random, kinds, interval }
+    }
+
+    /// The faults of a cluster of `seed`. One seed in three damages the disks of one node.
+    pub(crate) fn of_cluster(seed: u64) -> Self {
+        let mut random = Random::stream(seed, "cluster faults");
+        let damages = random.per_mille(330);
+        let is_calm = random.per_mille(30);
+        let kinds = CLUSTER_KINDS
+            .iter()
+            .filter(|(fault, _)| !is_calm && (damages || !fault.is_damage()) && random.per_mille(500))
+            .copied()
+            .collect();
+        let interval = random.between(1_500, 9_000) * Nanos::MILLISECOND;
+        Self { random, kinds, interval }
+    }
+
+    /// Whether it damages what was stored.
+    pub(crate) fn damages(&self) -> bool {
+        self.kinds.iter().any(|(fault, _)| fault.is_damage())
+    }
+
+    /// How long a dead process of a cluster stays away.
+    pub(crate) fn downtime(&mut self) -> u64 {
+        let (low, high) = *self.random.pick(&[(50, 500), (50, 500), (1_000, 5_000), (5_000, 40_000)]);
+        self.random.between(low, high) * Nanos::MILLISECOND
+    }
+
+    /// One of so many.
+    pub(crate) fn index(&mut self, count: usize) -> usize {
+        self.random.index(count)
+    }
+
+    /// How long one lasts in a cluster, where leases, elections and patience take seconds.
+    pub(crate) fn cluster_duration(&mut self, fault: Fault) -> u64 {
+        let (low, high) = match fault {
+            Fault::ClientCrash | Fault::ClientPause => (100, 15_000),
+            Fault::NodePause => *self.random.pick(&[(10, 1_000), (1_000, 3_000), (2_000, 9_000)]),
+            Fault::Weather | Fault::SlowDisk => (100, 10_000),
+            Fault::DiskErrors | Fault::FullDisk | Fault::LostWrites => (10, 3_000),
+            _ => *self.random.pick(&[(10, 1_500), (1_000, 6_000), (4_000, 25_000)]),
+        };
+        self.random.between(low, high) * Nanos::MILLISECOND
     }
 
     /// What is switched on, for the trace.

@@ -17,6 +17,8 @@ pub enum Level {
     Log,
     /// Clients and a whole node.
     Node,
+    /// Clients and several whole nodes.
+    Cluster,
 }
 
 /// What running several seeds gave.
@@ -34,7 +36,7 @@ pub struct Runs {
 
 impl Level {
     /// Every level.
-    pub const ALL: [Self; 3] = [Self::Store, Self::Log, Self::Node];
+    pub const ALL: [Self; 4] = [Self::Store, Self::Log, Self::Node, Self::Cluster];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Level {
             Self::Store => "store",
             Self::Log => "log",
             Self::Node => "node",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -56,6 +59,7 @@ impl Level {
             Self::Store => store_run::run(case),
             Self::Log => log_run::run(case),
             Self::Node => world::run(case),
+            Self::Cluster => world::run_cluster(case),
         }
     }
 
@@ -65,6 +69,7 @@ impl Level {
             Self::Store => &[coverage::STORE],
             Self::Log => &[coverage::OPERATIONS, coverage::LOG_FAULTS],
             Self::Node => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
+            Self::Cluster => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
         }
     }
 

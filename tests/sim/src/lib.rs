@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent_unit;
 mod checker;
 mod client_process;
 mod content;
@@ -24,11 +25,13 @@ mod history;
 mod kept;
 mod level;
 mod log_run;
+mod mail;
 mod memory;
 mod meta_unit;
 mod model;
 mod network;
 mod node;
+mod operator;
 pub mod planted;
 mod random;
 mod repeats;

@@ -324,7 +324,7 @@ impl LogRun {
                 self.condition = Condition::Broken(None);
             }
             Note::ShutDown => self.condition = Condition::Ended,
-            Note::Damaged(_) | Note::BatchesDamaged => unreachable!("a store's"),
+            Note::Damaged(_) | Note::BatchesDamaged | Note::Agent(_) => unreachable!("others'"),
         }
     }
 

@@ -7,8 +7,11 @@ use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use replica::{Replica, ReplicaConfig};
-use wire::{PREFIX_BYTES, Prefix};
+use wire::control::{CaughtUp, ChainId, Synced};
+use wire::map::{Phase, Unit};
+use wire::{Epoch, MapNumber, Nanos, PREFIX_BYTES, Prefix};
 
+use crate::mail::{Mail, Order};
 use crate::memory::SimMemory;
 use crate::network::Connection;
 use crate::unit::{Note, Out, Outgoing, Peer};
@@ -18,6 +21,11 @@ use crate::unit::{Note, Out, Outgoing, Peer};
 pub(crate) struct MetaUnit {
     member: Member,
     effects: Effects,
+    identity: Identity,
+    /// The last epoch that this life has promised, and made durable what it seals.
+    sealed: Epoch,
+    /// A map that the agent waits for, and the epoch that has to be sealed before it is told.
+    following: Option<(MapNumber, Epoch)>,
 }
 
 impl MetaUnit {
@@ -30,11 +38,54 @@ impl MetaUnit {
         memory: &mut SimMemory,
         out: &mut Out,
     ) -> Self {
-        let mut unit = Self { member: Member::new(identity, settings, log), effects: Effects::default() };
+        let member = Member::new(identity, settings, log);
+        let (sealed, following) = (Epoch(0), None);
+        let mut unit = Self { member, effects: Effects::default(), identity, sealed, following };
         unit.member.on_map(clock, edition, memory, &mut unit.effects);
         unit.member.on_start(clock, memory, &mut unit.effects);
         unit.carry_out(clock, memory, out);
         unit
+    }
+
+    /// How the log was found, and where it ends, once it is open.
+    pub(crate) fn found(&self) -> Option<(journal::Opened, group::Position)> {
+        self.member.opened().copied().zip(self.member.position())
+    }
+
+    /// Begins anew with the log that was closed, opened again. What was promised counts for a life.
+    pub(crate) fn restart(&mut self, clock: Clock, log: Log, memory: &mut SimMemory, out: &mut Out) {
+        self.sealed = Epoch(0);
+        self.member.restart(clock, log, memory, &mut self.effects);
+        self.carry_out(clock, memory, out);
+    }
+
+    /// The node's lease.
+    pub(crate) fn on_lease(&mut self, clock: Clock, until: Nanos, memory: &mut SimMemory, out: &mut Out) {
+        self.member.on_lease(clock, until, memory, &mut self.effects);
+        self.carry_out(clock, memory, out);
+    }
+
+    /// A map to follow. A prepared epoch is promised when everything received before is durable.
+    pub(crate) fn on_map(
+        &mut self,
+        clock: Clock,
+        edition: Arc<Edition>,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        let group = edition.map().group(self.identity.group);
+        let prepared = group.filter(|group| group.chain.phase == Phase::Prepared);
+        let epoch = prepared.map_or(Epoch(0), |group| group.chain.epoch);
+        self.following = Some((edition.number(), epoch));
+        self.member.on_map(clock, edition, memory, &mut self.effects);
+        self.carry_out(clock, memory, out);
+        self.look_followed(out);
+    }
+
+    fn look_followed(&mut self, out: &mut Out) {
+        if let Some((number, _)) = self.following.take_if(|(_, epoch)| *epoch <= self.sealed) {
+            out.mails.push(Mail::Followed(Unit::Group(self.identity.group), number));
+        }
     }
 
     /// The replica, once it serves.
@@ -139,8 +190,8 @@ impl MetaUnit {
         if let Some(at) = self.effects.deadline {
             out.arm(at);
         }
-        for note in &self.effects.notes {
-            note_of(*note, out);
+        for note in std::mem::take(&mut self.effects.notes) {
+            self.on_note(note, out);
         }
         let closes = std::mem::take(&mut self.effects.closes);
         self.effects.clear();
@@ -151,30 +202,45 @@ impl MetaUnit {
     }
 }
 
-fn note_of(note: group::Note, out: &mut Out) {
-    match note {
-        group::Note::Opened { was_clean, .. } => {
-            if was_clean {
-                out.counts.push(("log", "opened after an orderly end"));
+impl MetaUnit {
+    fn on_note(&mut self, note: group::Note, out: &mut Out) {
+        let (group, store) = (self.identity.group, self.identity.store);
+        match note {
+            group::Note::Opened { was_clean, .. } => {
+                if was_clean {
+                    out.counts.push(("log", "opened after an orderly end"));
+                }
+                out.notes.push(Note::Opened);
             }
-            out.notes.push(Note::Opened);
+            group::Note::Lost { .. } => {}
+            group::Note::Sealed { epoch } => {
+                self.sealed = self.sealed.max(epoch);
+                self.look_followed(out);
+            }
+            group::Note::OpenFailed(failure) => out.notes.push(Note::OpenFailed(failure.to_string())),
+            group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
+            group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),
+            group::Note::CheckpointFailed => out.counts.push(("log", "checkpoint failed")),
+            group::Note::ClockStepped { nanoseconds } => {
+                out.counts.push(("clock", if nanoseconds > 0 { "set forward" } else { "set back" }));
+            }
+            group::Note::Deleting { orphans: true } => out.counts.push(("gc", "orphans deleted")),
+            group::Note::Deleting { orphans: false } => out.counts.push(("gc", "reclaimed")),
+            group::Note::StoreSilent { .. } => out.counts.push(("gc", "calls dropped")),
+            group::Note::CaughtUp { .. } => {
+                out.counts.push(("chain", "caught up"));
+                out.mails.push(Mail::CaughtUp(CaughtUp { group, store }));
+            }
+            group::Note::Synced { epoch } => {
+                out.counts.push(("chain", "synced"));
+                let chain = ChainId::Group(group);
+                out.mails.push(Mail::Synced(Synced { chain, epoch, store, missing: 0 }));
+            }
+            group::Note::Restarting => out.counts.push(("chain", "head deposed")),
+            group::Note::Stopped(trouble) => panic!("a member stopped: {trouble:?}"),
+            group::Note::Fenced => out.notes.push(Note::Fenced),
+            group::Note::Ended if self.member.is_restarting() => out.orders.push(Order::Reopen),
+            group::Note::Ended => out.notes.push(Note::ShutDown),
         }
-        group::Note::Lost { .. } | group::Note::Sealed { .. } => {}
-        group::Note::OpenFailed(failure) => out.notes.push(Note::OpenFailed(failure.to_string())),
-        group::Note::CheckpointDamaged => out.counts.push(("log", "checkpoint damaged")),
-        group::Note::CheckpointDone(_) => out.counts.push(("log", "checkpoint")),
-        group::Note::CheckpointFailed => out.counts.push(("log", "checkpoint failed")),
-        group::Note::ClockStepped { nanoseconds } => {
-            out.counts.push(("clock", if nanoseconds > 0 { "set forward" } else { "set back" }));
-        }
-        group::Note::Deleting { orphans: true } => out.counts.push(("gc", "orphans deleted")),
-        group::Note::Deleting { orphans: false } => out.counts.push(("gc", "reclaimed")),
-        group::Note::StoreSilent { .. } => out.counts.push(("gc", "calls dropped")),
-        group::Note::CaughtUp { .. } => out.counts.push(("chain", "caught up")),
-        group::Note::Synced { .. } => out.counts.push(("chain", "synced")),
-        group::Note::Restarting => out.counts.push(("chain", "head deposed")),
-        group::Note::Stopped(trouble) => panic!("a member stopped: {trouble:?}"),
-        group::Note::Fenced => out.notes.push(Note::Fenced),
-        group::Note::Ended => out.notes.push(Note::ShutDown),
     }
 }

@@ -129,6 +129,8 @@ pub(crate) struct Cut {
     pub from: Vec<Machine>,
     /// To these; none: to everywhere.
     pub to: Vec<Machine>,
+    /// Only what goes over control ports.
+    pub control: bool,
     /// Until then.
     pub until: Nanos,
 }
@@ -136,10 +138,19 @@ pub(crate) struct Cut {
 impl Cut {
     /// Everything.
     pub(crate) fn whole(until: Nanos) -> Self {
-        Self { from: Vec::new(), to: Vec::new(), until }
+        Self { from: Vec::new(), to: Vec::new(), control: false, until }
     }
 
-    fn parts(&self, from: Machine, to: Machine) -> bool {
+    /// Everything from some to some others.
+    pub(crate) fn between(from: Vec<Machine>, to: Vec<Machine>, until: Nanos) -> Self {
+        Self { from, to, control: false, until }
+    }
+
+    fn parts(&self, from: Machine, to: Machine, is_control: bool) -> bool {
+        // A machine reaches itself, unless nobody reaches anybody.
+        if (self.control && !is_control) || (from == to && !(self.from.is_empty() && self.to.is_empty())) {
+            return false;
+        }
         let has = |machines: &[Machine], machine| machines.is_empty() || machines.contains(&machine);
         has(&self.from, from) && has(&self.to, to)
     }
@@ -384,8 +395,13 @@ impl Network {
         }
     }
 
-    /// The process of this caller is gone.
-    pub(crate) fn caller_died<T: From<Traffic>>(&mut self, caller: usize, schedule: &mut Schedule<T>) {
+    /// The process of this caller is gone. Its servers hear so, or nothing.
+    pub(crate) fn caller_died<T: From<Traffic>>(
+        &mut self,
+        caller: usize,
+        is_silent: bool,
+        schedule: &mut Schedule<T>,
+    ) {
         let its: Vec<Connection> = self
             .connections
             .iter()
@@ -393,7 +409,12 @@ impl Network {
             .map(|(connection, _)| *connection)
             .collect();
         for connection in its {
-            self.close(connection, Side::Caller, schedule);
+            if is_silent {
+                self.counters.half_open += 1;
+                self.mark_closed(connection, Side::Caller);
+            } else {
+                self.close(connection, Side::Caller, schedule);
+            }
         }
     }
 
@@ -455,9 +476,11 @@ impl Network {
         let delay = (self.random.latency(self.weather.latency) + transfer) * ends.slowness;
         let mut at = now.after(delay);
         let (caller, server) = (Machine::of_caller(ends.caller), Machine::of_address(&ends.address));
+        let is_control = ends.address.ends_with(CONTROL_PORT_SUFFIX);
         let (from, to_machine) = if to == Side::Server { (caller, server) } else { (server, caller) };
         self.cuts.retain(|cut| cut.until > now);
-        let cut = self.cuts.iter().filter(|cut| cut.parts(from, to_machine)).map(|cut| cut.until).max();
+        let cut =
+            self.cuts.iter().filter(|cut| cut.parts(from, to_machine, is_control)).map(|cut| cut.until).max();
         if let Some(until) = cut.filter(|until| at < *until) {
             self.counters.partitioned += 1;
             at = until.after(delay);
@@ -468,5 +491,7 @@ impl Network {
     }
 }
 
+/// The end of every control port's address.
+const CONTROL_PORT_SUFFIX: &str = ":7422";
 /// From a send to the moment when the kernel has the bytes.
 const DEPARTURE: u64 = 2_000;

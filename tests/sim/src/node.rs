@@ -1,6 +1,11 @@
-//! A simulated node: its shards and its metadata replica, each with its own arena and disk; what a process and its machine can suffer.
+//! A simulated node: its shards, its metadata replica and, in a cluster, its control agent, each with its own arena and disk; what a process and its
+//! machine can suffer.
 
-use std::collections::BTreeSet;
+mod clock;
+mod control;
+mod wiring;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use group::Clock;
@@ -12,18 +17,21 @@ use store::{Store, StoreConfig};
 use wire::map::{Member, ReplicaState, Unit};
 use wire::{ChunkId, ClusterId, Nanos, NodeId, ShardIndex, StoreId, Timestamp};
 
+use crate::agent_unit::AgentUnit;
 use crate::disk::SimDisk;
 use crate::kept::Kept;
 use crate::memory::SimMemory;
 use crate::meta_unit::MetaUnit;
-use crate::network::{Connection, Frame, Network, Sender, Side};
+use crate::network::{Connection, Network};
 use crate::random::Random;
 use crate::report::Tally;
 use crate::schedule::Schedule;
-use crate::shard_unit::{ShardUnit, take_payload};
+use crate::shard_unit::ShardUnit;
 use crate::trace::Trace;
-use crate::unit::{Note, Out, Peer};
+use crate::unit::Out;
 use crate::world::Happening;
+use clock::LocalClock;
+pub(crate) use control::{Control, Seat};
 
 /// Sizes and delays of a node.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +59,8 @@ pub(crate) enum Logic {
     Shard(Box<ShardUnit>),
     /// The metadata replica.
     Meta(Box<MetaUnit>),
+    /// The control agent.
+    Agent(Box<AgentUnit>),
 }
 
 impl Logic {
@@ -59,6 +69,7 @@ impl Logic {
         match self {
             Self::Shard(shard) => Some(Kept::of_store(shard.store())),
             Self::Meta(meta) => meta.replica().and_then(Kept::of_group),
+            Self::Agent(_) => None,
         }
     }
 }
@@ -95,6 +106,8 @@ pub(crate) struct Host {
     connections: BTreeSet<Connection>,
     /// Those that it asked for.
     own: BTreeSet<Connection>,
+    /// When something came over each connection that others have to it.
+    heard: BTreeMap<Connection, Nanos>,
     armed: BTreeSet<Nanos>,
     turn_is_due: bool,
     /// Chunks that it reported as damaged, in any life.
@@ -108,15 +121,41 @@ pub(crate) struct Host {
     secrets: (u64, u64),
 }
 
+impl Host {
+    fn new(disk: SimDisk, secrets: (u64, u64)) -> Self {
+        Self {
+            logic: None,
+            memory: SimMemory::new(ARENA_BYTES),
+            disk,
+            condition: Condition::Down,
+            connections: BTreeSet::new(),
+            own: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            armed: BTreeSet::new(),
+            turn_is_due: false,
+            damaged: BTreeSet::new(),
+            batches_damaged: false,
+            kept: None,
+            lost: None,
+            secrets,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Node {
     number: usize,
     settings: NodeSettings,
-    /// Its units: shards first, then the metadata replica.
+    /// Its units: shards first, then the metadata replica, then the control agent.
     pub hosts: Vec<Host>,
-    /// Rises at each start.
+    /// Rises at each start, and at each death.
     pub life: u64,
+    /// Its process runs.
+    runs: bool,
+    /// What a cluster knows it as; alone it has none.
+    pub control: Option<Box<Control>>,
+    clock: LocalClock,
     /// Its machine has no power.
     pub is_dark: bool,
     /// Nothing happens in it before.
@@ -139,9 +178,9 @@ pub(crate) struct Around<'a> {
     pub tally: &'a mut Tally,
 }
 
-/// Callers from this number on are nodes' metadata replicas.
+/// Callers from this number on are nodes.
 pub(crate) const NODE_CALLERS: usize = 1_000;
-const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ARENA_BYTES: usize = 64 << 20;
 /// Connections that a unit serves.
 const LINKS_MAX: u32 = 64;
@@ -149,46 +188,25 @@ const LINKS_MAX: u32 = 64;
 impl Node {
     /// A node with empty disks; [`start`](Self::start) formats them.
     pub(crate) fn new(seed: u64, number: usize, settings: NodeSettings) -> Self {
+        let map = with_copies(&first_map(number, settings, 6), settings.copies);
+        Self::formatted(seed, number, settings, Arc::new(Edition::new(map)))
+    }
+
+    fn formatted(seed: u64, number: usize, settings: NodeSettings, edition: Arc<Edition>) -> Self {
         let mut random = Random::stream(seed, &format!("node {number}"));
-        let stores = (0..settings.shards)
-            .map(|shard| (store_id(number, shard), shard_index(shard), address(number, shard)))
-            .collect();
-        let map = one_node(OneNode {
-            cluster: CLUSTER,
-            node: node_id(number),
-            name: format!("node-{number}"),
-            stores,
-            metadata: store_id(number, settings.shards),
-            metadata_address: address(number, settings.shards),
-            control: address(number, settings.shards + 1),
-            ring_bits: 6,
-            reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
-        })
-        .expect("a legal map");
-        let map = with_copies(&map, settings.copies);
         let disk = |unit: usize| if unit < settings.shards { SimDisk::new } else { SimDisk::of_log };
-        let host = |unit: usize| Host {
-            logic: None,
-            memory: SimMemory::new(ARENA_BYTES),
-            disk: disk(unit)(seed, &format!("disk {number}.{unit}")),
-            condition: Condition::Down,
-            connections: BTreeSet::new(),
-            own: BTreeSet::new(),
-            armed: BTreeSet::new(),
-            turn_is_due: false,
-            damaged: BTreeSet::new(),
-            batches_damaged: false,
-            kept: None,
-            lost: None,
-            secrets: (random.next(), random.next()),
+        let host = |unit: usize| {
+            Host::new(disk(unit)(seed, &format!("disk {number}.{unit}")), (random.next(), random.next()))
         };
         let hosts = (0..=settings.shards).map(host).collect();
-        let edition = Arc::new(Edition::new(map));
         Self {
             number,
             settings,
             hosts,
             life: 0,
+            runs: false,
+            control: None,
+            clock: LocalClock::default(),
             is_dark: false,
             paused_until: Nanos(0),
             edition,
@@ -200,13 +218,17 @@ impl Node {
     /// The process starts: formats empty disks, opens others.
     pub(crate) fn start(&mut self, around: &mut Around<'_>) {
         self.life += 1;
-        self.is_dark = false;
+        self.runs = true;
+        if std::mem::take(&mut self.is_dark) {
+            self.clock.boot(around.schedule.now());
+        }
         self.wall_offset += i64::try_from(self.random.below(4 * Nanos::SECOND)).expect("seconds")
             - i64::try_from(2 * Nanos::SECOND).expect("seconds");
         around
             .trace
             .note(around.schedule.now(), format_args!("node {} starts, life {}", self.number, self.life));
-        for unit in 0..self.hosts.len() {
+        self.begin_life(around);
+        for unit in 0..=self.settings.shards {
             let mut out = Out::default();
             let clock = self.clock(around.schedule.now());
             let host = &mut self.hosts[unit];
@@ -219,7 +241,7 @@ impl Node {
                 let store = self.open_store(unit);
                 let identity = shard::Identity {
                     cluster: CLUSTER,
-                    node: node_id(self.number),
+                    node: self.id(),
                     shard: shard_index(unit),
                     store: store_id(self.number, unit),
                     links_max: LINKS_MAX,
@@ -232,12 +254,12 @@ impl Node {
                 let log = self.open_log(unit);
                 let identity = group::Identity {
                     cluster: CLUSTER,
-                    node: node_id(self.number),
+                    node: self.id(),
                     group: self.settings.replica.group,
                     store: store_id(self.number, unit),
                     links_max: LINKS_MAX,
                 };
-                let who = (identity, self.settings.replica);
+                let who = (identity, self.replica_settings());
                 let memory = &mut self.hosts[unit].memory;
                 Logic::Meta(Box::new(MetaUnit::start(clock, who, log, edition, memory, &mut out)))
             };
@@ -281,7 +303,7 @@ impl Node {
         let identity = Identity {
             cluster: CLUSTER,
             store: store_id(self.number, unit),
-            node: node_id(self.number),
+            node: self.id(),
             unit: u16::try_from(unit).expect("few units"),
         };
         let (secret, index_key) = self.hosts[unit].secrets;
@@ -292,9 +314,19 @@ impl Node {
         Expected {
             cluster: Some(CLUSTER),
             store: Some(store_id(self.number, unit)),
-            node: node_id(self.number),
+            node: self.id(),
             unit: u16::try_from(unit).expect("few units"),
         }
+    }
+
+    /// Its number in the cluster.
+    pub(crate) fn id(&self) -> NodeId {
+        self.control.as_ref().map_or(NodeId(1), |control| control.id)
+    }
+
+    fn replica_settings(&self) -> ReplicaConfig {
+        let group = self.edition.map().group(self.settings.replica.group);
+        ReplicaConfig { generation: group.map_or(0, |group| group.generation), ..self.settings.replica }
     }
 
     /// Somebody sets the wall clock.
@@ -304,7 +336,7 @@ impl Node {
 
     fn clock(&self, now: Nanos) -> Clock {
         let wall = i64::try_from(now.0).expect("virtual time is short") + self.wall_offset;
-        Clock { now, wall: Timestamp(wall) }
+        Clock { now: self.clock.local(now), wall: Timestamp(wall) }
     }
 
     /// The process dies, or its machine loses power.
@@ -312,22 +344,29 @@ impl Node {
         let number = self.number;
         around.trace.note(around.schedule.now(), format_args!("node {number} dies, by power {by_power}"));
         self.life += 1;
+        self.runs = false;
         self.is_dark = by_power;
+        if let Some(control) = &mut self.control {
+            control.end_life(self.random.per_mille(500), &mut self.edition);
+        }
         for host in &mut self.hosts {
             host.disk.end(by_power, &mut host.memory);
             host.logic = None;
             host.condition = Condition::Down;
             host.connections.clear();
             host.own.clear();
+            host.heard.clear();
         }
-        around.network.caller_died(NODE_CALLERS + number, around.schedule);
+        // A machine without power ends none of its connections: the other side finds out.
+        let is_silent = by_power && self.control.is_some();
+        around.network.caller_died(NODE_CALLERS + number, is_silent, around.schedule);
         let its = format!("node-{number}:");
         around.network.server_died(by_power, |address| address.starts_with(&its), around.schedule);
     }
 
     /// Whether its process runs.
     pub(crate) fn is_up(&self) -> bool {
-        self.hosts.iter().all(|host| host.logic.is_some())
+        self.runs
     }
 
     /// Whether every unit serves.
@@ -337,19 +376,23 @@ impl Node {
 
     /// Addresses that clients may be told.
     pub(crate) fn endpoints(&self) -> Vec<Arc<str>> {
-        (0..self.hosts.len()).map(|unit| Arc::from(address(self.number, unit).as_str())).collect()
+        (0..=self.settings.shards).map(|unit| Arc::from(self.address(unit).as_str())).collect()
     }
 
     /// Which of its units has this address.
     pub(crate) fn unit_at(&self, address_: &str) -> Option<usize> {
-        (0..self.hosts.len()).find(|unit| address(self.number, *unit) == address_)
+        (0..self.hosts.len()).find(|unit| self.address(*unit) == address_)
+    }
+
+    fn address(&self, unit: usize) -> String {
+        address(self.number, unit, self.settings.shards)
     }
 
     /// The metadata replica.
     pub(crate) fn meta(&self) -> Option<&MetaUnit> {
-        match self.hosts.last()?.logic.as_ref()? {
+        match self.hosts[self.settings.shards].logic.as_ref()? {
             Logic::Meta(meta) => Some(meta),
-            Logic::Shard(_) => None,
+            Logic::Shard(_) | Logic::Agent(_) => None,
         }
     }
 
@@ -362,7 +405,7 @@ impl Node {
     pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardUnit> {
         self.hosts.iter().filter_map(|host| match host.logic.as_ref()? {
             Logic::Shard(shard) => Some(&**shard),
-            Logic::Meta(_) => None,
+            Logic::Meta(_) | Logic::Agent(_) => None,
         })
     }
 
@@ -372,249 +415,6 @@ impl Node {
             assert_eq!(host.condition, Condition::Ended, "only an orderly end promises anything");
             let promises = !host.disk.is_damaged() && !host.batches_damaged;
             host.kept = host.logic.as_ref().filter(|_| promises).and_then(Logic::kept);
-        }
-    }
-
-    /// A connection is taken.
-    pub(crate) fn on_call(&mut self, unit: usize, connection: Connection, around: &mut Around<'_>) {
-        self.hosts[unit].connections.insert(connection);
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_open(clock.now, connection, memory, out),
-            Logic::Meta(meta) => meta.on_open(connection),
-        });
-        around.network.take(connection, around.schedule);
-    }
-
-    /// The unit that asked for a connection.
-    pub(crate) fn caller_of(&self, connection: Connection) -> Option<usize> {
-        self.hosts.iter().position(|host| host.own.contains(&connection))
-    }
-
-    /// A connection that a unit asked for stands.
-    pub(crate) fn on_up(&mut self, connection: Connection, around: &mut Around<'_>) {
-        let Some(unit) = self.caller_of(connection) else { return };
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_open(clock.now, connection, memory, out),
-            Logic::Meta(meta) => meta.on_up(clock, connection, memory, out),
-        });
-    }
-
-    /// A connection of `unit` is over, on the side that is given.
-    pub(crate) fn on_down(
-        &mut self,
-        unit: usize,
-        connection: Connection,
-        side: Side,
-        around: &mut Around<'_>,
-    ) {
-        let host = &mut self.hosts[unit];
-        match side {
-            Side::Caller => host.own.remove(&connection),
-            Side::Server => host.connections.remove(&connection),
-        };
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_close(clock.now, connection, memory, out),
-            Logic::Meta(meta) => meta.on_close(clock, connection, memory, out),
-        });
-    }
-
-    /// A frame's head arrived.
-    pub(crate) fn on_head(
-        &mut self,
-        unit: usize,
-        connection: Connection,
-        head: &[u8],
-        around: &mut Around<'_>,
-    ) {
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_head(clock.now, connection, head, memory, out),
-            Logic::Meta(meta) => meta.on_head(clock, connection, head, memory, out),
-        });
-    }
-
-    /// The payload of the head before arrived.
-    pub(crate) fn on_body(
-        &mut self,
-        unit: usize,
-        connection: Connection,
-        body: &[u8],
-        around: &mut Around<'_>,
-    ) {
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_body(clock.now, connection, body, memory, out),
-            Logic::Meta(_) => panic!("a metadata port is sent no payload"),
-        });
-    }
-
-    /// A frame leaves; `None`: its process is gone.
-    pub(crate) fn on_depart(
-        &mut self,
-        unit: usize,
-        frame: &Frame,
-        around: &mut Around<'_>,
-    ) -> Option<Vec<u8>> {
-        let host = &mut self.hosts[unit];
-        if frame.life != self.life || host.logic.is_none() {
-            return None;
-        }
-        let Some(payload) = frame.payload else { return Some(Vec::new()) };
-        let bytes = take_payload(payload, &mut host.memory);
-        self.with(unit, around, |logic, clock, memory, out| {
-            if let Logic::Shard(shard) = logic {
-                shard.on_sent(clock.now, frame.connection, payload.length, memory, out);
-            }
-        });
-        Some(bytes)
-    }
-
-    /// One of a disk's requests ends.
-    pub(crate) fn on_disk(&mut self, unit: usize, around: &mut Around<'_>) {
-        let host = &mut self.hosts[unit];
-        let Some((io, outcome)) = host.disk.complete(&mut host.memory) else { return };
-        let number = self.number;
-        let (tag, key) = (io.tag(), io.key());
-        around
-            .trace
-            .note(around.schedule.now(), format_args!("disk {number}.{unit} {tag}/{key} {outcome:?}"));
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_io(clock.now, io, outcome, memory, out),
-            Logic::Meta(meta) => meta.on_io(clock, io, outcome, memory, out),
-        });
-    }
-
-    /// No further event was at hand.
-    pub(crate) fn on_turn(&mut self, unit: usize, around: &mut Around<'_>) {
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_turn(clock.now, memory, out),
-            Logic::Meta(meta) => meta.on_turn(clock, memory, out),
-        });
-        self.hosts[unit].turn_is_due = false;
-    }
-
-    /// A deadline has come.
-    pub(crate) fn on_tick(&mut self, unit: usize, at: Nanos, around: &mut Around<'_>) {
-        self.hosts[unit].armed.remove(&at);
-        self.with(unit, around, |logic, clock, memory, out| match logic {
-            Logic::Shard(shard) => shard.on_tick(clock.now, memory, out),
-            Logic::Meta(meta) => meta.on_tick(clock, memory, out),
-        });
-    }
-
-    /// The node ends in order.
-    pub(crate) fn on_shutdown(&mut self, around: &mut Around<'_>) {
-        for unit in 0..self.hosts.len() {
-            self.with(unit, around, |logic, clock, memory, out| match logic {
-                Logic::Shard(shard) => shard.on_shutdown(clock.now, memory, out),
-                Logic::Meta(meta) => meta.on_shutdown(clock, memory, out),
-            });
-        }
-    }
-
-    fn with(
-        &mut self,
-        unit: usize,
-        around: &mut Around<'_>,
-        step: impl FnOnce(&mut Logic, Clock, &mut SimMemory, &mut Out),
-    ) {
-        let clock = self.clock(around.schedule.now());
-        let host = &mut self.hosts[unit];
-        let Some(logic) = host.logic.as_mut() else { return };
-        let mut out = Out::default();
-        step(logic, clock, &mut host.memory, &mut out);
-        self.carry_out(unit, out, around);
-    }
-
-    fn carry_out(&mut self, unit: usize, out: Out, around: &mut Around<'_>) {
-        let (node, life) = (self.number, self.life);
-        let host = &mut self.hosts[unit];
-        for delay in host.disk.submit(around.schedule.now(), &out.io, &mut host.memory) {
-            around.schedule.after(delay, Happening::Disk { node, unit, life });
-        }
-        // A connection to another unit of this node is the caller's here and the server's there.
-        let side = |host: &Host, connection: Connection| {
-            if host.own.contains(&connection) { Side::Caller } else { Side::Server }
-        };
-        for send in out.sends {
-            let frame = Frame {
-                connection: send.connection,
-                from: side(host, send.connection),
-                life,
-                sender: Sender::Unit { node, unit },
-                head: send.head,
-                payload: send.payload,
-            };
-            Network::send(frame, around.schedule);
-        }
-        for connection in out.closes {
-            let by = side(host, connection);
-            host.connections.remove(&connection);
-            host.own.remove(&connection);
-            around.network.close(connection, by, around.schedule);
-        }
-        let mut called = Vec::new();
-        for (peer, address) in out.calls {
-            let connection = around.network.call(NODE_CALLERS + node, &address, around.schedule);
-            host.own.insert(connection);
-            called.push((peer, connection));
-        }
-        for at in out.deadlines {
-            if host.armed.insert(at) {
-                around.schedule.at(at, Happening::Tick { node, unit, life, at });
-            }
-        }
-        if !host.turn_is_due {
-            host.turn_is_due = true;
-            around.schedule.after(self.random.between(1_000, 30_000), Happening::Turn { node, unit, life });
-        }
-        for (row, column) in out.counts {
-            around.tally.count(row, column);
-        }
-        for note in out.notes {
-            self.on_note(unit, note, around);
-        }
-        for (peer, connection) in called {
-            self.with(unit, around, |logic, clock, memory, out| match (logic, peer) {
-                (Logic::Shard(shard), Peer::Store(target)) => {
-                    shard.on_called(clock.now, target, connection, memory, out);
-                }
-                (Logic::Meta(meta), Peer::Index(peer)) => meta.on_called(peer, connection),
-                _ => unreachable!("each kind of unit has its own words"),
-            });
-        }
-    }
-
-    fn on_note(&mut self, unit: usize, note: Note, around: &mut Around<'_>) {
-        around.trace.note(around.schedule.now(), format_args!("unit {}.{unit}: {note:?}", self.number));
-        let host = &mut self.hosts[unit];
-        let row = if unit < self.settings.shards { "store" } else { "log" };
-        match note {
-            Note::Opened => {
-                around.tally.count(row, "opened");
-                host.condition = Condition::Serving;
-                // Before it does anything by itself: a young head holds everything (R25).
-                if let Some(kept) = host.kept.take() {
-                    around.tally.count(row, "kept over an orderly end");
-                    let found = host.logic.as_ref().and_then(Logic::kept).expect("it has just opened");
-                    host.lost = kept.compare(&found).err();
-                }
-            }
-            Note::OpenFailed(why) => {
-                around.tally.count(row, "open failed");
-                host.condition = Condition::Failed(why);
-            }
-            Note::Fenced => {
-                around.tally.count(row, "fenced");
-                host.condition = Condition::Fenced;
-            }
-            Note::Damaged(id) => {
-                around.tally.count(row, "damage reported");
-                host.damaged.insert(id);
-            }
-            Note::BatchesDamaged => {
-                around.tally.count(row, "batches reported damaged");
-                host.batches_damaged = true;
-            }
-            Note::ShutDown => host.condition = Condition::Ended,
         }
     }
 }
@@ -640,12 +440,32 @@ fn with_copies(map: &ClusterMap, copies: usize) -> ClusterMap {
     ClusterMap::new(map).expect("a legal map")
 }
 
-fn address(node: usize, unit: usize) -> String {
-    format!("node-{node}:{}", 7430 + unit)
+/// The map of a cluster of this node.
+fn first_map(number: usize, settings: NodeSettings, ring_bits: u8) -> ClusterMap {
+    let shards = settings.shards;
+    let stores = (0..shards)
+        .map(|shard| (store_id(number, shard), shard_index(shard), address(number, shard, shards)))
+        .collect();
+    one_node(OneNode {
+        cluster: CLUSTER,
+        node: NodeId(1),
+        name: format!("node-{number}"),
+        stores,
+        metadata: store_id(number, shards),
+        metadata_address: address(number, shards, shards),
+        control: address(number, shards + 1, shards),
+        ring_bits,
+        reclaim_delay_ms: settings.replica.reclaim_delay / Nanos::MILLISECOND,
+    })
+    .expect("a legal map")
 }
 
-fn node_id(number: usize) -> NodeId {
-    NodeId(u32::try_from(number).expect("few nodes") + 1)
+/// Every node's control port.
+pub(crate) const CONTROL_PORT: usize = 7422;
+
+fn address(node: usize, unit: usize, shards: usize) -> String {
+    let port = if unit > shards { CONTROL_PORT } else { 7430 + unit };
+    format!("node-{node}:{port}")
 }
 
 fn shard_index(shard: usize) -> ShardIndex {

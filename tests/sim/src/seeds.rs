@@ -10,10 +10,12 @@ use crate::Level;
 /// Folders of the crates whose logic is simulated.
 const SIMULATED: &[&str] = &[
     "client/src/core",
+    "engine/agent/src",
     "engine/group/src",
     "engine/journal/src",
     "engine/shard/src",
     "engine/store/src",
+    "meta/control/src",
     "meta/namespace/src",
     "meta/placement/src",
     "meta/replica/src",
@@ -64,6 +66,7 @@ pub fn count(level: Level) -> u64 {
         Level::Store => 100,
         Level::Log => 60,
         Level::Node => 150,
+        Level::Cluster => 4,
     })
 }
 

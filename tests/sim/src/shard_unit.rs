@@ -1,14 +1,17 @@
 //! A shard of a simulated node: the shipped [`Shard`] and what its driver does in production.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use shard::{Dial, Effects, Identity, Link, Placement, Shard, Target};
 use store::Store;
-use wire::{Memory, Nanos, PREFIX_BYTES, Prefix};
+use wire::control::{ChainId, Synced};
+use wire::map::Unit;
+use wire::{Memory, Nanos, PREFIX_BYTES, Prefix, StoreId};
 
+use crate::mail::Mail;
 use crate::memory::SimMemory;
 use crate::network::{Connection, Payload};
 use crate::unit::{Note, Out, Outgoing, Peer};
@@ -18,6 +21,10 @@ use crate::unit::{Note, Out, Outgoing, Peer};
 pub(crate) struct ShardUnit {
     shard: Shard,
     effects: Effects,
+    unit: Unit,
+    own_store: StoreId,
+    /// Stores that it can't reach.
+    suspects: BTreeSet<StoreId>,
     /// Where the payload that comes next goes.
     arriving: BTreeMap<Connection, Placement>,
 }
@@ -33,6 +40,9 @@ impl ShardUnit {
         out: &mut Out,
     ) -> Self {
         let mut unit = Self {
+            unit: Unit::Shard(identity.shard),
+            own_store: identity.store,
+            suspects: BTreeSet::new(),
             shard: Shard::new(identity, store),
             effects: Effects::default(),
             arriving: BTreeMap::new(),
@@ -46,6 +56,20 @@ impl ShardUnit {
     /// The store, to be looked at.
     pub(crate) fn store(&self) -> &Store {
         self.shard.store()
+    }
+
+    /// A map to follow: the promise, once it returns (R1).
+    pub(crate) fn on_map(
+        &mut self,
+        now: Nanos,
+        edition: Arc<Edition>,
+        memory: &mut SimMemory,
+        out: &mut Out,
+    ) {
+        let number = edition.number();
+        self.shard.on_map(now, edition, memory, &mut self.effects);
+        self.carry_out(now, memory, out);
+        out.mails.push(Mail::Followed(self.unit, number));
     }
 
     /// A connection was taken, or one to a successor stands.
@@ -200,6 +224,21 @@ impl ShardUnit {
         let closes = std::mem::take(&mut effects.closes);
         if let Some(at) = effects.deadline {
             out.arm(at);
+        }
+        for synced in effects.synced.drain(..) {
+            let missing = u32::try_from(synced.missing).unwrap_or(u32::MAX);
+            let (chain, epoch, store) = (ChainId::Slice(synced.slice), synced.epoch, self.own_store);
+            out.mails.push(Mail::Synced(Synced { chain, epoch, store, missing }));
+        }
+        if !effects.suspects.is_empty() {
+            for suspicion in effects.suspects.drain(..) {
+                if suspicion.is_suspect {
+                    self.suspects.insert(suspicion.store);
+                } else {
+                    self.suspects.remove(&suspicion.store);
+                }
+            }
+            out.mails.push(Mail::Suspects(self.unit, self.suspects.iter().copied().collect()));
         }
         out.notes.extend(effects.damaged.iter().map(|id| Note::Damaged(*id)));
         if effects.opened {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use agent::PeerId;
 use journal::IoEffects;
 use shard::Target;
 use wire::{ChunkId, Nanos};
 
+use crate::mail::{Mail, Order};
 use crate::network::{Connection, Payload};
 
 /// Whom a unit wants to talk to, in its own words.
@@ -15,6 +17,8 @@ pub(crate) enum Peer {
     Index(u16),
     /// A shard: the store that comes next in a chain.
     Store(Target),
+    /// A control agent: another one, for heartbeats or for votes.
+    Agent(PeerId),
 }
 
 /// A frame to be sent.
@@ -43,6 +47,8 @@ pub(crate) enum Note {
     BatchesDamaged,
     /// It has ended in order.
     ShutDown,
+    /// What a control agent has to say.
+    Agent(agent::Note),
 }
 
 /// Collected while an event is handled; carried out by the node.
@@ -58,6 +64,10 @@ pub(crate) struct Out {
     pub io: IoEffects,
     /// A tick is wanted at this time.
     pub deadlines: Vec<Nanos>,
+    /// What the unit's agent is told.
+    pub mails: Vec<Mail>,
+    /// What the node is asked for.
+    pub orders: Vec<Order>,
     /// News.
     pub notes: Vec<Note>,
     /// Entries and chunks that the unit counted, for the table.

@@ -1,9 +1,13 @@
 //! The whole: clients and nodes on one thread, in virtual time, from a seed.
 
+mod blows;
+mod cluster;
+mod copies;
 mod ending;
 mod events;
 mod filling;
 mod troubles;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +18,7 @@ use wire::{Nanos, Status, VolumeId};
 use crate::client_process::ClientProcess;
 use crate::faults::{Fault, Faults};
 use crate::level::guarded;
+use crate::mail::Mail;
 use crate::network::{Network, Traffic};
 use crate::node::{Around, Node, NodeSettings};
 use crate::random::Random;
@@ -24,6 +29,7 @@ use crate::scope::Case;
 use crate::settings;
 use crate::trace::Trace;
 use crate::workload::{Order, Workload};
+use cluster::Cluster;
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -110,6 +116,26 @@ pub(crate) enum Happening {
         /// Unless it has another life by then.
         life: u64,
     },
+    /// A thread of a node finds something in its queue.
+    Mail {
+        /// Where.
+        node: usize,
+        /// Whose queue.
+        unit: usize,
+        /// In this life only.
+        life: u64,
+        /// What.
+        mail: Box<Mail>,
+    },
+    /// A node looks at its stores.
+    Beat {
+        /// Which.
+        node: usize,
+        /// In this life only.
+        life: u64,
+    },
+    /// The operator looks at what it waits for.
+    Operator,
     /// The next fault.
     Fault,
     /// A fault's time is over.
@@ -152,6 +178,8 @@ pub(crate) struct World {
     tally: Tally,
     random: Random,
     nodes: Vec<Node>,
+    /// Where there is more than one node.
+    cluster: Option<Box<Cluster>>,
     clients: Vec<Client>,
     /// Calls that no workload made, and how they ended.
     direct: BTreeMap<Ticket, Option<Status>>,
@@ -181,17 +209,30 @@ const HAPPENINGS_MAX: u64 = 30_000_000;
 /// Clients with a workload.
 const CLIENTS_MAX: u64 = 4;
 
-/// Runs one case.
+/// Runs one case of a node alone.
 pub(crate) fn run(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
-    let mut world = World::new(case);
-    let result = guarded(|| world.everything());
+    told("node", case, World::new(case), World::everything)
+}
+
+/// Runs one case of a cluster.
+pub(crate) fn run_cluster(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
+    told("cluster", case, World::of_cluster(case), World::cluster_everything)
+}
+
+fn told(
+    level: &'static str,
+    case: &Case,
+    mut world: World,
+    everything: impl FnOnce(&mut World) -> Result<(), String>,
+) -> Result<(Tally, u64), Box<Failed>> {
+    let result = guarded(|| everything(&mut world));
     let hash = world.trace.hash();
     match result {
         Ok(()) => Ok((world.tally, hash)),
         Err(why) => {
             let (tail, story) = (world.trace.tail(), world.trace.story());
             let (operations, faults) = (world.last_stamp, world.last_fault);
-            Err(Box::new(Failed { level: "node", case: case.clone(), why, tail, story, operations, faults }))
+            Err(Box::new(Failed { level, case: case.clone(), why, tail, story, operations, faults }))
         }
     }
 }
@@ -211,6 +252,7 @@ impl World {
             trace: Trace::new(case.printed),
             tally: Tally::default(),
             nodes: vec![Node::new(seed, 0, settings)],
+            cluster: None,
             clients: Vec::new(),
             direct: BTreeMap::new(),
             faults,
@@ -224,6 +266,18 @@ impl World {
             chunk_bytes,
             random,
         }
+    }
+
+    fn of_cluster(case: &Case) -> Self {
+        let mut world = Self::new(case);
+        let mut random = Random::stream(case.seed, "cluster");
+        let size = usize::try_from(random.between(3, 5)).expect("few");
+        let ring_bits = u8::try_from(random.between(3, 5)).expect("small");
+        let cluster = Cluster::new(cluster_settings(&mut random), ring_bits, size);
+        world.faults = Faults::of_cluster(case.seed);
+        world.nodes = vec![cluster.founder(case.seed)];
+        world.cluster = Some(Box::new(cluster));
+        world
     }
 
     fn everything(&mut self) -> Result<(), String> {
@@ -318,6 +372,12 @@ impl World {
         Err("the volume is never made".to_owned())
     }
 
+    /// What must hold at every moment.
+    fn watch(&mut self) -> Result<(), String> {
+        let Some(cluster) = &mut self.cluster else { return Ok(()) };
+        cluster.watch.look(self.schedule.now(), &self.nodes, &mut self.tally)
+    }
+
     fn until(&mut self, what: &str, limit: u64, reached: impl Fn(&Self) -> bool) -> Result<(), String> {
         let deadline = self.schedule.now().after(limit);
         while !reached(self) {
@@ -332,9 +392,25 @@ impl World {
             }
             self.tally.events += 1;
             let finished = self.happen(happening)?;
+            self.watch()?;
             assert!(finished.is_empty(), "only the volume's maker calls by itself");
         }
         Ok(())
+    }
+}
+
+fn cluster_settings(random: &mut Random) -> NodeSettings {
+    let geometry = settings::geometry(random, (17, 20));
+    let log_geometry = settings::geometry(random, (18, 20));
+    let replica = settings::replica(random.between(8 << 10, 256 << 10));
+    NodeSettings {
+        shards: usize::try_from(random.between(1, 2)).expect("few"),
+        copies: 1,
+        geometry,
+        store_bytes: settings::device_bytes(geometry, random.between(24, 64)),
+        log_geometry,
+        log_bytes: settings::device_bytes(log_geometry, random.between(16, 32)),
+        replica: ReplicaConfig { session_ttl: 10 * Nanos::SECOND, ..replica },
     }
 }
 

@@ -73,6 +73,7 @@ impl Member {
     pub fn restart(&mut self, clock: Clock, log: Log, memory: &mut impl Memory, effects: &mut Effects) {
         assert!(std::mem::take(&mut self.is_restarting), "a member begins anew when it has asked to");
         self.phase = Phase::Recovering(Box::new(Restore::chained(self.settings.recent_bytes)));
+        self.log.release(memory);
         self.log = GroupLog::new(log);
         (self.closing, self.told, self.tick_at) = (None, None, None);
         self.on_start(clock, memory, effects);

@@ -1,5 +1,6 @@
 //! Calls to the stores: connections, limits, and what becomes of what was asked.
 
+use wire::map::{Member, ReplicaState};
 use wire::message::{Encoder, HelloReply, PayloadMeta, Reply, ReplyHead, Request, Role};
 use wire::meta::Refusal;
 use wire::{
@@ -54,7 +55,7 @@ impl World {
 
     fn delete_from(&mut self, ordinal: u64, count: u32) {
         let first = ChunkId { ordinal, ..first() };
-        self.calls.delete(self.now, &self.map, (first, count), false, &mut self.effects);
+        self.calls.delete(self.now, &self.map, (first, count), (false, None), &mut self.effects);
     }
 
     /// One chunk of store 0 after the other.
@@ -341,4 +342,25 @@ fn rubbish_ends_the_connection() {
     assert_eq!(calls.calls.on_reply(NOW, link, (&prefix, &[1, 2]), &calls.map, &mut calls.effects), None);
     assert_eq!(calls.effects.closes, [(link, CloseReason::Redial)]);
     assert!(!calls.calls.knows(link));
+}
+
+/// R24: a delete waited for members that were down, too; and what lay where its chain has no member any more was told to nobody (sim cluster seed 2).
+#[test]
+fn deletes_go_to_those_who_ack_and_orphans_to_their_holder() {
+    let mut world = World::new();
+    let mut map = world.map.as_map().clone();
+    for slice in &mut map.slices {
+        let mut members = slice.chain.members;
+        members.clear();
+        for (store, state) in [(0, ReplicaState::Serving), (1, ReplicaState::Offline)] {
+            members.push(Member { store, state, is_seed: store == 0 });
+        }
+        slice.chain.members = members;
+    }
+    world.map = placement::ClusterMap::new(map).unwrap();
+    world.delete(1);
+    assert_eq!((world.calls.calls(0).0, world.calls.calls(1).0), (1, 0));
+    let orphan = ChunkId { ordinal: 7, ..first() };
+    world.calls.delete(world.now, &world.map, (orphan, 1), (true, Some(1)), &mut world.effects);
+    assert_eq!((world.calls.calls(0).0, world.calls.calls(1).0), (2, 1));
 }

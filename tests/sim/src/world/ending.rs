@@ -20,21 +20,25 @@ impl World {
         self.trace.tell(self.schedule.now(), format_args!("calm"));
         self.phase = Phase::Calm;
         self.network.heal(self.schedule.now());
-        for node in 0..self.nodes.len() {
+        let living: Vec<usize> = self.living().map(|(number, _)| number).collect();
+        for node in living {
             self.nodes[node].hosts.iter_mut().for_each(|host| host.disk.heal());
             if !self.nodes[node].is_serving() {
                 self.end_node(node, false);
             }
         }
         self.until("recovery after the faults", QUIET_LIMIT, |world| {
-            world.nodes.iter().all(Node::is_serving) || world.is_destroyed()
+            world.living().all(|(_, node)| node.is_serving()) || world.is_destroyed()
         })
     }
 
     /// Whether damage made a unit's recovery impossible, which it said.
     pub(super) fn is_destroyed(&self) -> bool {
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
-        hosts.any(|host| matches!(host.condition, node::Condition::Failed(_)) && host.disk.is_damaged())
+        // In a cluster such a node is replaced.
+        self.cluster.is_none()
+            && hosts
+                .any(|host| matches!(host.condition, node::Condition::Failed(_)) && host.disk.is_damaged())
     }
 
     /// What is under way ends, and everything is read.
@@ -183,7 +187,7 @@ impl World {
     }
 
     /// Clients end in order and leave nothing in their arenas.
-    fn end_clients(&mut self) -> Result<(), String> {
+    pub(super) fn end_clients(&mut self) -> Result<(), String> {
         for number in 0..self.clients.len() {
             let life = self.clients[number].life;
             self.with_client(number, life, ClientProcess::on_shutdown);
@@ -230,7 +234,7 @@ impl World {
         })
     }
 
-    fn end_nodes(&mut self) -> Result<(), String> {
+    pub(super) fn end_nodes(&mut self) -> Result<(), String> {
         for node in &self.nodes {
             if let Some(replica) = node.meta().and_then(|meta| meta.replica()) {
                 replica
@@ -240,21 +244,21 @@ impl World {
                     .map_err(|error| format!("the namespace's audit: {error}"))?;
             }
         }
-        for index in 0..self.nodes.len() {
+        let living: Vec<usize> = self.living().map(|(number, _)| number).collect();
+        for index in living {
             let (mut around, nodes) = self.around();
             nodes[index].on_shutdown(&mut around);
         }
         self.until("the nodes' end", QUIET_LIMIT, |world| {
             world
-                .nodes
-                .iter()
-                .all(|node| node.hosts.iter().all(|host| host.condition == node::Condition::Ended))
+                .living()
+                .all(|(_, node)| node.hosts.iter().all(|host| host.condition == node::Condition::Ended))
         })?;
         // Frames that were leaving are gone by then.
         let quiet = self.schedule.now().after(Nanos::SECOND);
         self.schedule.at(quiet, Happening::Fault);
         self.until("the last frames", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
-        for host in self.nodes.iter().flat_map(|node| &node.hosts) {
+        for host in self.living().flat_map(|(_, node)| &node.hosts) {
             let leaks = host.memory.leaks_beside_devices_own();
             if !leaks.is_empty() {
                 return Err(format!("slots leaked: {leaks:?}"));
@@ -302,6 +306,10 @@ impl World {
             return Ok(());
         };
         let mut hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        // A copy that can't be reached may be the only one that is sound, as long as there are faults.
+        if self.cluster.is_some() {
+            return if is_early(record, self.calm_since) { Ok(()) } else { Err(lost(record)) };
+        }
         // While requests fail, so may reads; whoever reads after the faults sees what is really lost.
         let is_last = record.began >= self.calm_since;
         // Bits that flip on the way look like damage of the copy, as often as the client asks again.
@@ -312,7 +320,7 @@ impl World {
         if hosts.any(is_excused) {
             return Ok(());
         }
-        Err(format!("bytes are lost, and no disk did anything wrong: {}", checker::describe(record)))
+        Err(lost(record))
     }
 
     pub(super) fn count_all(&mut self) {
@@ -338,6 +346,14 @@ impl World {
             node.hosts.iter().for_each(|host| host.disk.tally(&mut self.tally));
         }
     }
+}
+
+fn is_early(record: &Record, calm_since: Nanos) -> bool {
+    record.began < calm_since
+}
+
+fn lost(record: &Record) -> String {
+    format!("bytes are lost, and no disk did anything wrong: {}", checker::describe(record))
 }
 
 fn is_written(record: &Record) -> bool {

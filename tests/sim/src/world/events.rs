@@ -11,6 +11,7 @@ use crate::client_process::{ClientProcess, Finished, Surroundings};
 use crate::content::Stamp;
 use crate::network::{Connection, Frame, Sender, Side, Traffic};
 use crate::node::{Around, Condition, NODE_CALLERS, Node};
+use crate::operator::OPERATOR;
 use crate::workload::Order;
 
 impl World {
@@ -30,6 +31,10 @@ impl World {
             Happening::Tick { node, unit, life, at } => {
                 self.in_life(node, life, |node, around| node.on_tick(unit, at, around));
             }
+            Happening::Mail { node, unit, life, mail } => {
+                self.in_life(node, life, |node, around| node.on_mail(unit, *mail, around));
+            }
+            Happening::Beat { node, life } => self.in_life(node, life, Node::on_beat),
             Happening::ClientTick { client, life, at } => {
                 return Ok(self.with_client(client, life, |process, around| process.on_tick(at, around)));
             }
@@ -42,17 +47,21 @@ impl World {
                 }
             }
             Happening::NodeStart { node, life } => {
-                if self.nodes[node].life == life && !self.nodes[node].is_up() {
+                let is_gone = self.cluster.as_ref().is_some_and(|cluster| cluster.gone.contains(&node));
+                if self.nodes[node].life == life && !self.nodes[node].is_up() && !is_gone {
                     let (mut around, nodes) = self.around();
                     nodes[node].start(&mut around);
                     self.aim(node);
                 }
             }
             Happening::NodeMend { node, life } => {
-                if self.nodes[node].life == life {
+                if self.nodes[node].life == life && self.cluster.is_some() && self.is_beyond_repair(node) {
+                    self.give_up(node);
+                } else if self.nodes[node].life == life {
                     self.end_node(node, false);
                 }
             }
+            Happening::Operator => self.operate(),
             Happening::Fault => self.next_fault(),
             Happening::FaultEnds(fault) => self.end_fault(fault),
         }
@@ -63,9 +72,11 @@ impl World {
     /// When what should happen to a paused process happens instead.
     fn postponed(&self, happening: &Happening) -> Option<Nanos> {
         let until = match happening {
-            Happening::Disk { node, .. } | Happening::Turn { node, .. } | Happening::Tick { node, .. } => {
-                self.nodes[*node].paused_until
-            }
+            Happening::Disk { node, .. }
+            | Happening::Turn { node, .. }
+            | Happening::Tick { node, .. }
+            | Happening::Mail { node, .. }
+            | Happening::Beat { node, .. } => self.nodes[*node].paused_until,
             Happening::ClientTick { client, .. }
             | Happening::Think { client, .. }
             | Happening::Wake { client, .. } => self.clients.get(*client)?.paused_until,
@@ -86,7 +97,18 @@ impl World {
         let caller = self.network.caller(connection)?;
         match side {
             Side::Caller if caller < NODE_CALLERS => Some(self.clients.get(caller)?.paused_until),
-            _ => Some(self.nodes[0].paused_until),
+            _ => self.node_at(connection, side).map(|node| self.nodes[node].paused_until),
+        }
+    }
+
+    /// The node at a connection's end, where it isn't a client.
+    fn node_at(&self, connection: Connection, side: Side) -> Option<usize> {
+        match side {
+            Side::Caller => self.network.caller(connection)?.checked_sub(NODE_CALLERS),
+            Side::Server => {
+                let address = self.network.address(connection)?;
+                self.nodes.iter().position(|node| node.unit_at(address).is_some())
+            }
         }
     }
 
@@ -173,6 +195,11 @@ impl World {
             return;
         }
         let now = self.schedule.now();
+        if !self.may_begin() {
+            let pause = self.random.between(100, 2_000) * Nanos::MILLISECOND;
+            return self.schedule.after(pause, Happening::Think { client: number, life });
+        }
+        let client = &mut self.clients[number];
         let mut orders = Vec::new();
         if client.workload.has_room() {
             self.operations_left -= 1;
@@ -202,6 +229,10 @@ impl World {
             Traffic::Up(connection) => {
                 let Some(caller) = self.network.caller(connection) else { return Vec::new() };
                 if !self.network.is_open(connection, Side::Caller) {
+                    return Vec::new();
+                }
+                if caller == OPERATOR {
+                    self.operator_is_up(connection);
                     return Vec::new();
                 }
                 if caller < NODE_CALLERS {
@@ -246,6 +277,7 @@ impl World {
 
     fn on_depart(&mut self, frame: Frame) {
         let bytes = match frame.sender {
+            Sender::Client(OPERATOR) => Some(Vec::new()),
             Sender::Client(number) => {
                 let Some(client) = self.clients.get_mut(number).filter(|client| client.life == frame.life)
                 else {
@@ -282,7 +314,7 @@ impl World {
         self.network.count_frame(!is_open);
         if !is_open {
             // A host that doesn't know the connection says so; one without power says nothing.
-            let is_there = to == Side::Caller || !self.nodes[0].is_dark;
+            let is_there = self.node_at(connection, to).is_none_or(|node| !self.nodes[node].is_dark);
             if is_there && self.network.is_open(connection, to.other()) {
                 let latency = self.network.weather.latency;
                 self.schedule.after(latency, Traffic::Down(connection, to.other()).into());
@@ -297,6 +329,10 @@ impl World {
             self.repeats.on_head(head);
         }
         let caller = self.network.caller(connection).unwrap_or(NODE_CALLERS);
+        if to == Side::Caller && caller == OPERATOR {
+            self.operator_hears(connection, head);
+            return Vec::new();
+        }
         if to == Side::Caller && caller < NODE_CALLERS {
             let life = self.life_of(caller);
             return self
@@ -332,6 +368,10 @@ impl World {
         let unit = self.unit_of(connection, side);
         self.network.mark_closed(connection, side);
         if !was_open {
+            return Vec::new();
+        }
+        if side == Side::Caller && caller == OPERATOR {
+            self.cluster().operator.on_down(connection);
             return Vec::new();
         }
         if side == Side::Caller && caller < NODE_CALLERS {

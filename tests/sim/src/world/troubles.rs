@@ -16,7 +16,7 @@ impl World {
         }
         client.life += 1;
         client.workload.on_crash(now);
-        self.network.caller_died(number, &mut self.schedule);
+        self.network.caller_died(number, false, &mut self.schedule);
     }
 
     pub(super) fn next_fault(&mut self) {
@@ -24,7 +24,11 @@ impl World {
             return;
         }
         let Some(fault) = self.faults.choose() else { return };
-        let lasting = self.faults.duration(fault);
+        let lasting = if self.cluster.is_some() {
+            self.faults.cluster_duration(fault)
+        } else {
+            self.faults.duration(fault)
+        };
         let pause = self.faults.pause();
         self.schedule.after(pause, Happening::Fault);
         self.last_fault += 1;
@@ -37,8 +41,14 @@ impl World {
 
     fn inflict(&mut self, fault: Fault, lasting: u64) {
         let now = self.schedule.now();
+        if self.strike_cluster(fault, lasting) {
+            return;
+        }
         match fault {
-            Fault::Kill | Fault::PowerCut => self.end_node(0, fault == Fault::PowerCut),
+            Fault::Kill | Fault::PowerCut => {
+                let node = self.target();
+                self.end_node(node, fault == Fault::PowerCut);
+            }
             Fault::ClientCrash => {
                 let number = self.random.index(self.clients.len());
                 self.crash_client(number);
@@ -51,10 +61,14 @@ impl World {
             }
             Fault::NodePause => {
                 // A pause that is cut short would let what comes now overtake what waits.
-                let paused = &mut self.nodes[0].paused_until;
+                let node = self.target();
+                let paused = &mut self.nodes[node].paused_until;
                 *paused = now.after(lasting).max(*paused);
             }
-            Fault::SetClock => self.nodes[0].set_clock(self.faults.clock_step()),
+            Fault::SetClock => {
+                let node = self.target();
+                self.nodes[node].set_clock(self.faults.clock_step());
+            }
             Fault::Weather => {
                 self.network.weather = self.faults.weather();
                 self.schedule.after(lasting, Happening::FaultEnds(fault));
@@ -68,17 +82,23 @@ impl World {
                 }
             }
             Fault::SlowDisk | Fault::DiskErrors | Fault::FullDisk | Fault::LostWrites => {
+                let lost = (fault == Fault::LostWrites).then(|| self.damage_target()).flatten();
+                let node = lost.unwrap_or_else(|| self.target());
                 // Writes that a log loses are not to be told from a torn tail; a chunk store's are noticed when they are read.
-                let count = self.nodes[0].hosts.len();
-                let unit = self.random.index(if fault == Fault::LostWrites { count - 1 } else { count });
-                self.faults.apply(fault, &mut self.nodes[0].hosts[unit].disk);
+                let count = self.nodes[node].hosts.len();
+                let stores = self.nodes[node].stores().count() - 1;
+                let unit = self.random.index(if fault == Fault::LostWrites { stores } else { count });
+                self.trace.tell(now, format_args!("disk {node}.{unit}"));
+                self.faults.apply(fault, &mut self.nodes[node].hosts[unit].disk);
                 self.schedule.after(lasting, Happening::FaultEnds(fault));
             }
             Fault::Flip | Fault::BreakSector => {
-                let unit = self.random.index(self.nodes[0].hosts.len());
-                let at = self.nodes[0].hosts[unit].disk.damage(fault == Fault::BreakSector, now);
-                self.trace.tell(now, format_args!("damage of disk {unit} at {at:?}"));
+                let node = self.damage_target().unwrap_or(0);
+                let unit = self.random.index(self.nodes[node].hosts.len());
+                let at = self.nodes[node].hosts[unit].disk.damage(fault == Fault::BreakSector, now);
+                self.trace.tell(now, format_args!("damage of disk {node}.{unit} at {at:?}"));
             }
+            _ => unreachable!("only clusters have such faults"),
         }
     }
 
@@ -93,6 +113,9 @@ impl World {
     }
 
     pub(super) fn strike(&mut self, node: usize, life: u64) {
+        if self.is_gone(node) {
+            return;
+        }
         let is_opening = self.nodes[node].hosts.iter().any(|host| host.condition == Condition::Opening);
         if self.nodes[node].life != life || !is_opening || self.phase != Phase::Storm {
             return;
@@ -110,12 +133,17 @@ impl World {
     pub(super) fn end_fault(&mut self, fault: Fault) {
         match fault {
             Fault::Weather => self.network.weather = Weather::CALM,
-            _ => self.nodes[0].hosts.iter_mut().for_each(|host| host.disk.heal()),
+            _ => self.nodes.iter_mut().flat_map(|node| &mut node.hosts).for_each(|host| host.disk.heal()),
         }
     }
 
     pub(super) fn end_node(&mut self, node: usize, by_power: bool) {
-        let delay = self.random.latency(300 * Nanos::MILLISECOND);
+        if self.is_gone(node) {
+            return;
+        }
+        let is_long = self.cluster.is_some() && self.phase == Phase::Storm;
+        let delay =
+            if is_long { self.faults.downtime() } else { self.random.latency(300 * Nanos::MILLISECOND) };
         if let Some(replica) = self.nodes[node].meta().and_then(|meta| meta.replica()) {
             self.tally.add("network", "mutations answered from the results", replica.metrics().retries);
         }
@@ -128,11 +156,15 @@ impl World {
     /// An operator starts a process again whose units failed.
     pub(super) fn mend_nodes(&mut self) -> Result<(), String> {
         for node in 0..self.nodes.len() {
+            if self.is_gone(node) {
+                continue;
+            }
             let is_broken = self.nodes[node].is_up()
                 && self.nodes[node]
                     .hosts
                     .iter()
-                    .any(|host| matches!(host.condition, Condition::Failed(_) | Condition::Fenced));
+                    .any(|host| matches!(host.condition, Condition::Failed(_) | Condition::Fenced))
+                || (self.cluster.is_some() && self.nodes[node].is_up() && self.is_beyond_repair(node));
             if !is_broken {
                 continue;
             }
@@ -146,12 +178,32 @@ impl World {
                     return Err("a unit is fenced, and its disk did nothing wrong".to_owned());
                 }
             }
+            let is_lost = self.cluster.is_some() && self.is_beyond_repair(node);
             let delay = self.random.latency(Nanos::SECOND);
             let life = self.nodes[node].life;
             if std::mem::replace(&mut self.mending[node], life) != life {
-                self.schedule.after(delay, Happening::NodeMend { node, life });
+                if is_lost {
+                    self.give_up(node);
+                } else {
+                    self.schedule.after(delay, Happening::NodeMend { node, life });
+                }
             }
         }
         Ok(())
+    }
+
+    fn is_gone(&self, node: usize) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.gone.contains(&node))
+    }
+
+    /// A unit can't be opened and never will be, or control takes one of its stores for an older copy.
+    pub(super) fn is_beyond_repair(&self, node: usize) -> bool {
+        let node = &self.nodes[node];
+        let is_stale = node.control.as_ref().is_some_and(|control| !control.refused.is_empty());
+        is_stale
+            || node
+                .hosts
+                .iter()
+                .any(|host| matches!(host.condition, Condition::Failed(_)) && host.disk.is_damaged())
     }
 }

@@ -234,6 +234,9 @@ fn a_member_serves_when_it_has_synced_in_this_epoch() {
 fn members_that_wait_come_in() {
     let waiting = "7A2 0S* 1S* 2W";
     slice().check(waiting, "8P2 0S* 1S* 2Y");
+    // Who led before comes back behind the others: it led in the epoch in which it synced, and a group's members stopped (sim cluster seeds 1 and 2).
+    slice().check("7A2 0W 1S* 2S*", "8P2 1S* 2S* 0Y");
+    slice().presence(0, Presence::Gone).check("7A2 0S* 1Y 2S*", "8P2 0O* 2S* 1Y");
     let number = MapNumber(9);
     slice()
         .with(2, |store| store.follows = false)

@@ -1,0 +1,119 @@
+//! What a cluster's copies hold once everything has ended: the same, and nothing but what files reference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use store::IndexEntry;
+use wire::map::Unit;
+use wire::meta::{Answer, Query};
+use wire::{ChunkId, Nanos, StoreId, VolumeId};
+
+use super::{GARBAGE_LIMIT, World};
+
+impl World {
+    /// I12: until no store holds garbage, and all copies of a slice are alike.
+    pub(super) fn until_clean(&mut self, volume: VolumeId) -> Result<(), String> {
+        let mut looked = self.schedule.now();
+        let end = looked.after(4 * GARBAGE_LIMIT);
+        loop {
+            let Some(garbage) = self.cluster_garbage(volume) else { break };
+            if looked > end {
+                let strays = self.strays();
+                return Err(format!("garbage: {garbage}\n{strays}\n{}", self.describe()));
+            }
+            looked = looked.after(Nanos::SECOND);
+            let at = looked;
+            self.schedule.at(at, super::Happening::Fault);
+            self.until("garbage", GARBAGE_LIMIT, |world| world.schedule.now() >= at)?;
+        }
+        self.check_copies()
+    }
+
+    /// Chunks that some store holds and shouldn't, or lacks, for a person.
+    fn strays(&self) -> String {
+        let Some((_, replica)) = self.head() else { return String::new() };
+        let edition =
+            self.cluster.as_ref().and_then(|cluster| cluster.watch.newest()).expect("there are maps");
+        let map = edition.map();
+        let mut held: BTreeMap<ChunkId, BTreeSet<StoreId>> = BTreeMap::new();
+        for (_, node) in self.living() {
+            for (shard, store) in node.shards().zip(node.stores()) {
+                for entry in shard.store().entries() {
+                    held.entry(entry.id).or_default().insert(store);
+                }
+            }
+        }
+        let mut text = String::new();
+        for (id, holders) in held {
+            let slice = map.slice_of(id);
+            let chain = &map.as_map().slices[usize::from(slice.0)].chain;
+            let member = |place: u16| map.as_map().stores[usize::from(place)].store;
+            let members: BTreeSet<StoreId> = chain.members.iter().map(|its| member(its.store)).collect();
+            let state = replica.state().namespace.chunk_state(id);
+            if holders != members || state != namespace::ChunkState::Referenced {
+                text += &format!(
+                    "{id:?} in {slice:?} is {state:?}: held by {holders:?}, to be held by {members:?}\n"
+                );
+            }
+        }
+        text
+    }
+
+    /// What is in the way.
+    fn cluster_garbage(&self, volume: VolumeId) -> Option<String> {
+        let Some((_, replica)) = self.head() else { return Some("nobody leads the group".to_owned()) };
+        let namespace = &replica.state().namespace;
+        let Ok(Answer::Usage(usage)) = namespace.query(&Query::Usage { volume }, Nanos::SECOND) else {
+            return Some("the volume is gone".to_owned());
+        };
+        let deleting = namespace.deleting_chunks();
+        let copies = self.living().count().min(3) as u64;
+        let stored: u64 = self
+            .living()
+            .flat_map(|(_, node)| node.shards())
+            .map(|shard| shard.store().metrics().chunks)
+            .sum();
+        (stored != usage.chunks * copies || deleting > 0).then(|| {
+            let stores: Vec<_> = self
+                .living()
+                .map(|(number, node)| (number, node.shards().map(|shard| shard.store().metrics().chunks).collect::<Vec<_>>()))
+                .collect();
+            format!(
+                "{stored} stored {stores:?}, {} referenced {copies} times, {deleting} deleting, {} reclaimable bytes; {:?}",
+                usage.chunks, usage.reclaimable_bytes, replica.metrics()
+            )
+        })
+    }
+
+    /// All members of a slice's chain hold the same chunks of it, with the same roots, and nobody else any.
+    fn check_copies(&self) -> Result<(), String> {
+        let Some((_, replica)) = self.head() else { return Err("nobody leads the group".to_owned()) };
+        let _ = replica;
+        let edition =
+            self.cluster.as_ref().and_then(|cluster| cluster.watch.newest()).expect("there are maps");
+        let map = edition.map();
+        let mut held: BTreeMap<ChunkId, BTreeMap<StoreId, (u64, u32)>> = BTreeMap::new();
+        for (_, node) in self.living() {
+            for (shard, store) in node.shards().zip(node.stores()) {
+                for IndexEntry { id, root, length, .. } in shard.store().entries() {
+                    held.entry(id).or_default().insert(store, (root, length));
+                }
+            }
+        }
+        for (id, copies) in &held {
+            let slice = map.slice_of(*id);
+            let chain = &map.as_map().slices[usize::from(slice.0)].chain;
+            let members: BTreeSet<StoreId> = chain
+                .members
+                .iter()
+                .map(|member| map.as_map().stores[usize::from(member.store)].store)
+                .collect();
+            let holders: BTreeSet<StoreId> = copies.keys().copied().collect();
+            let contents: BTreeSet<_> = copies.values().collect();
+            if members != holders || contents.len() != 1 {
+                return Err(format!("copies of {id:?} in {slice:?} differ: {copies:?}, {chain:?}"));
+            }
+        }
+        debug_assert!(map.as_map().stores.iter().any(|store| matches!(store.unit, Unit::Shard(_))));
+        Ok(())
+    }
+}

@@ -342,7 +342,7 @@ pub(crate) fn control_failure(error: &ControlError) -> Failure {
     let exit = match error {
         ControlError::Unknown(_) => Exit::Unknown,
         ControlError::Protocol(_) => Exit::Failed,
-        ControlError::Unreachable(_) | ControlError::NoLeader => Exit::Unavailable,
+        ControlError::Unreachable(_) | ControlError::NoLeader | ControlError::Busy => Exit::Unavailable,
     };
     Failure::new(exit, "the control group", error.to_string())
 }

@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use placement::ClusterMap;
 use thiserror::Error;
@@ -15,8 +15,8 @@ use wire::control::{Answer, Command, Led, Refusal, Registration, RegistrationRep
 use wire::map::{MapUpdate, Pages};
 use wire::message::{Encoder, FEATURES, Hello, PayloadMeta, Reply, Request, RequestHead};
 use wire::{
-    ClusterId, FrameKind, MapNumber, Nanos, NodeId, PREFIX_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
-    Prefix, Status,
+    ClusterId, FrameKind, MapNumber, NodeId, PREFIX_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Prefix,
+    Status,
 };
 
 /// Nobody is waited for longer at once: another may answer.
@@ -34,6 +34,9 @@ pub enum ControlError {
     /// Nodes answer, and none of them leads: no majority of the voters is there.
     #[error("the control group has no leader: a majority of its voters has to run and reach each other")]
     NoLeader,
+    /// A leader answers, and other changes were under way for as long as was waited.
+    #[error("the control group was busy with other changes all the time")]
+    Busy,
     /// The connection broke after a command was sent: whether it was done isn't known.
     #[error("the connection to {0} broke before the answer: look whether it was done")]
     Unknown(String),
@@ -62,7 +65,7 @@ pub struct Control {
 impl Control {
     /// Learns the cluster map at one of these addresses, any port of any node but the admin endpoint's.
     pub fn connect(endpoints: &[String], patience: Duration) -> Result<Self, ControlError> {
-        let until = after(patience);
+        let until = now() + patience;
         let endpoints = endpoints.to_vec();
         loop {
             let mut tried = Vec::new();
@@ -73,10 +76,10 @@ impl Control {
                     Err(error) => tried.push((endpoint.clone(), error.to_string())),
                 }
             }
-            if after(RETRY) >= until {
+            if now() + RETRY >= until {
                 return Err(ControlError::Unreachable(tried));
             }
-            std::thread::park_timeout(RETRY);
+            pause(RETRY);
         }
     }
 
@@ -88,6 +91,18 @@ impl Control {
     /// The cluster.
     pub fn cluster(&self) -> ClusterId {
         self.map.as_map().cluster
+    }
+
+    /// Who leads the control group, where somebody has answered as its leader.
+    pub fn leader(&self) -> Option<NodeId> {
+        let address = &self.link.as_ref()?.address;
+        self.map.as_map().nodes.iter().find(|node| node.control == *address).map(|node| node.node)
+    }
+
+    /// The same with another patience: for how long a leader is looked for.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks for a newer map; the old one stays where nobody has one.
@@ -140,9 +155,10 @@ impl Control {
         may_repeat: bool,
         hear: impl Fn(Reply<'_>) -> Heard<T>,
     ) -> Result<T, ControlError> {
-        let until = after(self.patience);
+        let until = now() + self.patience;
         let mut tried = Vec::new();
         let mut round = 0;
+        let mut is_busy = false;
         loop {
             match self.reach(round, &mut tried) {
                 None => round += 1,
@@ -151,7 +167,10 @@ impl Control {
                         self.link = Some(link);
                         return Ok(answer);
                     }
-                    Ok(Heard::Later) => self.link = Some(link),
+                    Ok(Heard::Later) => {
+                        is_busy = true;
+                        self.link = Some(link);
+                    }
                     Ok(Heard::Elsewhere(leader)) => {
                         tried.clear();
                         round += 1;
@@ -168,10 +187,12 @@ impl Control {
                     }
                 },
             }
-            if after(RETRY) >= until {
+            if now() + RETRY >= until {
                 let count = self.all_addresses().len();
                 tried.truncate(count);
-                return Err(if tried.len() >= count {
+                return Err(if is_busy && self.link.is_some() {
+                    ControlError::Busy
+                } else if tried.len() >= count {
                     ControlError::Unreachable(tried)
                 } else {
                     ControlError::NoLeader
@@ -180,7 +201,7 @@ impl Control {
             if round % 4 == 3 {
                 self.refresh();
             }
-            std::thread::park_timeout(if round < self.all_addresses().len() { RETRY / 10 } else { RETRY });
+            pause(if round < self.all_addresses().len() { RETRY / 10 } else { RETRY });
         }
     }
 
@@ -219,11 +240,6 @@ impl Control {
         );
         all
     }
-}
-
-/// Nothing wakes the thread before: there is nobody who would.
-fn after(patience: Duration) -> Nanos {
-    runtime::clock::now().after(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX / 2))
 }
 
 /// What a reply means.
@@ -329,6 +345,20 @@ impl Link {
 
 fn invalid() -> io::Error {
     io::Error::other("its answer makes no sense")
+}
+
+/// Whoever calls blocks: there is no executor whose clock it could be.
+#[expect(clippy::disallowed_methods, reason = "operators' tools block; the patience is a person's")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "operators' tools block; other processes tell nobody of an election"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {

@@ -221,10 +221,14 @@ impl Replica {
             return; // R1
         }
         let last = self.history.last();
-        let Some(peer) = self.downstream.peer(from, progress.number).filter(|peer| peer.image.is_none())
-        else {
-            return;
+        let Some(peer) = self.downstream.peer(from, progress.number) else {
+            // It was forgotten, with a connection that broke or with a former life, and may not have heard of either: it subscribes again.
+            let (epoch, number) = (progress.epoch, progress.number);
+            return effects.send(from, Message::Refused { epoch, number });
         };
+        if peer.image.is_some() {
+            return;
+        }
         peer.stirred = now;
         peer.received = peer.received.max(progress.received.min(last));
         peer.committed = peer.committed.max(progress.committed.min(last));

@@ -481,6 +481,7 @@ fn who_serves_gives_up_what_its_new_source_never_had() {
     );
     chain.news.clear();
     chain.restart(0);
+    chain.handle(1, Event::LinkDown { peer: store(0) });
     let view = chain.view.clone();
     chain.handle(0, Event::Chain(&view));
     for _ in 0..4 {

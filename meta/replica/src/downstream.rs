@@ -110,11 +110,14 @@ impl Replica {
         if planted(Bug::ChainMatchesByIndex) {
             common = Common::Upto(self.history.last().min(received));
         }
-        // What a member of the acks lost with its former life, its successor may have: that comes again from above, and nothing of it is cut.
+        // What a member of the acks lost with its former life, its successor may have: that comes again from above, and nothing of it is cut. Above a head there
+        // is nobody: what it lacks nobody acked.
         let is_serving = self.chain.state_of(from) == Some(ReplicaState::Serving);
         let is_behind = common == Common::Upto(self.history.last()) && received > self.history.last();
         let after = match common {
-            _ if is_serving && is_behind => return effects.send(from, Message::Refused { epoch, number }),
+            _ if is_serving && is_behind && !self.chain.is_head() => {
+                return effects.send(from, Message::Refused { epoch, number });
+            }
             Common::Upto(after) if after >= self.history.floor() => after,
             // A member of the acks waits for what was there; an image would wait for the commit of what waits for it.
             _ if !learner => return effects.send(from, Message::Refused { epoch, number }),

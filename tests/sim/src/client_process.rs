@@ -70,9 +70,6 @@ impl ClientProcess {
         }
     }
 
-    pub(crate) fn debug(&self) -> String {
-        self.core.debug()
-    }
     /// Whether the core holds no request of anybody.
     pub(crate) fn counts(&self) -> client::core::Counts {
         self.core.counts()

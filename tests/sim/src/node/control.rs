@@ -195,10 +195,6 @@ impl Node {
         self.control.as_ref().is_some_and(|control| control.lease > self.clock.local(now))
     }
 
-    pub(crate) fn local(&self, now: Nanos) -> Nanos {
-        self.clock.local(now)
-    }
-
     /// Its stores, shards first.
     pub(crate) fn stores(&self) -> impl Iterator<Item = StoreId> {
         let number = self.number;

@@ -294,15 +294,6 @@ impl World {
             let conditions: Vec<_> = node.hosts.iter().map(|host| &host.condition).collect();
             let refused = node.control.as_ref().map(|control| (&control.refused, control.vote_is_lost));
             let lease = node.has_lease(self.schedule.now());
-            if !lease && let Some(agent) = node.agent() {
-                let t = format!("{agent:?}");
-                let i = t.find("talk: Talk").unwrap_or(0);
-                eprintln!(
-                    "DEBUG node {number} local {:?}: {}",
-                    node.local(self.schedule.now()),
-                    &t[i..(i + 1800).min(t.len())]
-                );
-            }
             format!(
                 "node {number} {:?}: map {agent:?} lease {lease} group {meta:?} {conditions:?} {refused:?}\n",
                 node.id()

@@ -204,7 +204,6 @@ impl World {
             let Some(process) = &client.process else { continue };
             let counts = process.counts();
             if counts.requests > 0 || counts.uploads > 0 || counts.window_bytes > 0 {
-                eprintln!("DEBUG {:?} now {:?}", process.debug(), self.schedule.now());
                 return Err(format!("client {number} has ended and still holds {counts:?}"));
             }
             let leaks = process.memory.leaks();

@@ -579,7 +579,7 @@ impl Agent {
         if self.closing {
             return false;
         }
-        if self.talk.is_silent(now) {
+        if self.talk.is_silent(now) || self.peers.is_given_up(now, PeerId::Leader) {
             self.peers.redial(now, PeerId::Leader, effects);
             self.talk.on_gone(now);
         }

@@ -92,6 +92,12 @@ impl Peers {
         Some(link)
     }
 
+    /// Whether a connection was waited for long enough: nothing answers there, not even with a refusal.
+    pub(crate) fn is_given_up(&self, now: Nanos, id: PeerId) -> bool {
+        let waits = |peer: &Peer| peer.link.is_some() && !peer.greeted;
+        self.by_id.get(&id).is_some_and(|peer| waits(peer) && now.since(peer.since) >= PATIENCE)
+    }
+
     /// When a peer that isn't reached yet is tried again, or given up.
     pub(crate) fn wait_for(&self, id: PeerId) -> Option<Nanos> {
         let peer = self.by_id.get(&id).filter(|peer| !peer.greeted)?;

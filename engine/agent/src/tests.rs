@@ -91,3 +91,23 @@ fn a_power_cut_of_all_is_survived() {
         world.until("all are back", 60 * Nanos::SECOND, |world| world.is_whole(3));
     }
 }
+
+/// A node dialled the first address that it knew again and again, where a machine without power answered nothing (sim cluster seed 14).
+#[test]
+fn who_starts_again_passes_over_machines_that_say_nothing() {
+    for seed in 0..6 {
+        let mut world = World::of(3, seed);
+        let victim = usize::try_from(seed % 3).expect("small");
+        let others = [(victim + 1) % 3, (victim + 2) % 3];
+        world.kill(victim, true);
+        for other in others {
+            world.cuts.extend([(victim, other), (other, victim)]);
+        }
+        world.until("writes go on", 10 * Nanos::SECOND, |world| world.is_writable(2));
+        let again = others.into_iter().find(|other| world.leader() != Some(*other)).expect("one follows");
+        world.kill(again, false);
+        world.pass(Nanos::SECOND);
+        world.start_again(again);
+        world.until("it is back", 20 * Nanos::SECOND, |world| world.nodes[again].lease > world.now);
+    }
+}

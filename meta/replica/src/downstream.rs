@@ -110,11 +110,14 @@ impl Replica {
         if planted(Bug::ChainMatchesByIndex) {
             common = Common::Upto(self.history.last().min(received));
         }
-        // What a member of the acks lost with its former life, its successor may have: that comes again from above, and nothing of it is cut.
+        // What a member of the acks lost with its former life, its successor may have: that comes again from above, and nothing of it is cut. Above a head there
+        // is nobody: what it lacks nobody acked.
         let is_serving = self.chain.state_of(from) == Some(ReplicaState::Serving);
         let is_behind = common == Common::Upto(self.history.last()) && received > self.history.last();
         let after = match common {
-            _ if is_serving && is_behind => return effects.send(from, Message::Refused { epoch, number }),
+            _ if is_serving && is_behind && !self.chain.is_head() => {
+                return effects.send(from, Message::Refused { epoch, number });
+            }
             Common::Upto(after) if after >= self.history.floor() => after,
             // A member of the acks waits for what was there; an image would wait for the commit of what waits for it.
             _ if !learner => return effects.send(from, Message::Refused { epoch, number }),
@@ -221,10 +224,14 @@ impl Replica {
             return; // R1
         }
         let last = self.history.last();
-        let Some(peer) = self.downstream.peer(from, progress.number).filter(|peer| peer.image.is_none())
-        else {
-            return;
+        let Some(peer) = self.downstream.peer(from, progress.number) else {
+            // It was forgotten, with a connection that broke or with a former life, and may not have heard of either: it subscribes again.
+            let (epoch, number) = (progress.epoch, progress.number);
+            return effects.send(from, Message::Refused { epoch, number });
         };
+        if peer.image.is_some() {
+            return;
+        }
         peer.stirred = now;
         peer.received = peer.received.max(progress.received.min(last));
         peer.committed = peer.committed.max(progress.committed.min(last));

@@ -232,7 +232,7 @@ pub enum Effect {
 /// Why a replica stopped. The operator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Its log goes on behind this entry otherwise than its upstream's, and it is no joiner, whose log may be cut (I5).
+    /// Its log goes on behind this entry otherwise than its upstream's, and it has applied what does (I5).
     Diverged(CommitIndex),
     /// This entry can't be applied to its state.
     Entry(CommitIndex),

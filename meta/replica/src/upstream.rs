@@ -171,7 +171,6 @@ impl Replica {
             return self.upstream.retry_at(now.after(LINK_INTERVAL)); // it answers another question
         }
         if after < self.history.last() {
-            let is_joiner = self.chain.state() != Some(ReplicaState::Serving);
             let is_applied = after < self.state.namespace.index();
             match self.chain.role() {
                 Role::Learner if is_applied => {
@@ -179,7 +178,9 @@ impl Replica {
                     self.upstream.hollow = true;
                     return self.upstream.retry_at(now);
                 }
-                _ if !is_joiner || is_applied => return self.stop(Trouble::Diverged(after), effects),
+                _ if is_applied => return self.stop(Trouble::Diverged(after), effects),
+                // Nobody acked it: the source, which served when this was received, would have it. A serving member, too, may be ahead of its source when the
+                // order of the chain has changed.
                 _ => self.cut(after, effects),
             }
         }

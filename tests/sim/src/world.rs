@@ -375,7 +375,11 @@ impl World {
     /// What must hold at every moment.
     fn watch(&mut self) -> Result<(), String> {
         let Some(cluster) = &mut self.cluster else { return Ok(()) };
-        cluster.watch.look(self.schedule.now(), &self.nodes, &mut self.tally)
+        let result = cluster.watch.look(self.schedule.now(), &self.nodes, &mut self.tally);
+        for line in cluster.watch.lines.drain(..) {
+            self.trace.note(self.schedule.now(), format_args!("{line}"));
+        }
+        result
     }
 
     fn until(&mut self, what: &str, limit: u64, reached: impl Fn(&Self) -> bool) -> Result<(), String> {

@@ -448,6 +448,53 @@ fn a_successor_waits_for_a_member_that_has_lost_its_tail() {
     assert_eq!(chain.statuses(), [(0, Status::Ok)]);
 }
 
+/// One of two connections between members broke, as idle ones do: the source forgot its subscriber, which heard of nothing, and was never sent anything again
+/// (sim cluster seed 25).
+#[test]
+fn a_subscriber_that_was_forgotten_comes_again() {
+    let mut chain = Chain::new(&[Serving; 2]);
+    let session = chain.session();
+    chain.handle(0, Event::LinkDown { peer: store(1) });
+    chain.ask(0, 5, mutation(session, 1, 0, create_volume("a")));
+    for _ in 0..4 {
+        chain.pass(Nanos::SECOND);
+        chain.flush_all();
+    }
+    assert_eq!(chain.statuses(), [(0, Status::Ok)]);
+}
+
+/// A former head follows a member that lacks its last entry, which nobody acked: that is cut (sim cluster seed 10).
+#[test]
+fn who_serves_gives_up_what_its_new_source_never_had() {
+    let mut chain = Chain::new(&[Serving; 2]);
+    let session = chain.session();
+    chain.deaf = Some(1);
+    chain.ask(0, 5, mutation(session, 1, 0, create_volume("a")));
+    chain.flush_all();
+    chain.deaf = None;
+    let mut turned = view(2, &[Serving; 2]);
+    turned.members.reverse();
+    chain.change(&turned);
+    assert!(
+        matches!(chain.news.pop(), Some((0, Effect::Restart))),
+        "it executed what may never be committed"
+    );
+    chain.news.clear();
+    chain.restart(0);
+    chain.handle(1, Event::LinkDown { peer: store(0) });
+    let view = chain.view.clone();
+    chain.handle(0, Event::Chain(&view));
+    for _ in 0..4 {
+        chain.pass(Nanos::SECOND);
+        chain.flush_all();
+    }
+    assert_eq!(chain.news, [], "nobody stops");
+    assert_eq!(
+        (chain.replicas[0].received(), chain.replicas[1].received()),
+        (CommitIndex(1), CommitIndex(1))
+    );
+}
+
 /// A log and a checkpoint that a former release wrote, by one member, become a chain's.
 #[test]
 fn a_former_releases_log_is_adopted() {

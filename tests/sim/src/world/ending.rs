@@ -124,6 +124,11 @@ impl World {
         let put = |length| Action::Replace { path: path(), length, condition: Condition::Any, dress: None };
         self.write_at_last(volume, writer, &put(length))?;
         let tries = self.clients[writer].workload.records.len();
+        if self.cluster.is_some() {
+            // It finds its way past nodes that are gone before its time is measured.
+            self.begin(reader, whole_list(""));
+            self.until("the reader's way", QUIET_LIMIT, |world| world.is_idle(reader))?;
+        }
         let pace = 2 * Nanos::SECOND;
         self.begin(reader, Action::Read { path: path(), follow: false, from: 0, to: u64::MAX, pace });
         let began = self.schedule.now().after(Nanos::SECOND / 5);

@@ -260,7 +260,10 @@ impl World {
     fn on_call(&mut self, connection: Connection) {
         let Some(address) = self.network.address(connection).cloned() else { return };
         let found = self.nodes.iter().enumerate().find_map(|(i, node)| Some((i, node.unit_at(&address)?)));
-        let (node, unit) = found.expect("the map names addresses of nodes");
+        let Some((node, unit)) = found else {
+            // A node that was taken in, and doesn't run yet.
+            return self.network.refuse(connection, false, &mut self.schedule);
+        };
         let host = &self.nodes[node];
         if host.is_up() && !matches!(host.hosts[unit].condition, Condition::Failed(_) | Condition::Ended) {
             let (mut around, nodes) = self.around();

@@ -24,6 +24,10 @@ pub(super) struct Watch {
     /// Who acted as a group's head in an epoch.
     group_heads: BTreeMap<Epoch, usize>,
     leases: BTreeMap<usize, bool>,
+    /// What each node's metadata replica was last seen to do, and in which epoch.
+    roles: BTreeMap<usize, (Role, Epoch)>,
+    /// What is new, for the trace.
+    pub(super) lines: Vec<String>,
 }
 
 impl Watch {
@@ -86,6 +90,13 @@ impl Watch {
             }
         }
         tally.count("control", "maps");
+        for group in &map.groups {
+            let store = |place: u16| map.stores[usize::from(place)].node.0;
+            let members = group.chain.members.iter();
+            let members: Vec<_> = members.map(|its| (store(its.store), its.state, its.is_seed)).collect();
+            let (epoch, phase) = (group.chain.epoch.0, group.chain.phase);
+            self.lines.push(format!("map {}: group {epoch} {phase:?} {members:?}", map.number.0));
+        }
         self.maps.insert(edition.number(), edition);
         Ok(())
     }
@@ -116,7 +127,19 @@ impl Watch {
     /// R1: in an epoch of a group one member leads.
     fn check_group_heads(&mut self, nodes: &[Node]) -> Result<(), String> {
         for (number, node) in nodes.iter().enumerate() {
-            let Some(replica) = node.meta().and_then(|meta| meta.replica()) else { continue };
+            let Some(replica) = node.meta().and_then(|meta| meta.replica()) else {
+                self.roles.remove(&number);
+                continue;
+            };
+            let role = (replica.role(), replica.epoch());
+            if self.roles.insert(number, role) != Some(role) {
+                let (committed, received, durable) =
+                    (replica.committed().0, replica.received().0, replica.durable().0);
+                self.lines.push(format!(
+                    "group at node {number}: {role:?}, committed {committed}, received {received} of {:?}, durable {durable}",
+                    replica.last_epoch()
+                ));
+            }
             if replica.role() == Role::Head {
                 let epoch = replica.epoch();
                 let known = *self.group_heads.entry(epoch).or_insert(number);
@@ -129,9 +152,10 @@ impl Watch {
     }
 }
 
-/// No two replicas of a chain that take part in acks are on one node.
+/// No two replicas of a chain that take part in acks are on one node, but while one of them comes to take the other's place.
 fn check_placement(map: &Map) -> Result<(), String> {
-    for (id, chain) in chains(map) {
+    let length = usize::from(map.settings.chain_length);
+    for (id, chain) in chains(map).filter(|(_, chain)| chain.members.len() <= length) {
         let mut nodes: Vec<NodeId> =
             chain.ackers().map(|member| map.stores[usize::from(member.store)].node).collect();
         let count = nodes.len();

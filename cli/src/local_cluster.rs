@@ -61,7 +61,8 @@ pub(crate) fn configured(directory: &Path) -> u16 {
     (1..=NODES_MAX).take_while(is_there).last().unwrap_or(0)
 }
 
-fn node_directory(directory: &Path, number: u16) -> PathBuf {
+/// Where a node of them lives.
+pub(crate) fn node_directory(directory: &Path, number: u16) -> PathBuf {
     directory.join(format!("node-{number}"))
 }
 

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use wire::control::{CaughtUp, Condition, Heartbeat, Life, LogEnd, StoreReport};
-use wire::map::{Map, Standing};
+use wire::map::{Map, Standing, Unit};
 use wire::planted::{Bug, planted};
 use wire::{MapNumber, Nanos, NodeId, StoreId};
 
@@ -238,6 +238,17 @@ impl Nodes {
         }
         let store = self.store(place);
         if store.is_present && store.condition == Condition::Well { Presence::Fit } else { Presence::Gone }
+    }
+
+    /// Whether a store of chunks is fenced and its node lives: what it has can be read.
+    pub(super) fn reads(&self, map: &Map, place: u16) -> bool {
+        let record = &map.stores[usize::from(place)];
+        let store = self.store(place);
+        matches!(record.unit, Unit::Shard(_))
+            && record.standing == Standing::Member
+            && self.is_alive(record.node)
+            && store.is_present
+            && store.condition == Condition::Fenced
     }
 
     /// Whether a live node keeps up with the maps: what is prepared with it is promised soon.

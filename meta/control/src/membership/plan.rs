@@ -229,6 +229,7 @@ impl Leader {
                 StoreView {
                     node: record.node,
                     presence: self.nodes.presence(now, draft.map, place),
+                    reads: self.nodes.reads(draft.map, place),
                     follows: self.nodes.follows(record.node),
                     installed: node.map_or(MapNumber(0), |node| node.installed),
                     sealed: node.map_or(MapNumber(0), |node| node.sealed),
@@ -241,7 +242,7 @@ impl Leader {
             .collect();
         for (place, lacks) in &draft.restarted {
             if let Some(store) = stores.get_mut(usize::from(*place)) {
-                (store.presence, store.lacks) = (Presence::Restarted, *lacks);
+                (store.presence, store.reads, store.lacks) = (Presence::Restarted, false, *lacks);
             }
         }
         stores

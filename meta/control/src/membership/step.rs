@@ -28,6 +28,8 @@ use super::transition::mark_seeds;
 pub(super) struct StoreView {
     pub(super) node: NodeId,
     pub(super) presence: Presence,
+    /// It is fenced: it takes no writes any more, and still reads.
+    pub(super) reads: bool,
     /// What is prepared with it is promised soon.
     pub(super) follows: bool,
     /// What its node has promised durably, in the life that is registered.
@@ -169,8 +171,17 @@ impl View<'_> {
     /// What members' stores have become. Whether one is gone that acks.
     fn look_around(&self, next: &mut Chain) -> bool {
         let mut is_lost = false;
+        // A fenced store that nobody else can stand in for goes on serving: it takes no writes, and all that was acked can be read from it (R6).
+        let serves = |member: &Member| {
+            member.state == ReplicaState::Serving
+                && matches!(self.store(member.store).presence, Presence::Fit | Presence::Unknown)
+        };
+        let has_others = next.members.iter().any(serves);
         for member in next.members.iter_mut() {
             let presence = self.store(member.store).presence;
+            if !has_others && member.state == ReplicaState::Serving && self.store(member.store).reads {
+                continue;
+            }
             let acks = member.state.acks();
             member.state = match (member.state, presence) {
                 (ReplicaState::Serving | ReplicaState::Syncing | ReplicaState::Waiting, Presence::Gone) => {

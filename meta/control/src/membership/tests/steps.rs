@@ -37,6 +37,7 @@ impl Known {
         let store = |place: u32| StoreView {
             node: NodeId(place % 5 + 1),
             presence: Presence::Fit,
+            reads: false,
             follows: true,
             installed: PREPARED,
             sealed: PREPARED,
@@ -228,6 +229,16 @@ fn a_member_serves_when_it_has_synced_in_this_epoch() {
     assert!(with(&[report(7, 2)]).outcome("7A2 0S* 1O* 2Y").is_urgent, "writes wait for it");
     assert!(!with(&[report(7, 2)]).outcome(old).is_urgent);
     with(&[report(7, 2)]).check("7P2 0S* 1S* 2Y", "7A2 0S* 1S* 2Y");
+}
+
+/// A store whose write had failed was put out of the chain that it was alone in, and what it had couldn't be read any more.
+#[test]
+fn a_fenced_store_serves_while_nobody_else_does() {
+    let fenced = |known: Known, place: usize| known.presence(place, Presence::Gone).with(place, |store| store.reads = true);
+    fenced(slice(), 0).check("7A1 0S*", "7A1 0S*");
+    fenced(slice(), 0).presence(1, Presence::Gone).check("7A2 0S* 1S*", "8P2 0S* 1O*");
+    fenced(slice(), 0).check("7A2 0S* 1S*", "8P2 0O* 1S*");
+    fenced(slice(), 0).check("8P1 0S*", "8A1 0S*");
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn check_places(config: &Config) -> Result<()> {
 }
 
 impl Init {
-    fn run(self, context: &mut Context) -> Result<()> {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         let config = load(context, &self.config)?;
         let start = format!("start it: catena server --config {}", shell(self.config.as_os_str().as_bytes()));
         if self.adopt {
@@ -241,7 +241,7 @@ impl Init {
 }
 
 impl Join {
-    fn run(self, context: &mut Context) -> Result<()> {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         let config = load(context, &self.config)?;
         check_places(&config)?;
         let endpoints = crate::endpoint::find(context.global.endpoint.as_deref())?;

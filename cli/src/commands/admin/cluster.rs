@@ -10,6 +10,7 @@ use super::health::{Report, Resync};
 use super::operator::Operator;
 use super::recover::Recover;
 use crate::clock::{self, Stopwatch};
+use crate::commands::server::{Init, Join};
 use crate::commands::volume::parse_seconds;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
@@ -20,9 +21,11 @@ const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Over which the rate of a resync is measured, and between two looks of `--wait`.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Show a cluster's health, or go on after a loss
+/// Found a cluster, join one, show its health, or go on after a loss
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Cluster {
+    Init(Init),
+    Join(Join),
     Status(Status),
     Recover(Recover),
 }
@@ -46,6 +49,8 @@ pub(crate) struct Status {
 impl Cluster {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         match self {
+            Self::Init(command) => command.run(context),
+            Self::Join(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Recover(command) => command.run(context),
         }

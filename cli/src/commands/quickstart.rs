@@ -177,11 +177,26 @@ impl Quickstart {
             size::human(copies.bytes)
         ))?;
         cluster.stop()?;
-        Ok(Story { disk, stored, stored_nanoseconds, blow, proof, proof_nanoseconds, redundancy_nanoseconds, copies })
+        Ok(Story {
+            disk,
+            stored,
+            stored_nanoseconds,
+            blow,
+            proof,
+            proof_nanoseconds,
+            redundancy_nanoseconds,
+            copies,
+        })
     }
 
     /// Reads every copy of every file's chunks.
-    fn check_copies(&self, context: &Context, endpoint: &str, place: &RemotePath, home: &Home) -> Result<Copies> {
+    fn check_copies(
+        &self,
+        context: &Context,
+        endpoint: &str,
+        place: &RemotePath,
+        home: &Home,
+    ) -> Result<Copies> {
         let mut client = connect(context, endpoint);
         let copies = proof::check_copies(&mut client, place)?;
         // In a former home only the volume of this run goes.

@@ -249,13 +249,7 @@ impl Config {
                 "1 to 255 bytes, not of spaces alone, without control characters, `\"` and `\\`",
             );
         }
-        if !self.rack.is_empty() && !is_node_name(&self.rack) {
-            return wrong("rack", "at most 255 bytes without control characters, `\"` and `\\`; or empty");
-        }
-        if let Some(endpoint) = self.join.iter().find(|text| text.parse::<SocketAddr>().is_err()) {
-            let reason = format!("`{endpoint}` isn't an address with a port, as 192.0.2.7:7422");
-            return Err(ConfigError::Value { key: "join", reason });
-        }
+        self.validate_cluster()?;
         if self.directory.as_os_str().is_empty() {
             return wrong("directory", "it must name a directory");
         }
@@ -313,6 +307,21 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// What matters to other nodes.
+    fn validate_cluster(&self) -> Result<(), ConfigError> {
+        let wrong = |key, reason| Err(ConfigError::Value { key, reason });
+        if !self.rack.is_empty() && !is_node_name(&self.rack) {
+            let reason = "at most 255 bytes without control characters, `\"` and `\\`; or empty".to_owned();
+            return wrong("rack", reason);
+        }
+        match self.join.iter().find(|text| text.parse::<SocketAddr>().is_err()) {
+            Some(endpoint) => {
+                wrong("join", format!("`{endpoint}` isn't an address with a port, as 192.0.2.7:7422"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The cores have to be this process's: a thread that can't be bound would run on any, and spin there.

@@ -228,7 +228,7 @@ impl ControlThread {
             io.close(LinkId::from_u64(link.0), close_reason(*reason));
         }
         if let Some(until) = self.effects.lease {
-            self.give(self.metadata.send(MetaMail::Lease(until)).is_ok());
+            self.tell_stuck(Self::is_stuck(&self.metadata, MetaMail::Lease(until)));
         }
         self.order();
         if let Some(edition) = self.effects.publish.take() {
@@ -280,20 +280,25 @@ impl ControlThread {
             if !self.agent.takes_part(*unit) {
                 continue;
             }
-            let taken = match unit {
+            let is_stuck = match unit {
                 Unit::Shard(index) => self
                     .shards
                     .get(usize::from(index.0))
-                    .is_some_and(|shard| shard.send(ShardMail::Map(Arc::clone(&edition))).is_ok()),
-                Unit::Group(_) => self.metadata.send(MetaMail::Map(Arc::clone(&edition))).is_ok(),
+                    .is_some_and(|shard| Self::is_stuck(shard, ShardMail::Map(Arc::clone(&edition)))),
+                Unit::Group(_) => Self::is_stuck(&self.metadata, MetaMail::Map(Arc::clone(&edition))),
             };
-            self.give(taken);
+            self.tell_stuck(is_stuck);
         }
     }
 
-    fn give(&self, taken: bool) {
-        if !taken && !self.stopping {
-            warn!("a thread of this node doesn't take its mail: it has ended, or is stuck");
+    /// Whether a thread that is there doesn't take its mail; one that has ended is told of elsewhere.
+    fn is_stuck<M>(mail: &Sender<M>, letter: M) -> bool {
+        mail.send(letter).is_err() && !mail.is_closed()
+    }
+
+    fn tell_stuck(&self, is_stuck: bool) {
+        if is_stuck && !self.stopping {
+            warn!("a thread of this node doesn't take its mail: it is stuck");
         }
     }
 
@@ -301,9 +306,9 @@ impl ControlThread {
     fn ask_units(&mut self, now: Nanos) {
         self.beat_at = now.after(BEAT_INTERVAL);
         for shard in &self.shards {
-            self.give(shard.send(ShardMail::Beat).is_ok());
+            self.tell_stuck(Self::is_stuck(shard, ShardMail::Beat));
         }
-        self.give(self.metadata.send(MetaMail::Beat).is_ok());
+        self.tell_stuck(Self::is_stuck(&self.metadata, MetaMail::Beat));
     }
 
     fn take_vote(&mut self, io: &mut Io) {
@@ -437,7 +442,7 @@ fn verdict_text(store: StoreId, verdict: StoreVerdict) -> String {
         ),
         StoreVerdict::Stale { .. } => format!(
             "store {store} is older than what the cluster knows of it, as after a rollback or from a copy; it is refused: replace it by an empty one \
-             with `catena admin disk replace`"
+             with `catena admin disk replace`, or, where no other node has its data, go on with what it has: `catena server recover --accept-data-loss --config FILE`"
         ),
         StoreVerdict::Expelled => {
             format!("the loss of store {store} was accepted: it can't come back under this id")

@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use wire::control::{CaughtUp, ChainId, Condition, LogEnd, StoreBeat, StoreReport, Synced};
 use wire::map::{Phase, Unit};
 use wire::meta::GroupState;
-use wire::{Epoch, GroupId, Incarnation, MapNumber, Nanos, Prefix, StoreId};
+use wire::{Epoch, Incarnation, MapNumber, Nanos, Prefix, SessionId, StoreId};
 
 use crate::config::Config;
 use crate::control_thread::ControlMail;
@@ -458,9 +458,9 @@ impl MetaStart {
         map: &placement::ClusterMap,
         accept_data_loss: bool,
     ) -> Self {
-        let group = map.group(GroupId(0));
         let mut start = Self::new(config, identity);
-        start.settings.generation = group.map_or(0, |group| group.generation);
+        // The generation is that of the map that the control group gives it; the stored one may be older.
+        start.settings.generation = SessionId::GENERATION_COUNT - 1;
         // The stores of shards come first in the map.
         let shards = map.as_map().stores.iter().filter(|store| matches!(store.unit, Unit::Shard(_)));
         start.settings.inventory_sources = u16::try_from(shards.count()).expect("stores have 16-bit indices");

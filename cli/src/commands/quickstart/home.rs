@@ -62,7 +62,8 @@ impl Home {
                 Ok(Self { directory: directory.to_owned(), is_formatted: true, temporaries: Vec::new() })
             }
             _ if exists => {
-                let mut home = Self { directory: directory.to_owned(), is_formatted: false, temporaries: Vec::new() };
+                let mut home =
+                    Self { directory: directory.to_owned(), is_formatted: false, temporaries: Vec::new() };
                 for number in 1..=super::NODES {
                     let node = Self::make(local_cluster::node_directory(directory, number), keep)?;
                     home.temporaries.extend(node.temporaries);

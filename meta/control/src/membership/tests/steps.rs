@@ -234,7 +234,9 @@ fn a_member_serves_when_it_has_synced_in_this_epoch() {
 /// A store whose write had failed was put out of the chain that it was alone in, and what it had couldn't be read any more.
 #[test]
 fn a_fenced_store_serves_while_nobody_else_does() {
-    let fenced = |known: Known, place: usize| known.presence(place, Presence::Gone).with(place, |store| store.reads = true);
+    let fenced = |known: Known, place: usize| {
+        known.presence(place, Presence::Gone).with(place, |store| store.reads = true)
+    };
     fenced(slice(), 0).check("7A1 0S*", "7A1 0S*");
     fenced(slice(), 0).presence(1, Presence::Gone).check("7A2 0S* 1S*", "8P2 0S* 1O*");
     fenced(slice(), 0).check("7A2 0S* 1S*", "8P2 0O* 1S*");

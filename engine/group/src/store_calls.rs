@@ -127,6 +127,25 @@ impl StoreCalls {
                 self.redial(index, Nanos(0), effects);
             }
         }
+        self.give_up_on_former(map);
+    }
+
+    /// Deletes that wait for a store which doesn't ack for the chunks any more are given up, and the replica repeats them: it may never come back.
+    fn give_up_on_former(&mut self, map: &ClusterMap) {
+        let mut former = Vec::new();
+        for (store, peer) in (0_u16..=u16::MAX).zip(&self.peers) {
+            let acks = |id: &ChunkId| {
+                map.route(*id).members.iter().any(|member| member.store == store && member.state.acks())
+            };
+            for call in peer.waiting.iter().chain(peer.asked.values()) {
+                if let Call::Delete { ids, .. } = call
+                    && !ids.iter().all(acks)
+                {
+                    former.push(call.clone());
+                }
+            }
+        }
+        former.iter().for_each(|call| self.give_up(call));
     }
 
     /// Ends a peer's connection; another is made not before `retry_at`.

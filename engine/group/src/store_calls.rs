@@ -145,7 +145,9 @@ impl StoreCalls {
                 }
             }
         }
-        former.iter().for_each(|call| self.give_up(call));
+        for call in &former {
+            self.give_up(call);
+        }
     }
 
     /// Ends a peer's connection; another is made not before `retry_at`.

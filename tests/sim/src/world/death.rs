@@ -41,7 +41,7 @@ impl World {
         let death = self.schedule.now();
         self.last_fault = 1;
         if self.case.has_fault(1) {
-            let by_power = self.seed / 4 % 2 == 0;
+            let by_power = (self.seed / 4).is_multiple_of(2);
             self.tally.count("death", if by_power { "by power" } else { "by a kill" });
             let (mut around, nodes) = self.around();
             nodes[victim].die(by_power, &mut around);

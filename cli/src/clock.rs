@@ -1,6 +1,6 @@
-//! The one place of this crate that reads clocks, for rates and for `touch`.
+//! The one place of this crate that reads clocks, for rates and for `touch`, and that waits.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wire::Timestamp;
 
@@ -22,6 +22,15 @@ impl Stopwatch {
     pub(crate) fn nanoseconds(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Lets time pass before a cluster is asked again how far it is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line is the edge: what is awaited is in other processes, which tell nobody"
+)]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// The present time.

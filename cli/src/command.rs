@@ -70,7 +70,10 @@ enum Command {
     Cp(commands::cp::Cp),
     Compact(commands::compact::Compact),
     Verify(commands::verify::Verify),
+    Locate(commands::locate::Locate),
     Status(commands::status::Status),
+    #[command(subcommand)]
+    Admin(commands::admin::Admin),
     Doctor(commands::doctor::Doctor),
     #[command(subcommand)]
     Bench(commands::bench::Bench),
@@ -202,7 +205,9 @@ impl Command {
             Self::Cp(command) => command.run(context),
             Self::Compact(command) => command.run(context),
             Self::Verify(command) => command.run(context),
+            Self::Locate(command) => command.run(context),
             Self::Status(command) => command.run(context),
+            Self::Admin(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Debug(command) => command.run(context),
@@ -224,6 +229,7 @@ impl Command {
                 | Self::Write(_)
                 | Self::Cp(_)
                 | Self::Verify(_)
+                | Self::Locate(_)
         )
     }
 
@@ -252,6 +258,7 @@ impl Command {
             | Self::Df(_)
             | Self::Find(_)
             | Self::Verify(_)
+            | Self::Locate(_)
             | Self::Status(_)
             | Self::Doctor(_)
             | Self::Debug(_)
@@ -261,6 +268,7 @@ impl Command {
             | Self::Bench(commands::bench::Bench::Check(_) | commands::bench::Bench::Profiles(_)) => {
                 WhenClosed::End
             }
+            Self::Admin(command) => command.when_closed(),
             _ => WhenClosed::GoOn,
         }
     }

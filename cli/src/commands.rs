@@ -1,5 +1,6 @@
 //! One file per command or family: its options with their explanations and examples, and what it does.
 
+pub(crate) mod admin;
 pub(crate) mod attributes;
 pub(crate) mod bench;
 pub(crate) mod cat;
@@ -12,6 +13,7 @@ pub(crate) mod doctor;
 pub(crate) mod find;
 pub(crate) mod get;
 pub(crate) mod ln;
+pub(crate) mod locate;
 pub(crate) mod ls;
 pub(crate) mod mkdir;
 pub(crate) mod mv;

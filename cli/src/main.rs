@@ -22,6 +22,7 @@ mod interrupt;
 mod invocation;
 mod json;
 mod local;
+mod local_cluster;
 mod local_node;
 mod mode;
 mod output;

@@ -1,7 +1,9 @@
 //! The client: a handle on the executor thread, and what concerns the cluster as a whole.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use placement::ClusterMap;
 use wire::GroupId;
 use wire::limits::LIST_ENTRIES_MAX;
 use wire::meta::{Answer, Operation, Query, VolumeInfo, VolumePolicy};
@@ -102,6 +104,12 @@ impl Client {
             client.handle.mutate(NAMES, None, operation, &Subject::Volume(name)).await?;
             Ok(())
         })
+    }
+
+    /// The cluster map by which requests are routed now.
+    pub fn cluster_map(&self) -> Pending<Arc<ClusterMap>> {
+        let handle = self.handle.clone();
+        Pending::start(async move { handle.map(&Subject::Cluster).await })
     }
 
     /// The cluster map, each shard's state and the metadata group's. A shard that doesn't answer is an error in its own row.

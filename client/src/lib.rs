@@ -38,6 +38,7 @@ mod buffers;
 mod client;
 mod compact;
 mod config;
+pub mod control;
 pub mod core;
 mod download;
 mod error;
@@ -63,7 +64,7 @@ pub use error::{Damage, Error, ErrorKind, Subject, UnavailableReason};
 pub use list::Lister;
 pub use pending::Pending;
 pub use status::{ClusterStatus, ShardStatus};
-pub use stored::{DamagedChunk, StoredChunk, StoredChunks, Verifier};
+pub use stored::{CheckedReplica, DamagedChunk, StoredChunk, StoredChunks, Verifier};
 pub use upload::{Upload, UploadChange, UploadOptions};
 pub use volume::{Committed, Volume};
 // The vocabulary that the operations take and return.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use placement::ClusterMap;
 use wire::checksum::BlockHasher;
 use wire::meta::Entry;
-use wire::{ChunkId, ClusterId};
+use wire::{ChunkId, ClusterId, StoreId};
 
 use crate::core::extents::{Step, Walk};
 use crate::core::{Call, Failure, GetCall};
@@ -142,6 +142,43 @@ pub(crate) async fn verify_chunk(volume: Volume, chunk: StoredChunk) -> Result<V
         found.push(DamagedChunk { chunk, damage, replica: address.to_string() });
     }
     Ok(found)
+}
+
+/// What one serving replica says of a chunk; see [`Volume::check_chunk`].
+#[derive(Clone, Debug)]
+pub struct CheckedReplica {
+    /// The replica's store.
+    pub store: StoreId,
+    /// `None`: it sent the chunk, and every byte was verified. Else what is wrong with it there.
+    pub result: Result<Option<Damage>, Error>,
+}
+
+/// Reads one chunk from each replica and takes each answer for itself.
+pub(crate) async fn check_chunk(volume: Volume, chunk: StoredChunk) -> Result<Vec<CheckedReplica>, Error> {
+    let what = volume.subject(b"");
+    let mut map = volume.handle().map(&what).await?;
+    loop {
+        let stores: Vec<StoreId> = map.route(chunk.id).readers().map(|store| store.store).collect();
+        // All are asked before the first is waited for.
+        let calls: Vec<_> =
+            (0..).zip(&stores).map(|(replica, _)| volume.handle().call(get(&chunk, replica))).collect();
+        let mut found = Vec::with_capacity(stores.len());
+        for (store, call) in stores.into_iter().zip(calls) {
+            let result = match call.await {
+                Ok(_) => Ok(None),
+                Err(Failure::Corrupt { .. }) => Ok(Some(Damage::Corrupt)),
+                Err(Failure::Missing { .. }) => Ok(Some(Damage::Missing)),
+                Err(failure) => Err(volume.handle().error(failure, &what)),
+            };
+            found.push(CheckedReplica { store, result });
+        }
+        // A replica is asked for by its place in the chain: where that has changed meanwhile, another one may have answered.
+        let now = volume.handle().map(&what).await?;
+        if now.route(chunk.id).chain == map.route(chunk.id).chain {
+            return Ok(found);
+        }
+        map = now;
+    }
 }
 
 /// The call for a whole chunk of one replica.

@@ -12,8 +12,8 @@ use wire::{CommitIndex, GroupId, InodeId, Version};
 
 use crate::handle::Handle;
 use crate::{
-    DamagedChunk, Download, Error, Lister, Pending, ReadRange, StoredChunk, StoredChunks, Subject, Upload,
-    UploadOptions, Verifier,
+    CheckedReplica, DamagedChunk, Download, Error, Lister, Pending, ReadRange, StoredChunk, StoredChunks,
+    Subject, Upload, UploadOptions, Verifier,
 };
 
 /// A volume, and a directory in it that paths begin at: the root, unless [`at`](Self::at) chose another.
@@ -140,6 +140,12 @@ impl Volume {
     /// missing rightly: [`verify_file`](Self::verify_file) looks.
     pub fn verify_chunk(&self, chunk: &StoredChunk) -> Pending<Vec<DamagedChunk>> {
         Pending::start(crate::stored::verify_chunk(self.clone(), *chunk))
+    }
+
+    /// Reads one chunk from every serving replica, all at once, and says of each what came of it: for showing where a chunk lies. At most
+    /// 8 replicas' chunks are held at once.
+    pub fn check_chunk(&self, chunk: &StoredChunk) -> Pending<Vec<CheckedReplica>> {
+        Pending::start(crate::stored::check_chunk(self.clone(), *chunk))
     }
 
     /// Makes a directory. `parents`: missing parents are made too, and a directory that exists already is no error.

@@ -83,6 +83,9 @@ pub struct StoreReport {
     /// Whether recovery cut a tail that may have been acked: it seeds only if no clean member can come back (R7). The store keeps the mark
     /// durably until each of its members serves again: a second restart finds nothing to cut, and lacks what the first one did.
     pub recovered_cut: bool,
+    /// Whether recovery missed something that may have been acked: batches damaged or gone. A chain that goes on with this store alone stamps its slice (R8).
+    /// Kept as long as the mark before.
+    pub lacks: bool,
     /// Where a metadata log ends; zero for shards.
     pub log_end: LogEnd,
     /// The sequence of the last durable batch.

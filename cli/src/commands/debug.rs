@@ -244,6 +244,8 @@ impl LogCommand {
             device_bytes: overlay.length(),
             prezero_bytes: 0,
             accept_data_loss: false,
+            life_random: 0,
+            takes_over: None,
         };
         let mut log = Log::open(config, expected);
         let findings = self.replay(context, &mut log, &mut overlay)?;

@@ -12,27 +12,36 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Termination;
 use crate::json::Object;
+use crate::local_cluster::{self, LocalCluster, NODES_MAX};
 use crate::local_node::{self, Kind, NODE_DIRECTORY};
 use crate::text::{count, quote, shell};
 
 /// How often the node is asked whether something of it has failed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Several nodes have all copies within this, unless there is much to be synced.
+const WHOLE_PATIENCE: Duration = Duration::from_mins(1);
 /// The file in which clients find the endpoint.
 const ENDPOINT_FILE: &str = "endpoint";
 
-/// Run a node for development, on this machine alone
+/// Run a node or several for development, on this machine alone
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   catena dev
   catena dev --dir demo --shards 2
+  catena dev --dir demo --nodes 3
   export CATENA_ENDPOINT=$(cat demo/endpoint)
 
-The data stays in DIR/node-1 and is there again at the next start. One node keeps one copy.")]
+The data stays in DIR/node-K and is there again at the next start. One node keeps one copy, two keep two, three and more keep three. Each of several is a
+process of its own: its configuration, pid and log are DIR/node-K/config.toml, pid and log, and one that was killed starts again with
+`catena server --config DIR/node-K/config.toml`. A later start with more nodes adds them.")]
 pub(crate) struct Dev {
     /// Where its data is kept [default: $XDG_DATA_HOME/catena/dev]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Nodes, each a process of its own [default: 1, in this process; later starts: as many as there are]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    nodes: Option<u16>,
     /// Cores to use [default: all but one, at most 4; later starts: as many as at the first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: Option<u16>,
@@ -51,6 +60,10 @@ impl Dev {
             Some(directory) => directory.clone(),
             None => local_node::default_directory()?,
         };
+        let configured = local_cluster::configured(&directory);
+        if configured > 0 || self.nodes.is_some_and(|nodes| nodes > 1) {
+            return self.run_several(context, &directory, configured, &termination);
+        }
         let mut config = self.config(&directory)?;
         if context.global.quiet {
             config.log = config.log.quiet();
@@ -73,6 +86,62 @@ impl Dev {
         outcome.and(local_node::stop(node))
     }
 
+    /// As many nodes as are wanted, each a process of its own.
+    fn run_several(
+        &self,
+        context: &mut Context,
+        directory: &Path,
+        configured: u16,
+        termination: &Termination,
+    ) -> Result<()> {
+        self.check_listen()?;
+        let is_single = configured == 0 && local_node::look(directory)? != Kind::Free;
+        if is_single && !holds_only_endpoint(directory) {
+            return Err(Failure::new(
+                Exit::Conflict,
+                directory.display().to_string(),
+                "isn't empty, and isn't the directory of several nodes",
+            )
+            .next("name an empty or new directory: catena dev --nodes N --dir DIR"));
+        }
+        if let Some(nodes) = self.nodes.filter(|nodes| *nodes < configured) {
+            let reason = format!("{nodes}: there are {} already", count(configured.into(), "node"));
+            return Err(
+                Failure::usage("--nodes", reason).next("leave --nodes out, or name another directory")
+            );
+        }
+        let nodes = self.nodes.unwrap_or(configured);
+        let endpoint_file = directory.join(ENDPOINT_FILE);
+        drop(fs::remove_file(&endpoint_file));
+        let mut cluster = LocalCluster::prepare(directory, nodes, self.listen, |own| {
+            let mut config = Config::development(own, self.shards.or(Some(1)), self.listen);
+            config.insecure_listen = self.insecure_listen;
+            local_cluster::modest(config)
+        })?;
+        cluster.start(&mut |line| {
+            context.output.note(|| Object::new().with("news", line), || line.to_owned())
+        })?;
+        cluster.wait_whole(WHOLE_PATIENCE, |_| {})?;
+        local_node::write_line(&endpoint_file, &cluster.endpoint())?;
+        announce_several(context, &cluster, directory)?;
+        let outcome = watch(context, &mut cluster, termination);
+        drop(fs::remove_file(&endpoint_file));
+        outcome.and(cluster.stop())
+    }
+
+    fn check_listen(&self) -> Result<()> {
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback())
+            && !self.insecure_listen
+        {
+            return Err(Failure::usage(
+                "--listen",
+                format!("{} isn't a loopback address, and nothing authenticates clients yet", listen.ip()),
+            )
+            .next("if this network is yours alone, say so: --insecure-listen"));
+        }
+        Ok(())
+    }
+
     fn warn_of_shards(&self, context: &Context) {
         let cores = runtime::allowed_cpus().len();
         if let Some(shards) = self.shards.map(usize::from).filter(|shards| *shards > cores && cores > 0) {
@@ -84,15 +153,7 @@ impl Dev {
     }
 
     fn config(&self, directory: &Path) -> Result<Config> {
-        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback())
-            && !self.insecure_listen
-        {
-            return Err(Failure::usage(
-                "--listen",
-                format!("{} isn't a loopback address, and nothing authenticates clients yet", listen.ip()),
-            )
-            .next("if this network is yours alone, say so: --insecure-listen"));
-        }
+        self.check_listen()?;
         match local_node::look(directory)? {
             Kind::Free | Kind::Catena => {}
             // An endpoint file or a half-formatted node isn't somebody's own data; everything else may be.
@@ -167,6 +228,62 @@ fn lines(endpoint: &str, admin: SocketAddr, directory: &Path) -> String {
          data      {data}, one copy of everything: no redundancy\n\
          stop      Ctrl-C"
     )
+}
+
+fn announce_several(context: &mut Context, cluster: &LocalCluster, directory: &Path) -> Result<()> {
+    let (endpoint, quiet) = (cluster.endpoint(), context.global.quiet);
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let file = shell(directory.join(ENDPOINT_FILE).as_os_str().as_bytes());
+    let configs: Vec<String> =
+        (0..cluster.len()).map(|at| cluster.config_file(at).display().to_string()).collect();
+    let copies = cluster.len().min(3);
+    context.output.result(
+        || {
+            Object::new()
+                .with("endpoint", endpoint.as_str())
+                .with("admin", (0..cluster.len()).map(|at| cluster.admin(at).to_string()).collect::<Vec<_>>())
+                .with("configurations", configs.clone())
+                .with("copies", copies as u64)
+                .with("directory", directory.display().to_string())
+        },
+        |_| {
+            if quiet {
+                return endpoint.clone().into_bytes();
+            }
+            let last = configs.last().map_or_else(String::new, |config| shell(config.as_bytes()));
+            format!(
+                "ready     {} at {endpoint}\n\
+                 use it    export CATENA_ENDPOINT=$(cat {file})\n\
+                 admin     http://{}/metrics and so on\n\
+                 data      {}/node-K, {} of everything; each has its config.toml, pid and log\n\
+                 restart   catena server --config {last}\n\
+                 stop      Ctrl-C",
+                count(cluster.len() as u64, "node"),
+                cluster.admin(0),
+                quote(directory.as_os_str().as_bytes()),
+                if copies == 2 { "two copies" } else { "three copies" },
+            )
+            .into_bytes()
+        },
+    )?;
+    context.output.finish()
+}
+
+/// Waits until the cluster is to end; says which nodes have ended meanwhile.
+fn watch(context: &mut Context, cluster: &mut LocalCluster, termination: &Termination) -> Result<()> {
+    loop {
+        if termination.wait(CHECK_INTERVAL).is_some() {
+            return Ok(());
+        }
+        for (at, how) in cluster.ended() {
+            let config = cluster.config_file(at);
+            context.output.warn(&format!(
+                "node-{} has ended ({how}); start it again: catena server --config {}",
+                at + 1,
+                shell(config.as_os_str().as_bytes())
+            ));
+        }
+    }
 }
 
 /// Waits until the node is to end, or can't go on.

@@ -1,5 +1,6 @@
-//! `catena quickstart`: a whole node stores real files and gives them back, and a newcomer reads what happened.
+//! `catena quickstart`: three nodes store real files, lose one of them meanwhile, and give everything back; a newcomer reads what happened.
 
+mod blow;
 mod home;
 mod proof;
 
@@ -18,6 +19,7 @@ use crate::context::{Context, Global};
 use crate::failure::{Exit, Failure, Result};
 use crate::json::Object;
 use crate::local::walk::{FileId, Walk};
+use crate::local_cluster::{self, LocalCluster};
 use crate::local_node;
 use crate::output::WhenClosed;
 use crate::remote::RemotePath;
@@ -26,8 +28,9 @@ use crate::text::{self, count, quote, size, time};
 use crate::transfer::pool::JOBS;
 use crate::transfer::progress::Progress;
 use crate::transfer::report::Report;
+use blow::Blow;
 use home::Home;
-use proof::Proof;
+use proof::{Copies, Proof};
 
 /// What the disk's ceiling is measured with: enough that no cache of the device swallows it whole, little enough to take seconds.
 const CEILING_BYTES: u64 = 256 << 20;
@@ -37,10 +40,16 @@ const CEILING_TIME: Duration = Duration::from_millis(400);
 const CEILING_DEPTHS: [u32; 3] = [4, 16, 32];
 /// What the default source leaves out: what builds and version control make.
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
-/// Names tried for the volume, in a node that was kept.
+/// Names tried for the volume, in a home that was kept.
 const VOLUMES_MAX: u32 = 1000;
+/// Nodes, as many as there are copies.
+const NODES: u16 = 3;
+/// The one that is killed. Not the first, so that nobody thinks that one special.
+const VICTIM: usize = 1;
+/// Everything has its copies within this, also where gigabytes are to be synced.
+const WHOLE_PATIENCE: Duration = Duration::from_mins(10);
 
-/// See a whole node at work: store files, restart it, read everything back and verify every byte
+/// See three nodes at work: store files, kill a node meanwhile, read everything back, and verify every byte of every copy
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,7 +61,7 @@ It uses the first of $TMPDIR, /var/tmp and ./target that is on a disk with room,
 pub(crate) struct Quickstart {
     /// What to store [default: the current directory without target/ and .git/]
     path: Option<PathBuf>,
-    /// Where to keep the node: an empty or new directory, or a former one of its own
+    /// Where to keep the nodes: an empty or new directory, or a former one of its own
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Remove nothing afterwards
@@ -72,9 +81,11 @@ struct Story {
     disk: DiskRates,
     stored: Report,
     stored_nanoseconds: u64,
-    restart_nanoseconds: u64,
+    blow: Blow,
     proof: Proof,
     proof_nanoseconds: u64,
+    redundancy_nanoseconds: u64,
+    copies: Copies,
 }
 
 impl Quickstart {
@@ -91,13 +102,13 @@ impl Quickstart {
         let removed = home.remove();
         let story = outcome?;
         if removed {
-            context.output.line("removed    the node and everything it made")?;
+            context.output.line("removed    the nodes and everything they made")?;
         } else if self.keep || was_formatted {
             context.output.line(&format!("kept       {shown}; serve it with: catena dev --dir {pasted}"))?;
         }
         context
             .output
-            .line("\nNext: `catena dev` runs a node to work with; `catena --help` shows every command.")?;
+            .line("\nNext: `catena dev --nodes 3` runs a cluster to work with; `catena --help` shows every command.")?;
         story.finish(context, &shown)
     }
 
@@ -116,10 +127,11 @@ impl Quickstart {
         home: &Home,
     ) -> Result<Story> {
         let shown = quote(std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()));
-        let config = config(home, bytes)?;
-        node::logging::init(&config.log).map_err(|error| local_node::config_failure(&error))?;
+        let mut log = Config::default().log;
+        "warn".clone_into(&mut log.level);
+        node::logging::init(&log).map_err(|error| local_node::config_failure(&error))?;
         context.output.line(&format!(
-            "Catena keeps {shown} ({}) in a node of its own in {}.\nOne node keeps one copy: no redundancy.\n",
+            "Catena keeps {shown} ({}) in three nodes of its own in {}.\nThree copies of everything, and a write is done when all of them are on disk.\n",
             size::human(bytes),
             home.directory().display()
         ))?;
@@ -129,35 +141,71 @@ impl Quickstart {
             size::human(disk.write),
             size::human(disk.read)
         ))?;
-        if !home.is_formatted {
-            local_node::format(&config)?;
-        }
-        let node = local_node::start(config.clone())?;
-        context.output.line(&format!(
-            "started    a node with {} at {}",
-            count(u64::from(config.shard_count()), "shard"),
-            node.endpoint()
-        ))?;
-        let since = clock::now();
-        let stored = store(context, &node.endpoint(), source, excluded);
-        let (place, stored, stored_nanoseconds) = match stored {
-            Ok(stored) => stored,
-            Err(failure) => {
-                drop(local_node::stop(node));
-                return Err(failure);
-            }
-        };
-        context.output.line(&stored_line(&stored, stored_nanoseconds, disk))?;
+        let mut cluster = LocalCluster::prepare(home.directory(), NODES, None, |own| config(own, bytes))?;
         let watch = Stopwatch::start();
-        local_node::stop(node)?;
-        let node = local_node::start(config)?;
-        let restart_nanoseconds = watch.nanoseconds();
-        context.output.line(&format!("restarted  the node, in {}", time::duration(restart_nanoseconds)))?;
-        let proved = self.read_back(context, &node.endpoint(), &place, (source, since), home);
-        local_node::stop(node)?;
-        let (proof, proof_nanoseconds) = proved?;
+        cluster.start(&mut |_| Ok(()))?;
+        cluster.wait_whole(WHOLE_PATIENCE, |_| {})?;
+        context.output.line(&format!(
+            "started    {}, each a process of its own, at {}, in {}",
+            count(u64::from(NODES), "node"),
+            cluster.endpoint(),
+            time::duration(watch.nanoseconds())
+        ))?;
+        let endpoint = cluster.endpoint();
+        let since = clock::now();
+        let (place, stored, stored_nanoseconds, blow) =
+            store(context, &mut cluster, source, excluded, bytes)?;
+        context.output.line(&stored_line(&stored, stored_nanoseconds, disk))?;
+        context.output.line(&blow.line(bytes))?;
+        let (proof, proof_nanoseconds) = self.read_back(context, &endpoint, &place, (source, since))?;
         context.output.line(&proof_lines(&proof, proof_nanoseconds, disk))?;
-        Ok(Story { disk, stored, stored_nanoseconds, restart_nanoseconds, proof, proof_nanoseconds })
+        let watch = Stopwatch::start();
+        cluster.restart(VICTIM)?;
+        let restart_nanoseconds = watch.nanoseconds();
+        cluster.wait_whole(WHOLE_PATIENCE, |_| {})?;
+        let redundancy_nanoseconds = watch.nanoseconds();
+        context.output.line(&format!(
+            "restarted  node-{}, in {}; everything has three copies again after {}",
+            VICTIM + 1,
+            time::duration(restart_nanoseconds),
+            time::duration(redundancy_nanoseconds)
+        ))?;
+        let copies = self.check_copies(context, &endpoint, &place, home)?;
+        context.output.line(&format!(
+            "checked    {} of {}, read from the disks of all nodes: all there, and right",
+            count(copies.chunks, "copy"),
+            size::human(copies.bytes)
+        ))?;
+        cluster.stop()?;
+        Ok(Story {
+            disk,
+            stored,
+            stored_nanoseconds,
+            blow,
+            proof,
+            proof_nanoseconds,
+            redundancy_nanoseconds,
+            copies,
+        })
+    }
+
+    /// Reads every copy of every file's chunks.
+    fn check_copies(
+        &self,
+        context: &Context,
+        endpoint: &str,
+        place: &RemotePath,
+        home: &Home,
+    ) -> Result<Copies> {
+        let mut client = connect(context, endpoint);
+        let copies = proof::check_copies(&mut client, place)?;
+        // In a former home only the volume of this run goes.
+        if home.is_formatted && !self.keep {
+            let removed = client.client()?.remove_volume(&place.volume, true).wait();
+            removed.map_err(|error| failure(format!("/{}", place.volume), &error))?;
+        }
+        client.close();
+        Ok(copies)
     }
 
     /// Compares everything with its source, through a client that knows nothing of the first one.
@@ -167,7 +215,6 @@ impl Quickstart {
         endpoint: &str,
         place: &RemotePath,
         (source, since): (&Path, Timestamp),
-        home: &Home,
     ) -> Result<(Proof, u64)> {
         let mut fresh = connect(context, endpoint);
         let progress = Progress::new(&fresh);
@@ -175,11 +222,6 @@ impl Quickstart {
         let proof = proof::prove(&mut fresh, place, source, since, &progress);
         progress.finish();
         let nanoseconds = watch.nanoseconds();
-        // In a former node only the volume of this run goes.
-        if home.is_formatted && !self.keep {
-            let removed = fresh.client()?.remove_volume(&place.volume, true).wait();
-            removed.map_err(|error| failure(format!("/{}", place.volume), &error))?;
-        }
         fresh.close();
         Ok((proof?, nanoseconds))
     }
@@ -200,16 +242,16 @@ fn measure(source: &Path, excluded: &[FileId]) -> Result<u64> {
     Ok(visits.filter(|visit| visit.metadata.is_file()).map(|visit| visit.metadata.len()).sum())
 }
 
-fn config(home: &Home, bytes: u64) -> Result<Config> {
-    let directory = home.node_directory();
-    let mut config = Config::development(&directory, local_node::formatted_shards(&directory)?, None);
+/// A node of a home for so much data.
+fn config(own: &Path, bytes: u64) -> Config {
+    let mut config = local_cluster::modest(Config::development(own, Some(1), None));
     "warn".clone_into(&mut config.log.level);
     // A development node's share of the disk may be too small for so much data; the room was checked.
     let needed = bytes.saturating_add(bytes / 4).saturating_add(1 << 30);
     for disk in &mut config.disks {
         disk.capacity = ByteSize(disk.capacity.0.max(needed));
     }
-    Ok(config)
+    config
 }
 
 /// A context of its own for one client.
@@ -218,25 +260,28 @@ fn connect(context: &Context, endpoint: &str) -> Context {
     Context::new(global, WhenClosed::GoOn)
 }
 
-/// Stores everything in a new volume: where, what, and how long it took.
+/// Stores everything in a new volume and kills a node meanwhile: where, what, how long it took, and what the kill did.
 fn store(
     context: &Context,
-    endpoint: &str,
+    cluster: &mut LocalCluster,
     source: &Path,
     excluded: &[FileId],
-) -> Result<(RemotePath, Report, u64)> {
-    let mut first = connect(context, endpoint);
+    bytes: u64,
+) -> Result<(RemotePath, Report, u64, Blow)> {
+    let mut first = connect(context, &cluster.endpoint());
     let volume = new_volume(&mut first)?;
     let root = RemotePath { volume, path: Vec::new(), trailing_slash: false };
     let progress = Progress::new(&first);
     let watch = Stopwatch::start();
     let sources = [source.to_owned()];
-    let report = PutOptions::tree(JOBS).put(&mut first, &sources, &root, excluded, &progress);
+    let (report, blow) = blow::during(cluster, VICTIM, (&progress, bytes), || {
+        PutOptions::tree(JOBS).put(&mut first, &sources, &root, excluded, &progress)
+    });
     progress.finish();
     first.close();
     let name = source.file_name().map(std::os::unix::ffi::OsStrExt::as_bytes).unwrap_or_default();
     let place = if source.is_dir() { root } else { root.join(name) };
-    Ok((place, report?, watch.nanoseconds()))
+    Ok((place, report?, watch.nanoseconds(), blow?))
 }
 
 /// A volume that didn't exist: `quickstart`, or with a number in a node that was kept.
@@ -298,9 +343,9 @@ fn compared(bytes: u64, nanoseconds: u64, best: u64) -> (u64, f64) {
 
 fn stored_line(stored: &Report, nanoseconds: u64, disk: DiskRates) -> String {
     let ((files, bytes), (directories, links)) = (stored.files(), stored.directories_and_links());
-    let (rate, percent) = compared(bytes, nanoseconds, disk.write);
+    let (rate, _) = compared(bytes, nanoseconds, disk.write);
     format!(
-        "stored     {}, {} and {}: {} in {}, {}/s, {percent:.1} % of the disk's ceiling",
+        "stored     {}, {} and {}: {} in {}, {}/s, three times each",
         count(files, "file"),
         count(directories, "directory"),
         count(links, "link"),
@@ -313,7 +358,7 @@ fn stored_line(stored: &Report, nanoseconds: u64, disk: DiskRates) -> String {
 fn proof_lines(proof: &Proof, nanoseconds: u64, disk: DiskRates) -> String {
     let (rate, percent) = compared(proof.bytes, nanoseconds, disk.read);
     let lines = format!(
-        "read back  {} in {}, {}/s, {percent:.1} % of the disk's ceiling, by a new client\n\
+        "read back  {} in {}, {}/s, {percent:.1} % of the disk's ceiling, by a new client, from the other two nodes\n\
          verified   every byte of {}, and names, modes, times, links and attributes",
         size::human(proof.bytes),
         time::duration(nanoseconds),
@@ -340,8 +385,8 @@ impl Story {
         let found = proof.files + proof.directories + proof.links + proof.moved_on;
         if found != stored {
             let reason =
-                format!("{} were stored and {found} were found after the restart", count(stored, "thing"));
-            return Err(Failure::new(Exit::Integrity, "the node", reason)
+                format!("{} were stored and {found} were found after the kill", count(stored, "thing"));
+            return Err(Failure::new(Exit::Integrity, "the nodes", reason)
                 .next("please report this, with --keep and the directory"));
         }
         if self.stored.failed() > 0 {
@@ -370,7 +415,12 @@ impl Story {
             .with("disk_read_bytes_per_second", self.disk.read)
             .with("store_bytes_per_second", write_rate)
             .with("store_percent_of_disk", write_percent)
-            .with("restart_milliseconds", self.restart_nanoseconds / 1_000_000)
+            .with("nodes", u64::from(NODES))
+            .with("killed_after_bytes", self.blow.after_bytes)
+            .with("longest_pause_milliseconds", self.blow.pause_nanoseconds / 1_000_000)
+            .with("redundancy_milliseconds", self.redundancy_nanoseconds / 1_000_000)
+            .with("checked_copies", self.copies.chunks)
+            .with("checked_copy_bytes", self.copies.bytes)
             .with("read_bytes_per_second", read_rate)
             .with("read_percent_of_disk", read_percent)
             .with("verified_files", self.proof.files)

@@ -2,7 +2,9 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use client::control::Control;
 use node::Config;
 use sd_notify::NotifyState;
 
@@ -11,8 +13,8 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Termination;
 use crate::json::Object;
-use crate::local_node;
 use crate::text::{self, shell};
+use crate::{local_cluster, local_node};
 
 /// Run a node as an operator does: configured by a file, formatted by `server init`
 #[derive(Debug, clap::Args)]
@@ -33,22 +35,44 @@ pub(crate) struct Server {
     /// Print the defaults with an explanation of every key
     #[arg(long, conflicts_with = "config")]
     print_config: bool,
+    /// End when the process that started this one does
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
 }
 
 /// What `server` does besides serving.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Init(Init),
+    Join(Join),
     Recover(Recover),
 }
 
-/// Format the stores and bootstrap a one-node cluster; nothing else formats
+/// Format the stores and found a cluster of one node; others join it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  catena server init --config catena.toml")]
-struct Init {
+  catena server init --config catena.toml
+  catena server init --adopt --config catena.toml")]
+pub(crate) struct Init {
     /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Format nothing: make the node of an earlier release, which had no control group, one with it; once
+    #[arg(long)]
+    adopt: bool,
+}
+
+/// Format the stores as another node of a cluster that runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  catena server join --config catena.toml --endpoint 192.0.2.7:7421
+  catena server --config catena.toml
+
+Any address of any node will do as endpoint. Cut off, the same command goes on. Starting the node brings it in: chains get replicas in it by themselves.")]
+pub(crate) struct Join {
+    /// The node's configuration; `base_port` isn't 0
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -71,10 +95,14 @@ impl Server {
     pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         match self.command {
             Some(Command::Init(command)) => command.run(context),
+            Some(Command::Join(command)) => command.run(context),
             Some(Command::Recover(command)) => command.run(context),
             None if self.print_config => context.output.bytes(Config::commented_defaults().as_bytes()),
             None => {
                 let file = self.config.as_deref().expect("clap asks for it");
+                if self.end_with_parent {
+                    end_with_parent()?;
+                }
                 run(context, file)
             }
         }
@@ -93,7 +121,10 @@ fn load(context: &Context, file: &Path) -> Result<Config> {
 /// Serves until a signal, then drains.
 fn run(context: &mut Context, file: &Path) -> Result<()> {
     let termination = Termination::subscribe()?;
-    let node = local_node::start(load(context, file)?).map_err(|failure| failure.with_config(file))?;
+    let config = load(context, file)?;
+    let pid = PidFile::new(&config.directory);
+    let node = local_node::start(config).map_err(|failure| failure.with_config(file))?;
+    pid.write()?;
     let endpoint = node.endpoint();
     context.output.result(
         || {
@@ -102,13 +133,51 @@ fn run(context: &mut Context, file: &Path) -> Result<()> {
                 .with("admin", node.admin_address().to_string())
                 .with("cluster", node.cluster().to_string())
         },
-        |_| format!("ready at {endpoint}, admin at http://{}", node.admin_address()).into_bytes(),
+        |_| {
+            let state =
+                node.waits_for().map_or_else(|| "ready".to_owned(), |why| format!("not serving yet ({why})"));
+            format!("{state} at {endpoint}, admin at http://{}", node.admin_address()).into_bytes()
+        },
     )?;
     context.output.finish()?;
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving at {endpoint}"))]);
     let outcome = serve(&node, &termination);
     notify(&[NotifyState::Stopping]);
     outcome.and(local_node::stop(node))
+}
+
+/// The node's process, for whoever wants to signal it; removed when it ends in order.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn new(directory: &Path) -> Self {
+        Self(directory.join("pid"))
+    }
+
+    fn write(&self) -> Result<()> {
+        local_node::write_line(&self.0, &std::process::id().to_string())
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let is_own =
+            std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string());
+        if is_own {
+            drop(std::fs::remove_file(&self.0));
+        }
+    }
+}
+
+/// SIGTERM when the parent ends; one that has ended already is init's to replace.
+fn end_with_parent() -> Result<()> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|error| Failure::io("this process", &error.into()))?;
+    if rustix::process::getppid() != parent {
+        return Err(Failure::new(Exit::Failed, "the process that started this one", "has ended"));
+    }
+    Ok(())
 }
 
 /// Tells the service manager, where there is one.
@@ -135,8 +204,17 @@ fn check_places(config: &Config) -> Result<()> {
 }
 
 impl Init {
-    fn run(self, context: &mut Context) -> Result<()> {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
         let config = load(context, &self.config)?;
+        let start = format!("start it: catena server --config {}", shell(self.config.as_os_str().as_bytes()));
+        if self.adopt {
+            let cluster = node::adopt(&config)
+                .map_err(|error| local_node::failure(&error).with_config(&self.config))?;
+            return context.output.note(
+                || Object::new().with("cluster", cluster.to_string()).with("adopted", true),
+                || format!("cluster {cluster} has a control group now\n{start}"),
+            );
+        }
         check_places(&config)?;
         let made =
             node::init(&config).map_err(|error| local_node::failure(&error).with_config(&self.config))?;
@@ -155,15 +233,47 @@ impl Init {
                 lines.extend(
                     made.stores.iter().map(|(store, path)| format!("  store {store} in {}", path.display())),
                 );
-                lines.push(format!(
-                    "start it: catena server --config {}",
-                    shell(self.config.as_os_str().as_bytes())
-                ));
+                lines.push(start);
                 lines.join("\n")
             },
         )
     }
 }
+
+impl Join {
+    pub(crate) fn run(self, context: &mut Context) -> Result<()> {
+        let config = load(context, &self.config)?;
+        check_places(&config)?;
+        let endpoints = crate::endpoint::find(context.global.endpoint.as_deref())?;
+        let patience = Duration::from_secs(context.global.timeout.map_or(JOIN_PATIENCE, u64::from));
+        let mut control =
+            Control::connect(&endpoints, patience).map_err(|error| local_cluster::control_failure(&error))?;
+        let (node, made) = local_cluster::join(&mut control, &config)?;
+        context.output.note(
+            || {
+                let stores: Vec<String> =
+                    made.stores.iter().map(|(_, path)| path.display().to_string()).collect();
+                Object::new()
+                    .with("cluster", made.cluster.to_string())
+                    .with("node", node.0)
+                    .with("stores", stores)
+            },
+            || {
+                format!(
+                    "{} is node {} of cluster {}, with {}\nstart it: catena server --config {}",
+                    config.name,
+                    node.0,
+                    made.cluster,
+                    text::count(made.stores.len() as u64, "store"),
+                    shell(self.config.as_os_str().as_bytes())
+                )
+            },
+        )
+    }
+}
+
+/// Seconds that a control group is asked for.
+const JOIN_PATIENCE: u64 = 30;
 
 impl Recover {
     fn run(self, context: &mut Context) -> Result<()> {

@@ -33,27 +33,7 @@ impl Status {
 
 /// What keeps the cluster from being healthy.
 fn troubles(status: &ClusterStatus) -> Vec<String> {
-    let mut troubles = Vec::new();
-    for shard in &status.shards {
-        let name = format!("node {} shard {}", shard.node, shard.shard);
-        match &shard.state {
-            Err(error) => troubles.push(format!("{name}: {}", failure("", error).reason)),
-            Ok(state) => {
-                if state.condition != StoreCondition::Serving {
-                    troubles.push(format!("{name}: {}", condition(shard)));
-                }
-                if state.condition == StoreCondition::Serving && state.free_bytes == 0 {
-                    troubles.push(format!("{name}: {}", full(state)));
-                }
-                if state.damaged_count > 0 {
-                    let chunks = text::count(state.damaged_count, "unreadable chunk");
-                    troubles.push(format!(
-                        "{name}: {chunks}; `catena verify` names the files; what `put --resend` replaced counts until it is reclaimed"
-                    ));
-                }
-            }
-        }
-    }
+    let mut troubles: Vec<String> = status.shards.iter().flat_map(shard_troubles).collect();
     match &status.group {
         Err(error) => troubles.push(format!("metadata: {}", failure("", error).reason)),
         Ok(group) => troubles.extend(metadata_troubles(group)),
@@ -61,8 +41,32 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
     troubles
 }
 
+/// What is wrong with a shard, or that it doesn't answer.
+pub(crate) fn shard_troubles(shard: &ShardStatus) -> Vec<String> {
+    let name = format!("node {} shard {}", shard.node, shard.shard);
+    let mut troubles = Vec::new();
+    match &shard.state {
+        Err(error) => troubles.push(format!("{name}: {}", failure("", error).reason)),
+        Ok(state) => {
+            if state.condition != StoreCondition::Serving {
+                troubles.push(format!("{name}: {}", condition(shard)));
+            }
+            if state.condition == StoreCondition::Serving && state.free_bytes == 0 {
+                troubles.push(format!("{name}: {}", full(state)));
+            }
+            if state.damaged_count > 0 {
+                let chunks = text::count(state.damaged_count, "unreadable chunk");
+                troubles.push(format!(
+                    "{name}: {chunks}; `catena verify` names the files; what `put --resend` replaced counts until it is reclaimed"
+                ));
+            }
+        }
+    }
+    troubles
+}
+
 /// What is wrong with the metadata of a group that answers.
-fn metadata_troubles(group: &client::GroupState) -> Vec<String> {
+pub(crate) fn metadata_troubles(group: &client::GroupState) -> Vec<String> {
     let next = "removing still works, what adds something is refused";
     let mut troubles = Vec::new();
     if group.log_full {

@@ -44,6 +44,11 @@ impl Progress {
         self.bar.inc(bytes);
     }
 
+    /// Bytes that are done.
+    pub(crate) fn position(&self) -> u64 {
+        self.bar.position()
+    }
+
     /// So many bytes have to be done again.
     pub(crate) fn retreat(&self, bytes: u64) {
         self.bar.set_position(self.bar.position().saturating_sub(bytes));

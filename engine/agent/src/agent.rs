@@ -8,8 +8,8 @@ use journal::log::Log;
 use journal::{IoOutcome, IoToken};
 use placement::Edition;
 use wire::control::{
-    Answer, CaughtUp, Command, Led, Life, Refusal, RegistrationRefusal, RegistrationReply, Slow, StoreBeat,
-    StoreReport, Synced,
+    Answer, CaughtUp, Command, Led, Life, LogEnd, Refusal, RegistrationRefusal, RegistrationReply, Slow,
+    StoreBeat, StoreReport, Synced,
 };
 use wire::map::Unit;
 use wire::message::{Reply, Request};
@@ -87,8 +87,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that hasn't started.
     pub fn new(identity: Identity, start: Start) -> Self {
-        let units = start.stores.iter().map(|store| store.unit);
-        let follow = Follow::new(Arc::clone(&start.edition), units);
+        let follow = Follow::new(Arc::clone(&start.edition), &start.stores);
         let cluster = identity.cluster;
         let node = identity.node;
         let council = start.voter.map(|voter| {
@@ -117,6 +116,11 @@ impl Agent {
     /// The map that it has promised to follow.
     pub fn installed(&self) -> MapNumber {
         self.follow.installed()
+    }
+
+    /// Whether a unit follows the maps that are published: the control group has accepted its store's present life (R34). Others serve nothing.
+    pub fn takes_part(&self, unit: Unit) -> bool {
+        self.follow.takes_part(unit)
     }
 
     /// Whether its voter leads the control group.
@@ -273,6 +277,11 @@ impl Agent {
         if self.reports.on_beat(beat) {
             self.talk.hurry();
         }
+    }
+
+    /// What a registration says of a store beside that: where its log ends, and its marks (cut, lacks), which go when everything is there again.
+    pub fn on_store(&mut self, store: StoreId, log_end: LogEnd, marks: (bool, bool)) {
+        self.reports.on_store(store, log_end, marks);
     }
 
     /// The stores that a unit needs and can't reach, all of them.

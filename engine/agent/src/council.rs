@@ -492,8 +492,14 @@ mod tests {
     /// An entry of a later format, as after a part of the nodes was upgraded, was passed over: this voter had another map than the others from then on.
     #[test]
     fn a_voter_that_cannot_read_what_was_agreed_on_ends() {
-        let config =
-            LogConfig { capacity_bytes: 8 << 20, device_bytes: 0, prezero_bytes: 0, accept_data_loss: false };
+        let config = LogConfig {
+            capacity_bytes: 8 << 20,
+            device_bytes: 0,
+            prezero_bytes: 0,
+            accept_data_loss: false,
+            life_random: 0,
+            takes_over: None,
+        };
         let log = Log::format(config, format_of(CLUSTER, StoreId([1; 16]), 64 << 10));
         let id = VoterId { cluster: CLUSTER, id: 1 };
         let mut council = Council::new((NodeId(1), id), log, VoterOrigin::Founding, edition(1));

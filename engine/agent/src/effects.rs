@@ -122,7 +122,8 @@ pub struct Effects {
     pub deadline: Option<Nanos>,
     /// Store this map durably; [`Agent::on_stored`](crate::Agent::on_stored) is the answer.
     pub store: Option<Arc<Edition>>,
-    /// Hand this map to every unit of the node; [`Agent::on_followed`](crate::Agent::on_followed) is each unit's answer.
+    /// Hand this map to every unit of the node that [takes part](crate::Agent::takes_part), once it is stored; [`Agent::on_followed`](crate::Agent::on_followed) is each
+    /// unit's answer.
     pub publish: Option<Arc<Edition>>,
     /// The node's lease runs until then (R18).
     pub lease: Option<Nanos>,
@@ -146,6 +147,20 @@ impl Effects {
         self.lease = None;
         self.format_voter = None;
         self.notes.clear();
+    }
+
+    /// Whether there is nothing to carry out.
+    pub fn is_empty(&self) -> bool {
+        self.sends.is_empty()
+            && self.closes.is_empty()
+            && self.dials.is_empty()
+            && self.io.requests.is_empty()
+            && self.notes.is_empty()
+            && self.deadline.is_none()
+            && self.lease.is_none()
+            && self.store.is_none()
+            && self.publish.is_none()
+            && self.format_voter.is_none()
     }
 
     /// A frame whose head `encode` appends.

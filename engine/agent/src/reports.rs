@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use placement::ClusterMap;
-use wire::control::{CaughtUp, ChainId, Heartbeat, Slow, StoreBeat, StoreReport, Synced};
+use wire::control::{CaughtUp, ChainId, Heartbeat, LogEnd, Slow, StoreBeat, StoreReport, Synced};
 use wire::limits::{HEARTBEAT_SLOW_MAX, HEARTBEAT_SUSPECTS_MAX, HEARTBEAT_SYNCED_MAX};
 use wire::map::{Chain, ReplicaState, Unit};
 use wire::{NodeId, StoreId};
@@ -43,6 +43,14 @@ impl Reports {
         store.used_bytes = beat.used_bytes;
         self.lags.insert(beat.store, beat.lag);
         is_news
+    }
+
+    /// What the next registration says of a store.
+    pub(crate) fn on_store(&mut self, store: StoreId, log_end: LogEnd, (recovered_cut, lacks): (bool, bool)) {
+        if let Some(report) = self.stores.iter_mut().find(|known| known.store == store) {
+            report.log_end = report.log_end.max(log_end);
+            (report.recovered_cut, report.lacks) = (recovered_cut, lacks);
+        }
     }
 
     /// The nodes that a unit can't reach now.

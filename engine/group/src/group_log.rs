@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use journal::log::{Log, LogEffect, LogEffects, LogEvent, LogLoss, LogRoom};
 use journal::{OpenError, Opened};
 use replica::{LogSpace, RecordNumber};
-use wire::{Memory, Nanos, Slot};
+use wire::{Incarnation, Memory, Nanos, Slot};
 
 use crate::effects::Turn;
 
@@ -86,6 +86,10 @@ pub(crate) struct GroupLog {
 }
 
 impl GroupLog {
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     pub(crate) fn new(log: Log) -> Self {
         Self {
             log,
@@ -293,10 +297,43 @@ impl GroupLog {
         self.run(LogEvent::Shutdown, turn);
     }
 
+    /// The lives before the present one that the log remembers.
+    pub(crate) fn lives(&self) -> &[Incarnation] {
+        self.log.lives()
+    }
+
+    /// Whether recovery cut a tail.
+    pub(crate) fn recovered_cut(&self) -> bool {
+        self.log.recovered_cut()
+    }
+
+    /// Whether batches are damaged or lost.
+    pub(crate) fn lacks(&self) -> bool {
+        self.log.lacks()
+    }
+
+    /// Control has accepted this life.
+    pub(crate) fn on_accepted<M: Memory>(&mut self, incarnation: Incarnation, turn: &mut Turn<'_, M>) {
+        self.tell(turn, |log, turn, effects| log.on_accepted(turn.clock.now, incarnation, effects));
+    }
+
+    /// The member serves again.
+    pub(crate) fn on_whole<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        self.tell(turn, |log, turn, effects| log.on_whole(turn.clock.now, effects));
+    }
+
     fn run<M: Memory>(&mut self, event: LogEvent<'_>, turn: &mut Turn<'_, M>) {
+        self.tell(turn, |log, turn, effects| log.handle(turn.clock.now, event, turn.memory, effects));
+    }
+
+    fn tell<'a, M: Memory>(
+        &mut self,
+        turn: &mut Turn<'a, M>,
+        what: impl FnOnce(&mut Log, &mut Turn<'a, M>, &mut LogEffects),
+    ) {
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
-        self.log.handle(turn.clock.now, event, turn.memory, &mut effects);
+        what(&mut self.log, turn, &mut effects);
         turn.effects.io.take_over(&effects.io);
         let mut fill = false;
         for effect in &effects.list {

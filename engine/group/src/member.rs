@@ -24,7 +24,7 @@ use replica::{
 use wire::map::{Standing, Store, Unit};
 use wire::message::Request;
 use wire::meta::{GroupState, Query};
-use wire::{ClusterId, CommitIndex, GroupId, Memory, Nanos, NodeId, Prefix, Status, StoreId};
+use wire::{ClusterId, CommitIndex, GroupId, Incarnation, Memory, Nanos, NodeId, Prefix, Status, StoreId};
 
 use crate::effects::{Clock, CloseReason, Effects, Link, Note, OpenFailure, Turn};
 use crate::group_log::{GroupLog, LogNote};
@@ -114,9 +114,49 @@ impl Member {
         }
     }
 
+    /// Its log, to be looked at.
+    pub fn log(&self) -> &Log {
+        self.log.log()
+    }
+
     /// What `status` shows of the group, once it serves.
     pub fn state(&self) -> Option<GroupState> {
         self.replica().map(Replica::group_state)
+    }
+
+    /// The lives before the present one that the log remembers, oldest first ([`Log::lives`]).
+    pub fn lives(&self) -> &[Incarnation] {
+        self.log.lives()
+    }
+
+    /// Whether the log's recovery, now or before, cut a tail that may have been acked (R7, [`Log::recovered_cut`]).
+    pub fn recovered_cut(&self) -> bool {
+        self.log.recovered_cut()
+    }
+
+    /// Whether the log was opened without batches that were durable, now or before ([`Log::lacks`]).
+    pub fn lacks(&self) -> bool {
+        self.log.lacks()
+    }
+
+    /// Control has accepted this life of the log: it forgets those before. Passed over unless the log is open; written with the turn's end.
+    pub fn on_accepted(
+        &mut self,
+        clock: Clock,
+        incarnation: Incarnation,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.on_accepted(incarnation, &mut turn);
+        self.settle(&mut turn);
+    }
+
+    /// The member is Serving again: the log forgets that something was cut or lost. Passed over unless the log is open; written with the turn's end.
+    pub fn on_whole(&mut self, clock: Clock, memory: &mut impl Memory, effects: &mut Effects) {
+        let mut turn = Turn { clock, memory, effects };
+        self.log.on_whole(&mut turn);
+        self.settle(&mut turn);
     }
 
     /// The log begins to open, or to format. The first event of all.

@@ -4,5 +4,6 @@ mod bench;
 mod chain;
 mod ending;
 mod greeting;
+mod lives;
 mod loss;
 mod stores;

@@ -8,9 +8,12 @@
 //! Where the way through the log is lost and that is accepted, `salvage` takes the place of walk and payloads; `shortened` is about files that have lost their end.
 //! The owner, a chunk store or a metadata log, calls [`Device::on_io`] with every answer, then [`Device::advance`] and
 //! [`Device::pop_note`] until there is no note left. Submodules by conversation: `open` finds superblock and checkpoint, `walk` replays the
-//! log, `pipeline` appends, `superblocks` and `checkpoints` write those, `space` grows and zeroes.
+//! log, `pipeline` appends, `superblocks` and `checkpoints` write those, `lives` says what is remembered over restarts, `space` grows and zeroes.
 
 mod checkpoints;
+mod lives;
+#[cfg(test)]
+mod lives_tests;
 mod open;
 mod pipeline;
 #[cfg(test)]
@@ -29,9 +32,9 @@ use wire::{ClusterId, Incarnation, Memory, Nanos, NodeId, Slot, StoreId};
 
 use crate::batch::BatchHeader;
 use crate::io::{IoEffects, IoFailure, IoOutcome, IoRequest, IoToken};
-use crate::layout::{DATA_START, FORMAT_VERSION, Geometry, Place};
+use crate::layout::{DATA_START, Geometry, Place};
 use crate::segments::Segments;
-use crate::superblock::{Identity, Kind, Superblock};
+use crate::superblock::{Identity, Kind, SUPERBLOCK_VERSION, Superblock};
 
 pub use checkpoints::PageContent;
 pub use open::identify;
@@ -50,6 +53,11 @@ pub struct DeviceConfig {
     pub prezero_bytes: u64,
     /// R29's override: open although the log is damaged or can't be read to its end, and cut there.
     pub accept_data_loss: bool,
+    /// Random: the low bits of the life that begins (R34).
+    pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 /// Who is expected to be found; `None` matches any.
@@ -94,7 +102,7 @@ pub enum OpenError {
     #[error("all superblock copies are damaged")]
     SuperblocksDamaged,
     /// Written by a later release.
-    #[error("format version {found} is newer than {FORMAT_VERSION}, the newest this release reads")]
+    #[error("format version {found} is newer than {SUPERBLOCK_VERSION}, the newest this release reads")]
     Newer {
         /// The version found.
         found: u16,
@@ -224,7 +232,7 @@ pub struct Opened {
     pub incarnation: Incarnation,
     /// The log's last batch.
     pub sequence: u64,
-    /// Whether batches behind it were there and cut (R7), or the file has lost its end.
+    /// Whether this opening has cut batches behind it that were there (R7), or the file has lost its end; [`Device::recovered_cut`] remembers it.
     pub recovered_cut: bool,
     /// Whether the last life ended in order.
     pub was_clean: bool,
@@ -418,6 +426,9 @@ impl Device {
             promised_root: [0; 32],
             checkpoints: Vec::new(),
             joints: Vec::new(),
+            lives: Vec::new(),
+            recovered_cut: false,
+            lacks: false,
         };
         Self { superblock: Some(superblock), ..Self::new(config, Stage::FormatProbe) }
     }
@@ -476,6 +487,7 @@ impl Device {
                 Stage::Payloads => self.advance_payloads(memory, io),
                 Stage::Salvage => self.advance_salvage(memory, io),
                 Stage::Serving => {
+                    self.write_news(memory, io);
                     self.advance_space(memory, io);
                     false
                 }

@@ -45,6 +45,51 @@ fn superblock() -> Superblock {
             checkpoint(5, vec![SegmentIndex(12)]),
         ],
         joints: vec![Joint { incarnation: Incarnation(8), after: 1005, segment: SegmentIndex(20) }],
+        lives: vec![Incarnation(6), Incarnation(7)],
+        recovered_cut: true,
+        lacks: true,
+    }
+}
+
+/// A copy as releases with version 1 wrote it: all behind the joints is zero.
+pub(crate) fn version_1(superblock: &Superblock, copy: usize) -> Vec<u8> {
+    let without = Superblock { lives: Vec::new(), recovered_cut: false, lacks: false, ..superblock.clone() };
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    without.encode(copy, &mut bytes);
+    bytes[16..18].copy_from_slice(&1_u16.to_le_bytes());
+    let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[16..], copy as u64);
+    bytes[8..16].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn superblocks_of_version_1_are_read() {
+    let bytes = version_1(&superblock(), 0);
+    assert_eq!(format!("{:016x}", xxh3_64(&bytes)), GOLDEN_SUPERBLOCK_1);
+    let without = Superblock { lives: Vec::new(), recovered_cut: false, lacks: false, ..superblock() };
+    assert_eq!(Superblock::decode(0, &bytes), Ok(without));
+}
+
+/// The largest one fits, and one more life is none.
+#[test]
+fn superblocks_hold_all_that_may_be_in_them() {
+    let mut largest = superblock();
+    for checkpoint in &mut largest.checkpoints {
+        checkpoint.segments = vec![SegmentIndex(1); crate::CHECKPOINT_SEGMENTS_MAX];
+    }
+    largest.joints = vec![largest.joints[0]; crate::JOINTS_MAX];
+    largest.lives = (1..=wire::limits::STORE_LIVES_MAX as u64).map(Incarnation).collect();
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    largest.encode(2, &mut bytes);
+    assert_eq!(Superblock::decode(2, &bytes), Ok(largest));
+    // Marks, then the number of lives: unknown ones, and too many, are damage.
+    let at = 144 + 2 * 72 + 4 * 3 + 24;
+    for (at, change) in [(at, 4), (at + 2, 65), (at + 3, 1)] {
+        superblock().encode(0, &mut bytes);
+        bytes[at] = change;
+        let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[16..], 0);
+        bytes[8..16].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(Superblock::decode(0, &bytes), Err(SuperblockError::Damaged), "{at}");
     }
 }
 
@@ -165,6 +210,7 @@ fn no_bytes_panic() {
     }
 }
 
-const GOLDEN_SUPERBLOCK: &str = "00ba90a621637a0b";
+const GOLDEN_SUPERBLOCK: &str = "817c801bac714182";
+const GOLDEN_SUPERBLOCK_1: &str = "00ba90a621637a0b";
 const GOLDEN_DESCRIPTOR: &str = "d8905f97464ecaa7";
 const GOLDEN_PAGE: &str = "a3d11f79aa2cc85f";

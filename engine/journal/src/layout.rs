@@ -8,7 +8,7 @@
 
 use wire::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 
-/// Version of everything on disk; a newer one is refused by name.
+/// Version of batches and pages; the superblock has [its own](crate::SUPERBLOCK_VERSION), by which a newer store is refused by name.
 pub const FORMAT_VERSION: u16 = 1;
 /// First byte of segment 0.
 pub const DATA_START: u64 = 1 << 20;

@@ -39,5 +39,5 @@ pub use layout::{
 pub use segments::{SegmentState, Segments};
 pub use superblock::{
     CHECKPOINT_SEGMENTS_MAX, CheckpointRef, Identity, JOINTS_MAX, Joint, Kind, Resume, SUPERBLOCK_BYTES,
-    SUPERBLOCK_COPIES, Superblock, SuperblockError, copy_offset as superblock_offset,
+    SUPERBLOCK_COPIES, SUPERBLOCK_VERSION, Superblock, SuperblockError, copy_offset as superblock_offset,
 };

@@ -13,6 +13,7 @@
 //! for each `WantPage` fill the slot and send `Page`. An orderly end is `BeginLastCheckpoint` and, once that is done, `Shutdown`: the log is then
 //! marked as ended in order, and the next start reads the image and nothing else.
 
+mod lives;
 #[cfg(test)]
 mod log_fuzz;
 mod space;
@@ -20,7 +21,7 @@ mod space;
 use std::collections::VecDeque;
 
 use wire::limits::MESSAGE_BYTES_MAX;
-use wire::{Memory, Nanos, Slot};
+use wire::{Incarnation, Memory, Nanos, Slot};
 
 use crate::batch::{HEADER_BYTES, descriptor_bytes_max};
 use crate::checkpoint::page_bytes_max;
@@ -60,6 +61,11 @@ pub struct LogConfig {
     pub prezero_bytes: u64,
     /// R29's override, an operator's explicit act.
     pub accept_data_loss: bool,
+    /// Random: the low bits of the life that begins (R34).
+    pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 /// What happens to a log.
@@ -595,7 +601,9 @@ impl Log {
         if matches!(self.stage, Stage::Opening | Stage::Ended) {
             return;
         }
-        let at = if self.stage == Stage::Serving && self.device.wants_empty_batch() {
+        let at = if self.device.has_news() {
+            now.after(Nanos::MILLISECOND)
+        } else if self.stage == Stage::Serving && self.device.wants_empty_batch() {
             // A deadline that has passed and could not be met is tried again soon, not at once.
             self.last_durable.after(IDLE_NANOS).max(now.after(Nanos::MILLISECOND))
         } else if !self.is_empty()
@@ -771,5 +779,7 @@ fn device_config(config: &LogConfig) -> DeviceConfig {
         device_bytes: config.device_bytes,
         prezero_bytes: config.prezero_bytes,
         accept_data_loss: config.accept_data_loss,
+        life_random: config.life_random,
+        takes_over: config.takes_over,
     }
 }

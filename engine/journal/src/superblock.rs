@@ -5,7 +5,7 @@
 //! offset size
 //!    0     8  magic "CATENASB"
 //!    8     8  checksum: xxh3-64 of bytes 16..8192, seed = copy number: a copy at another's place is invalid
-//!   16     2  format version
+//!   16     2  format version: 2; of version 1 all behind the joints is zero
 //!   18     1  kind: 1 chunks, 2 records
 //!   19     1  clean: 1 = the log ends at the newest checkpoint (graceful stop)
 //!   20     4  segment bytes
@@ -16,23 +16,30 @@
 //!   72     4  node
 //!   76     2  unit: shard, or metadata group
 //!   78     2  checkpoints, 0 to 2
-//!   80     8  incarnation
+//!   80     8  incarnation: the present life, 16 random bits at its low end (R34)
 //!   88     8  secret: seed of every batch's and page's checksum (R30)
 //!   96     8  index key
 //!  104    32  promised epochs' root (zero until chains have more than one member)
 //!  136     8  joints, 0 to 32
 //!  144     …  checkpoints, newest first: 72 bytes + 4 per segment
 //!   …      …  joints: incarnation u64, after sequence u64, segment u32, zero u32
+//!   …      2  marks: 1 recovery cut a tail, 2 batches are damaged or lost
+//!   …      2  lives, 0 to 64
+//!   …      4  zero
+//!   …      …  lives: the incarnations before the present one that are remembered, oldest first, u64 each
 //!   …         zeros
 //! ```
 
 use thiserror::Error;
+use wire::limits::STORE_LIVES_MAX;
 use wire::{ClusterId, Incarnation, NodeId, StoreId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::codec::{Reader, Writer};
-use crate::layout::{BlockIndex, FORMAT_VERSION, Geometry, Place, SUPERBLOCK_STRIDE, SegmentIndex};
+use crate::layout::{BlockIndex, Geometry, Place, SUPERBLOCK_STRIDE, SegmentIndex};
 
+/// Version of the superblock; a newer one is refused by name, version 1 is read and replaced by the first write. Batches and pages have their own.
+pub const SUPERBLOCK_VERSION: u16 = 2;
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 8192;
 pub(crate) const COPY_BYTES: u32 = 8192;
@@ -49,8 +56,16 @@ const OFFSET_CHECKED: usize = 16;
 const FIXED_BYTES: usize = 144;
 const CHECKPOINT_FIXED_BYTES: usize = 72;
 const JOINT_BYTES: usize = 24;
+const LIVES_HEAD_BYTES: usize = 8;
+const LIFE_BYTES: usize = 8;
+const MARK_CUT: u16 = 1;
+const MARK_LACKS: u16 = 2;
 const _: () = assert!(
-    FIXED_BYTES + 2 * (CHECKPOINT_FIXED_BYTES + 4 * CHECKPOINT_SEGMENTS_MAX) + JOINTS_MAX * JOINT_BYTES
+    FIXED_BYTES
+        + 2 * (CHECKPOINT_FIXED_BYTES + 4 * CHECKPOINT_SEGMENTS_MAX)
+        + JOINTS_MAX * JOINT_BYTES
+        + LIVES_HEAD_BYTES
+        + STORE_LIVES_MAX * LIFE_BYTES
         <= SUPERBLOCK_BYTES
 );
 const _: () = assert!(SUPERBLOCK_BYTES as u64 <= SUPERBLOCK_STRIDE);
@@ -176,6 +191,12 @@ pub struct Superblock {
     pub checkpoints: Vec<CheckpointRef>,
     /// Oldest first.
     pub joints: Vec<Joint>,
+    /// Lives before the present one, oldest first; see [`Device::lives`](crate::Device::lives).
+    pub lives: Vec<Incarnation>,
+    /// Recovery cut a tail that may have been acked (R7).
+    pub recovered_cut: bool,
+    /// Batches that were durable are damaged or lost (R29).
+    pub lacks: bool,
 }
 
 /// Why one copy isn't a superblock of ours.
@@ -191,7 +212,7 @@ pub enum SuperblockError {
     #[error("superblock damaged")]
     Damaged,
     /// Ours, whole, of a later release: use that release.
-    #[error("format version {0} is newer than {FORMAT_VERSION}, the newest this release reads")]
+    #[error("format version {0} is newer than {SUPERBLOCK_VERSION}, the newest this release reads")]
     Newer(u16),
 }
 
@@ -205,9 +226,10 @@ impl Superblock {
     pub fn encode(&self, copy: usize, bytes: &mut [u8]) -> u64 {
         assert!(copy < SUPERBLOCK_COPIES && bytes.len() == SUPERBLOCK_BYTES);
         assert!(self.checkpoints.len() <= 2 && self.joints.len() <= JOINTS_MAX);
+        assert!(self.lives.len() <= STORE_LIVES_MAX);
         bytes.fill(0);
         let mut to = Writer::new(&mut bytes[OFFSET_CHECKED..]);
-        to.u16(FORMAT_VERSION);
+        to.u16(SUPERBLOCK_VERSION);
         to.u8(self.kind.code());
         to.u8(u8::from(self.clean));
         to.u32(self.geometry.segment_bytes());
@@ -233,12 +255,24 @@ impl Superblock {
             to.u32(joint.segment.0);
             to.u32(0);
         }
+        self.encode_lives(&mut to);
         let parent = checksum(bytes, 0);
         let own = checksum(bytes, copy);
         let mut head = Writer::new(bytes);
         head.u64(MAGIC);
         head.u64(own);
         parent
+    }
+
+    fn encode_lives(&self, to: &mut Writer<'_>) {
+        let cut = if self.recovered_cut { MARK_CUT } else { 0 };
+        let lacks = if self.lacks { MARK_LACKS } else { 0 };
+        to.u16(cut | lacks);
+        to.u16(u16::try_from(self.lives.len()).expect("limited"));
+        to.u32(0);
+        for life in &self.lives {
+            to.u64(life.0);
+        }
     }
 
     /// Reads copy number `copy`. Total on any bytes.
@@ -255,13 +289,13 @@ impl Superblock {
             return Err(damaged);
         }
         let version = from.u16().ok_or(damaged)?;
-        if version > FORMAT_VERSION {
+        if version > SUPERBLOCK_VERSION {
             return Err(SuperblockError::Newer(version));
         }
-        Self::decode_fields(&mut from).ok_or(damaged)
+        Self::decode_fields(version, &mut from).ok_or(damaged)
     }
 
-    fn decode_fields(from: &mut Reader<'_>) -> Option<Self> {
+    fn decode_fields(version: u16, from: &mut Reader<'_>) -> Option<Self> {
         let kind = Kind::from_code(from.u8()?)?;
         let clean = from.u8()? == 1;
         let geometry = Geometry::new(from.u32()?)?;
@@ -281,16 +315,8 @@ impl Superblock {
             return None;
         }
         let checkpoints = (0..checkpoint_count).map(|_| decode_checkpoint(from)).collect::<Option<_>>()?;
-        let joint = |_| {
-            let joint = Joint {
-                incarnation: Incarnation(from.u64()?),
-                after: from.u64()?,
-                segment: SegmentIndex(from.u32()?),
-            };
-            from.u32()?;
-            Some(joint)
-        };
-        let joints = (0..joint_count).map(joint).collect::<Option<_>>()?;
+        let joints = (0..joint_count).map(|_| decode_joint(from)).collect::<Option<_>>()?;
+        let (marks, lives) = if version == 1 { (0, Vec::new()) } else { decode_lives(from)? };
         Some(Self {
             kind,
             clean,
@@ -304,6 +330,9 @@ impl Superblock {
             promised_root,
             checkpoints,
             joints,
+            lives,
+            recovered_cut: marks & MARK_CUT != 0,
+            lacks: marks & MARK_LACKS != 0,
         })
     }
 
@@ -373,4 +402,25 @@ fn decode_checkpoint(from: &mut Reader<'_>) -> Option<CheckpointRef> {
     let segments = (0..count).map(|_| from.u32().map(SegmentIndex)).collect::<Option<_>>()?;
     let resume = Resume { sequence, incarnation, place, checksum, next, reach };
     Some(CheckpointRef { number, resume, durable_upto, mark, pages, segments })
+}
+
+fn decode_joint(from: &mut Reader<'_>) -> Option<Joint> {
+    let joint = Joint {
+        incarnation: Incarnation(from.u64()?),
+        after: from.u64()?,
+        segment: SegmentIndex(from.u32()?),
+    };
+    from.u32()?;
+    Some(joint)
+}
+
+/// The marks and the lives.
+fn decode_lives(from: &mut Reader<'_>) -> Option<(u16, Vec<Incarnation>)> {
+    let (marks, count) = (from.u16()?, usize::from(from.u16()?));
+    from.u32()?;
+    if count > STORE_LIVES_MAX || marks & !(MARK_CUT | MARK_LACKS) != 0 {
+        return None;
+    }
+    let lives = (0..count).map(|_| from.u64().map(Incarnation)).collect::<Option<_>>()?;
+    Some((marks, lives))
 }

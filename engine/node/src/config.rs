@@ -38,6 +38,10 @@ const OFFSET_SHARD_PORT: u16 = 10;
 pub struct Config {
     /// The node's name, shown in status and logs.
     pub name: String,
+    /// The rack or other domain that fails as a whole, for placing copies apart; empty: not known.
+    pub rack: String,
+    /// Control ports (`host:port`, base port + 2) of other nodes of the cluster, to be asked when those that the cluster map names don't answer.
+    pub join: Vec<String>,
     /// Where the node keeps its identity, the last cluster map and, unless `metadata.directory` says otherwise, its metadata log.
     pub directory: PathBuf,
     /// Address to listen on.
@@ -134,6 +138,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: "node-1".into(),
+            rack: String::new(),
+            join: Vec::new(),
             directory: "/var/lib/catena".into(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             base_port: 7420,
@@ -243,6 +249,7 @@ impl Config {
                 "1 to 255 bytes, not of spaces alone, without control characters, `\"` and `\\`",
             );
         }
+        self.validate_cluster()?;
         if self.directory.as_os_str().is_empty() {
             return wrong("directory", "it must name a directory");
         }
@@ -300,6 +307,21 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// What matters to other nodes.
+    fn validate_cluster(&self) -> Result<(), ConfigError> {
+        let wrong = |key, reason| Err(ConfigError::Value { key, reason });
+        if !self.rack.is_empty() && !is_node_name(&self.rack) {
+            let reason = "at most 255 bytes without control characters, `\"` and `\\`; or empty".to_owned();
+            return wrong("rack", reason);
+        }
+        match self.join.iter().find(|text| text.parse::<SocketAddr>().is_err()) {
+            Some(endpoint) => {
+                wrong("join", format!("`{endpoint}` isn't an address with a port, as 192.0.2.7:7422"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The cores have to be this process's: a thread that can't be bound would run on any, and spin there.

@@ -127,6 +127,16 @@ impl Disk {
         self.begin_background(io);
     }
 
+    /// Whether nothing that was begun is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.foreground == 0
+            && self.background.is_empty()
+            && self.held_back.is_empty()
+            && self.reads.is_empty()
+            && self.waiting.is_empty()
+            && self.zeroing.is_empty()
+    }
+
     /// A turn of the thread ends.
     pub(crate) fn end_turn(&mut self) {
         self.read_depth.end_turn();

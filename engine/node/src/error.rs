@@ -31,6 +31,21 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
     },
+    /// The directory was formatted by a release without control groups.
+    #[error(
+        "{directory}: was formatted by an earlier release, before clusters had a control group; adopt it once, on its only node: \
+         `catena server init --adopt --config FILE`"
+    )]
+    NotAdopted {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// There is nothing to adopt.
+    #[error("{directory}: has a control group already; nothing was changed")]
+    Adopted {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Formatting would overwrite something.
     #[error(
         "{path}: exists already; nothing was changed. `init` formats only what is new: remove it yourself if its data may go"
@@ -161,6 +176,8 @@ impl Error {
         match self {
             Self::File { path, .. }
             | Self::NotInitialized { directory: path }
+            | Self::NotAdopted { directory: path }
+            | Self::Adopted { directory: path }
             | Self::Exists { path }
             | Self::Formatting { directory: path }
             | Self::Missing { path }

@@ -13,12 +13,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::config::Config;
+use crate::vote::Vote;
 
-/// Version of the directory's layout; a newer one is refused by name. Since 2 the metadata log has a uuid here.
-pub(crate) const DIRECTORY_FORMAT: u32 = 2;
+/// Version of the directory's layout; a newer one is refused by name. Since 2 the metadata log has a uuid here, since 3 the node's vote.
+pub(crate) const DIRECTORY_FORMAT: u32 = 3;
 const IDENTITY_FILE: &str = "identity.toml";
 const MAP_FILE: &str = "cluster.map";
 const METADATA_FILE: &str = "metadata.log";
+const JOINING_FILE: &str = "joining.toml";
 
 /// What stands before the map in its file: magic, then xxh3-64 of the map. Its format and number are its own.
 const MAP_HEADER_BYTES: usize = 16;
@@ -42,6 +44,17 @@ pub(crate) struct Identity {
     pub(crate) stores: Vec<StoreId>,
     /// The metadata replica's log; zero in a directory of format 1, which didn't name it.
     pub(crate) metadata: StoreId,
+    /// Its vote in the control group.
+    pub(crate) vote: Option<Vote>,
+    /// The layout that was read; a directory of an earlier one knows no control group.
+    pub(crate) format: u32,
+}
+
+impl Identity {
+    /// Whether the directory was formatted before control groups were.
+    pub(crate) fn is_old(&self) -> bool {
+        self.format < DIRECTORY_FORMAT
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -53,6 +66,22 @@ struct IdentityFile {
     stores: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     metadata: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vote: Option<VoteFile>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct JoiningFile {
+    stores: Vec<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct VoteFile {
+    id: u64,
+    log: String,
+    founder: bool,
 }
 
 /// Files of a node's own directory.
@@ -100,7 +129,14 @@ impl NodeDirectory {
         let metadata = file.metadata.map_or(Some([0; 16]), |text| parse_uuid(&text));
         let metadata = metadata.ok_or_else(|| damaged("`metadata` isn't an id".into()))?;
         let (cluster, metadata) = (ClusterId(cluster), StoreId(metadata));
-        Ok(Identity { cluster, node: NodeId(file.node), stores, metadata })
+        let vote = file.vote.map(|vote| {
+            let log = parse_uuid(&vote.log).map(StoreId);
+            log.map(|log| Vote { id: vote.id, log, is_founder: vote.founder })
+        });
+        let vote = vote.map_or(Ok(None), |vote| {
+            vote.map(Some).ok_or_else(|| damaged("`vote.log` isn't an id".into()))
+        })?;
+        Ok(Identity { cluster, node: NodeId(file.node), stores, metadata, vote, format: file.format })
     }
 
     /// Makes the directory a node's; the last step of formatting.
@@ -111,6 +147,11 @@ impl NodeDirectory {
             node: identity.node.0,
             stores: identity.stores.iter().map(ToString::to_string).collect(),
             metadata: Some(identity.metadata.to_string()),
+            vote: identity.vote.map(|vote| VoteFile {
+                id: vote.id,
+                log: vote.log.to_string(),
+                founder: vote.is_founder,
+            }),
         };
         let text = toml::to_string(&file).expect("strings and numbers are TOML");
         let text =
@@ -143,6 +184,38 @@ impl NodeDirectory {
     /// Stores the cluster map durably.
     pub(crate) fn write_map(&self, bytes: &[u8]) -> Result<(), Error> {
         write_atomically(&self.map_path(), &[&map_header(bytes), bytes].concat())
+    }
+
+    /// The stores of a node that is about to join: the shards' in order, then the metadata log.
+    pub(crate) fn read_joining(&self) -> Result<Option<Vec<StoreId>>, Error> {
+        let path = self.path.join(JOINING_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::file("read", &path, source)),
+        };
+        let damaged = |reason: &str| Error::Damaged { path: path.clone(), reason: reason.into() };
+        let file: JoiningFile = toml::from_str(&text).map_err(|error| damaged(error.message()))?;
+        let stores: Option<Vec<StoreId>> =
+            file.stores.iter().map(|text| parse_uuid(text).map(StoreId)).collect();
+        stores.map(Some).ok_or_else(|| damaged("`stores` has something that isn't an id"))
+    }
+
+    pub(crate) fn write_joining(&self, stores: &[StoreId]) -> Result<(), Error> {
+        let file = JoiningFile { stores: stores.iter().map(ToString::to_string).collect() };
+        let text = toml::to_string(&file).expect("strings are TOML");
+        let text = format!(
+            "# A node that is joining a cluster: gone once it is formatted. Remove it to begin with another one.\n{text}"
+        );
+        write_atomically(&self.path.join(JOINING_FILE), text.as_bytes())
+    }
+
+    /// The node is formatted, and its identity says who it is.
+    pub(crate) fn remove_joining(&self) {
+        let path = self.path.join(JOINING_FILE);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what the join doesn't need any more");
+        }
     }
 
     /// Where the cluster map is.
@@ -219,6 +292,8 @@ mod tests {
             node: NodeId(1),
             stores: vec![StoreId([1; 16]), StoreId([0xfe; 16])],
             metadata: StoreId([0xab; 16]),
+            vote: Some(Vote { id: 5, log: StoreId([0xcd; 16]), is_founder: false }),
+            format: DIRECTORY_FORMAT,
         }
     }
 
@@ -261,10 +336,12 @@ mod tests {
         let directory = NodeDirectory::new(temporary.path());
         directory.write_identity(&identity()).expect("written");
         let path = temporary.path().join(IDENTITY_FILE);
-        let text = fs::read_to_string(&path).expect("text").replace("format = 2", "format = 1");
+        let text = fs::read_to_string(&path).expect("text").replace("format = 3", "format = 1");
+        let text = text.split("[vote]").next().expect("a part");
         let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("metadata")).collect();
         fs::write(&path, text.join("\n")).expect("written");
-        let first = Identity { metadata: StoreId([0; 16]), ..identity() };
+        let first = Identity { metadata: StoreId([0; 16]), vote: None, format: 1, ..identity() };
+        assert!(first.is_old());
         assert_eq!(directory.read_identity().expect("read"), first);
     }
 
@@ -276,10 +353,11 @@ mod tests {
         let path = temporary.path().join(IDENTITY_FILE);
         let text = fs::read_to_string(&path).expect("text");
         for (from, to, expected) in [
-            ("format = 2", "format = 3", "format 3"),
+            ("format = 3", "format = 4", "format 4"),
             ("cluster = \"07", "cluster = \"xx", "`cluster`"),
             ("node = 1", "knot = 1", "identity.toml"),
             ("metadata = \"ab", "metadata = \"xx", "`metadata`"),
+            ("log = \"cd", "log = \"xx", "`vote.log`"),
         ] {
             fs::write(&path, text.replace(from, to)).expect("written");
             let error = directory.read_identity().expect_err(to).to_string();

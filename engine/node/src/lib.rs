@@ -8,11 +8,13 @@
 mod admin;
 mod bootstrap;
 pub mod config;
+mod control_thread;
 mod disk;
 mod error;
 mod files;
 mod fullness;
 mod identity;
+mod keeper;
 pub mod logging;
 mod meta_log;
 mod meta_thread;
@@ -22,10 +24,13 @@ mod progress;
 mod read_depth;
 mod shard_thread;
 mod start;
+mod teller;
 mod units;
+mod vote;
 
 pub use bootstrap::{
-    Initialized, RecoverReport, formatted_shards, init, is_initialized, is_running, recover,
+    Initialized, Joining, RecoverReport, adopt, formatted_shards, init, is_initialized, is_running,
+    prepare_join, recover,
 };
 pub use config::{Config, ConfigError, Disk, LogFormat};
 pub use disk::STORE_HEADROOM_BYTES;

@@ -24,6 +24,8 @@ pub(crate) fn open_log(start: &MetaStart) -> Log {
         device_bytes: start.device_bytes,
         prezero_bytes: PREZERO_BYTES,
         accept_data_loss: start.accept_data_loss,
+        life_random: u16::from_le_bytes(runtime::clock::random_bytes()),
+        takes_over: start.takes_over,
     };
     let (cluster, node, unit) = (start.identity.cluster, start.identity.node, start.settings.group.0);
     if !start.format {

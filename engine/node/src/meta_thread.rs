@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use group::{Clock, CloseReason, Effects, Link, Member, Note};
 use replica::{Lack, ReplicaConfig};
-use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, StoreFile};
+use runtime::{Io, LinkId, LinkKind, Payload, Receiver, Replier, Sender, StoreFile};
 use tracing::{debug, error, info, warn};
-use wire::map::Unit;
+use wire::control::{CaughtUp, ChainId, Condition, LogEnd, StoreBeat, StoreReport, Synced};
+use wire::map::{Phase, Unit};
 use wire::meta::GroupState;
-use wire::{GroupId, Nanos, Prefix, StoreId};
+use wire::{Epoch, Incarnation, MapNumber, Nanos, Prefix, SessionId, StoreId};
 
 use crate::config::Config;
+use crate::control_thread::ControlMail;
 use crate::disk::{Disk, LOG_HEADROOM_BYTES};
 use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
@@ -19,6 +21,7 @@ use crate::meta_log::{length_of, open_failure, open_log};
 use crate::progress::{Progress, Stage};
 use crate::shard_thread::SharedMap;
 use crate::start::nanoseconds;
+use crate::teller::{Standing, Teller, known_life};
 
 /// What the metadata replica's thread is told from outside.
 #[derive(Debug)]
@@ -27,6 +30,12 @@ pub(crate) enum MetaMail {
     Map(SharedMap),
     /// Its numbers are wanted.
     State(Replier<GroupState>),
+    /// The node's lease runs until then (R18).
+    Lease(Nanos),
+    /// The control agent wants to hear how it is.
+    Beat,
+    /// What the log is registered with, once it is open.
+    Report(Replier<StoreReport>),
 }
 
 /// The service on the metadata replica's thread.
@@ -40,6 +49,12 @@ pub(crate) struct MetaThread {
     path: PathBuf,
     disk: Disk,
     mail: Receiver<MetaMail>,
+    teller: Teller,
+    /// The newest map, and the epoch that it prepares; promised once that is sealed.
+    newest: Option<(MapNumber, Option<Epoch>)>,
+    sealed: Epoch,
+    /// It does nothing any more, so that nobody needs to wait for its promise.
+    is_mute: bool,
     progress: Progress,
     fullness: Fullness,
     /// That the log is older than the stores.
@@ -52,7 +67,7 @@ impl MetaThread {
         io: &mut Io,
         (member, start): (Member, MetaStart),
         file: &StoreFile,
-        mail: Receiver<MetaMail>,
+        (mail, teller): (Receiver<MetaMail>, Teller),
         progress: Progress,
     ) -> Self {
         io.attach(&mail);
@@ -65,6 +80,10 @@ impl MetaThread {
             path,
             disk,
             mail,
+            teller,
+            newest: None,
+            sealed: Epoch(0),
+            is_mute: false,
             progress,
             fullness: Fullness::default(),
             is_age_told: false,
@@ -94,10 +113,13 @@ impl MetaThread {
         if let Some(at) = self.effects.deadline {
             io.arm(at);
         }
-        for note in &self.effects.notes {
+        let notes = std::mem::take(&mut self.effects.notes);
+        for note in &notes {
             report(&self.progress, &self.path, io, note);
+            self.tell_control(note);
         }
         self.tell_state(io.now());
+        self.effects.notes = notes;
         let ended = self.effects.notes.contains(&Note::Ended);
         self.effects.clear();
         match ended.then(|| self.member.is_restarting()) {
@@ -105,6 +127,100 @@ impl MetaThread {
             Some(false) => io.stop(),
             None => {}
         }
+    }
+
+    fn tell_control(&mut self, note: &Note) {
+        let (chain, store) = (ChainId::Group(self.start.settings.group), self.teller.store);
+        let caught_up = CaughtUp { group: self.start.settings.group, store };
+        match note {
+            Note::Sealed { epoch } => {
+                self.sealed = self.sealed.max(*epoch);
+                self.promise();
+            }
+            Note::CaughtUp { .. } => self.teller.tell(ControlMail::CaughtUp(caught_up, true)),
+            Note::Restarting => self.teller.tell(ControlMail::CaughtUp(caught_up, false)),
+            Note::Synced { epoch } => {
+                let synced = Synced { chain, epoch: *epoch, store, missing: 0 };
+                self.teller.tell(ControlMail::Synced(vec![synced]));
+            }
+            Note::Fenced | Note::Stopped(_) => {
+                self.is_mute = true;
+                self.promise();
+            }
+            _ => {}
+        }
+    }
+
+    /// A map is promised once what the epoch that it prepares seals is durable here (R1, I5).
+    fn promise(&mut self) {
+        let Some((number, prepared)) = self.newest else { return };
+        let is_sealed = self.is_mute || prepared.is_none_or(|epoch| epoch <= self.sealed);
+        if is_sealed && self.teller.followed < number {
+            self.teller.followed = number;
+            self.beat();
+        }
+    }
+
+    fn on_map(&mut self, io: &mut Io, edition: SharedMap) {
+        let number = edition.number();
+        let map: &placement::ClusterMap = edition.map();
+        let chain = map.group(self.start.settings.group).map(|group| group.chain);
+        let prepared = chain.filter(|chain| chain.phase == Phase::Prepared).map(|chain| chain.epoch);
+        if self.newest.is_none_or(|(known, _)| known < number) {
+            self.newest = Some((number, prepared));
+        }
+        let life = self.member.log().opened().map(|opened| opened.incarnation);
+        let standing = life.map(|life| (life, Standing::of(map, self.teller.store, life)));
+        self.member.on_map(clock(io), edition, io.memory(), &mut self.effects);
+        self.carry_out(io);
+        self.promise();
+        if let Some((life, standing)) = standing.filter(|(_, standing)| standing.is_accepted) {
+            self.member.on_accepted(clock(io), life, io.memory(), &mut self.effects);
+            if standing.is_whole {
+                self.member.on_whole(clock(io), io.memory(), &mut self.effects);
+            }
+            self.carry_out(io);
+        }
+    }
+
+    /// How the log is.
+    fn beat(&self) {
+        let log = self.member.log();
+        let position = self.member.position();
+        let beat = StoreBeat {
+            store: self.teller.store,
+            condition: if self.is_mute { Condition::Fenced } else { Condition::Well },
+            sequence: log.device().durable_sequence(),
+            used_bytes: self.member.state().map_or(0, |state| state.log_bytes),
+            lag: position.and_then(|position| position.lag).unwrap_or(0),
+        };
+        self.teller.beat(beat, self.log_end(), (log.recovered_cut(), log.lacks()));
+    }
+
+    fn log_end(&self) -> LogEnd {
+        self.member
+            .position()
+            .map_or(LogEnd::default(), |position| LogEnd { epoch: position.epoch, index: position.received })
+    }
+
+    /// What the log is registered with.
+    fn store_report(&self) -> Option<StoreReport> {
+        let log = self.member.log();
+        let opened = log.opened()?;
+        Some(StoreReport {
+            store: self.teller.store,
+            unit: self.teller.unit,
+            address: String::new(),
+            incarnation: opened.incarnation,
+            lives: log.lives().to_vec(),
+            recovered_cut: log.recovered_cut(),
+            lacks: log.lacks(),
+            log_end: self.log_end(),
+            sequence: opened.sequence,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            condition: Condition::Well,
+        })
     }
 
     /// The member begins anew with its log, which has ended in order.
@@ -263,9 +379,16 @@ impl runtime::Service for MetaThread {
     fn on_mail(&mut self, io: &mut Io) {
         while let Some(mail) = self.mail.pop() {
             match mail {
-                MetaMail::Map(edition) => {
-                    self.member.on_map(clock(io), edition, io.memory(), &mut self.effects);
+                MetaMail::Map(edition) => self.on_map(io, edition),
+                MetaMail::Lease(until) => {
+                    self.member.on_lease(clock(io), until, io.memory(), &mut self.effects);
                     self.carry_out(io);
+                }
+                MetaMail::Beat => self.beat(),
+                MetaMail::Report(replier) => {
+                    if let Some(report) = self.store_report() {
+                        replier.send(report);
+                    }
                 }
                 MetaMail::State(replier) => {
                     if let Some(state) = self.member.state() {
@@ -320,6 +443,8 @@ pub(crate) struct MetaStart {
     store: StoreId,
     pub(crate) links_max: u32,
     pub(crate) accept_data_loss: bool,
+    /// The life of it that the control group knows, where a loss is accepted.
+    pub(crate) takes_over: Option<Incarnation>,
     pub(crate) format: bool,
     /// Bytes of the log's file.
     pub(crate) device_bytes: u64,
@@ -333,9 +458,9 @@ impl MetaStart {
         map: &placement::ClusterMap,
         accept_data_loss: bool,
     ) -> Self {
-        let group = map.group(GroupId(0));
         let mut start = Self::new(config, identity);
-        start.settings.generation = group.map_or(0, |group| group.generation);
+        // The generation is that of the map that the control group gives it; the stored one may be older.
+        start.settings.generation = SessionId::GENERATION_COUNT - 1;
         // The stores of shards come first in the map.
         let shards = map.as_map().stores.iter().filter(|store| matches!(store.unit, Unit::Shard(_)));
         start.settings.inventory_sources = u16::try_from(shards.count()).expect("stores have 16-bit indices");
@@ -345,6 +470,7 @@ impl MetaStart {
         let log = stores.find(|store| store.unit == group && store.node == identity.node);
         start.store = log.map_or(identity.metadata, |log| log.store);
         start.accept_data_loss = accept_data_loss;
+        start.takes_over = Some(known_life(map, start.store)).filter(|_| accept_data_loss);
         start
     }
 
@@ -369,6 +495,7 @@ impl MetaStart {
             store: identity.metadata,
             links_max: config.limits.connections,
             accept_data_loss: false,
+            takes_over: None,
             format: false,
             device_bytes: 0,
         }
@@ -382,7 +509,7 @@ impl MetaStart {
 
     /// The same log again: it is there, and nothing of it was lost.
     fn reopened(self) -> Self {
-        Self { format: false, accept_data_loss: false, ..self }
+        Self { format: false, accept_data_loss: false, takes_over: None, ..self }
     }
 
     /// Whether the file is made.
@@ -395,7 +522,7 @@ impl MetaStart {
         self,
         io: &mut Io,
         file: &StoreFile,
-        mail: Receiver<MetaMail>,
+        (mail, control): (Receiver<MetaMail>, Sender<ControlMail>),
         progress: Progress,
     ) -> MetaThread {
         let member = group::Identity {
@@ -405,7 +532,8 @@ impl MetaStart {
             store: self.store,
             links_max: self.links_max,
         };
+        let teller = Teller::new(control, Unit::Group(self.settings.group), self.store);
         let member = Member::new(member, self.settings, open_log(&self));
-        MetaThread::new(io, (member, self), file, mail, progress)
+        MetaThread::new(io, (member, self), file, (mail, teller), progress)
     }
 }

@@ -14,6 +14,10 @@ pub(crate) struct Snapshot {
     pub(crate) map: u64,
     /// How often an operator accepted a loss of data.
     pub(crate) accepted_losses: u64,
+    /// A leader of the control group knows the node.
+    pub(crate) is_registered: bool,
+    /// The node leads it.
+    pub(crate) leads: bool,
     /// Each shard that answered, by its number.
     pub(crate) shards: Vec<(u16, ShardState)>,
     /// The metadata replica, if it answered.
@@ -35,6 +39,12 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     let metric = "catena_cluster_accepted_losses_total";
     header(&mut text, metric, "counter", "How often an operator accepted a loss of data.");
     line(&mut text, metric, "", snapshot.accepted_losses);
+    let metric = "catena_control_registered";
+    header(&mut text, metric, "gauge", "1: the control group knows this life of the node.");
+    line(&mut text, metric, "", u64::from(snapshot.is_registered));
+    let metric = "catena_control_leader";
+    header(&mut text, metric, "gauge", "1: this node leads the control group.");
+    line(&mut text, metric, "", u64::from(snapshot.leads));
     condition(&mut text, snapshot);
     for (position, name) in ShardState::NAMES.iter().enumerate() {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
@@ -134,6 +144,8 @@ mod tests {
             node: "n".into(),
             map: 4,
             accepted_losses: 2,
+            is_registered: true,
+            leads: false,
             shards: vec![(0, state), (1, state)],
             group: Some(GroupState::default()),
         };

@@ -11,6 +11,7 @@ use wire::meta::GroupState;
 use wire::{ClusterId, MapNumber, Nanos};
 
 use crate::admin::{Admin, Inspect};
+use crate::control_thread::{ControlMail, ControlState};
 use crate::meta_thread::MetaMail;
 use crate::metrics::{Snapshot, condition_name, render};
 use crate::progress::Watch;
@@ -19,6 +20,8 @@ use crate::start::nanoseconds;
 
 /// A thread that doesn't answer in this time is called stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Whether the node serves is looked at this often.
+const SERVING_LOOK: Duration = Duration::from_millis(5);
 
 /// One of the node's threads.
 #[derive(Debug)]
@@ -36,10 +39,12 @@ pub(crate) struct Thread<M> {
 pub(crate) struct Threads {
     pub(crate) shards: Vec<Thread<ShardMail>>,
     pub(crate) metadata: Option<Thread<MetaMail>>,
+    pub(crate) control: Option<Thread<ControlMail>>,
 }
 
 impl Threads {
-    /// Stops the metadata replica, which may have something left for the stores, then the shards: all of them, whatever happens. The first error is returned.
+    /// Stops the metadata replica, which may have something left for the stores, then the shards, and the control agent last: all of them, whatever happens. The first
+    /// error is returned.
     pub(crate) fn stop(&mut self) -> Result<(), crate::Error> {
         let mut result = self.metadata.take().map_or(Ok(()), end);
         for shard in &self.shards {
@@ -49,7 +54,8 @@ impl Threads {
             let ended = end(shard);
             result = result.and(ended);
         }
-        result
+        let ended = self.control.take().map_or(Ok(()), end);
+        result.and(ended)
     }
 }
 
@@ -61,22 +67,41 @@ impl Drop for Threads {
     }
 }
 
-/// A running node. Dropping it stops nothing: call [`Node::stop`].
+/// A running node. Dropping it stops it, too; [`Node::stop`] tells of errors.
 #[derive(Debug)]
 pub struct Node {
-    pub(crate) name: String,
-    pub(crate) cluster: ClusterId,
-    pub(crate) map: MapNumber,
-    pub(crate) shards: Vec<Thread<ShardMail>>,
-    pub(crate) metadata: Thread<MetaMail>,
-    pub(crate) admin: Admin,
-    pub(crate) draining: Arc<AtomicBool>,
+    name: String,
+    cluster: ClusterId,
+    threads: Threads,
+    endpoint: SocketAddr,
+    control: SocketAddr,
+    admin: Admin,
+    draining: Arc<AtomicBool>,
 }
 
 impl Node {
+    /// Around threads that all run.
+    pub(crate) fn new(
+        name: String,
+        cluster: ClusterId,
+        threads: Threads,
+        admin: Admin,
+        draining: Arc<AtomicBool>,
+    ) -> Self {
+        let endpoint = threads.metadata.as_ref().map(|thread| thread.address);
+        let control = threads.control.as_ref().map(|thread| thread.address);
+        let (endpoint, control) = endpoint.zip(control).expect("all threads run");
+        Self { name, cluster, threads, endpoint, control, admin, draining }
+    }
+
     /// Where clients find the cluster: `host:port`.
     pub fn endpoint(&self) -> String {
-        self.metadata.address.to_string()
+        self.endpoint.to_string()
+    }
+
+    /// Where other nodes and operators find its control agent.
+    pub fn control_address(&self) -> SocketAddr {
+        self.control
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are.
@@ -94,18 +119,54 @@ impl Node {
         self.cluster
     }
 
-    /// Number of the cluster map that the node serves under.
+    /// Number of the newest cluster map that the node knows; 0: its agent doesn't answer.
     pub fn map(&self) -> MapNumber {
-        self.map
+        self.control_state().map_or(MapNumber(0), |state| state.number)
+    }
+
+    fn control_state(&self) -> Option<ControlState> {
+        ask_control(&self.threads.control.as_ref()?.mail)
+    }
+
+    /// What the node waits for before it serves; `None`: it serves.
+    pub fn waits_for(&self) -> Option<String> {
+        match self.control_state() {
+            Some(state) if state.serves() => None,
+            Some(state) => Some(state.why_not()),
+            None => Some("the control agent doesn't answer".to_owned()),
+        }
+    }
+
+    /// Waits until the node serves, but not for longer than this; whether it does.
+    pub fn wait_serving(&self, patience: Duration) -> bool {
+        let until = runtime::clock::now().after(nanoseconds(patience));
+        loop {
+            let state = self.control_state();
+            let why = match &state {
+                Some(state) if state.serves() && state.is_settled => None,
+                Some(state) if state.serves() => Some("chains are changing".to_owned()),
+                _ => self.waits_for(),
+            };
+            match why {
+                None => return true,
+                Some(_) if runtime::clock::now() < until && self.failed().is_none() => {
+                    std::thread::park_timeout(SERVING_LOOK);
+                }
+                Some(why) => {
+                    tracing::warn!("not serving yet: {why}");
+                    return false;
+                }
+            }
+        }
     }
 
     /// What has failed since the node started, if anything has: a thread that ended, or gave up.
     pub fn failed(&self) -> Option<String> {
-        let shards = self.shards.iter().map(|thread| failure(&thread.what, &thread.handle, &thread.watch));
-        shards
-            .chain([failure(&self.metadata.what, &self.metadata.handle, &self.metadata.watch)])
-            .flatten()
-            .next()
+        let Threads { shards, metadata, control } = &self.threads;
+        let shards = shards.iter().map(|thread| failure(&thread.what, &thread.handle, &thread.watch));
+        let metadata = metadata.iter().map(|thread| failure(&thread.what, &thread.handle, &thread.watch));
+        let control = control.iter().map(|thread| failure(&thread.what, &thread.handle, &thread.watch));
+        shards.chain(metadata).chain(control).flatten().next()
     }
 
     /// Says in the log why the node ends, and by `/readyz` that it does. [`Node::stop`] is to follow.
@@ -116,9 +177,9 @@ impl Node {
 
     /// Drains and stops: what was accepted is finished, logs and stores are closed by a checkpoint. Until that is done the admin endpoint tells of it.
     pub fn stop(self) -> Result<(), crate::Error> {
-        let Self { shards, metadata, admin, draining, .. } = self;
+        let Self { mut threads, admin, draining, .. } = self;
         draining.store(true, Ordering::Release);
-        let result = Threads { shards, metadata: Some(metadata) }.stop();
+        let result = threads.stop();
         drop(admin);
         result
     }
@@ -140,10 +201,9 @@ fn end<M>(thread: Thread<M>) -> Result<(), crate::Error> {
 /// What the admin endpoint asks the threads.
 pub(crate) struct Inspector {
     pub(crate) name: String,
-    pub(crate) map: MapNumber,
-    pub(crate) accepted_losses: u16,
     pub(crate) shards: Vec<Sender<ShardMail>>,
     pub(crate) metadata: Sender<MetaMail>,
+    pub(crate) control: Sender<ControlMail>,
     /// The node is ending: threads that don't answer any more have ended.
     pub(crate) draining: Arc<AtomicBool>,
 }
@@ -197,12 +257,15 @@ fn wait<T>(mut reply: runtime::Reply<T>, until: Nanos) -> Option<T> {
 impl Inspect for Inspector {
     fn metrics(&self) -> String {
         let answers = self.ask();
+        let control = ask_control(&self.control).unwrap_or_default();
         let shards = (0_u16..).zip(answers.shards);
         let shards = shards.filter_map(|(index, state)| Some((index, state?))).collect();
         render(&Snapshot {
             node: self.name.clone(),
-            map: self.map.0,
-            accepted_losses: u64::from(self.accepted_losses),
+            map: control.number.0,
+            accepted_losses: u64::from(control.accepted_losses),
+            is_registered: control.is_registered,
+            leads: control.leads,
             shards,
             group: answers.group,
         })
@@ -224,25 +287,33 @@ impl Inspect for Inspector {
                 return Err(format!("shard {index} is {}", condition_name(state.condition)));
             }
         }
-        Ok(())
+        match ask_control(&self.control) {
+            Some(state) if state.serves() => Ok(()),
+            Some(state) => Err(state.why_not()),
+            None => Err("the control agent doesn't answer".into()),
+        }
     }
+}
+
+fn ask_control(control: &Sender<ControlMail>) -> Option<ControlState> {
+    let (replier, mut reply) = runtime::reply();
+    control.send(ControlMail::State(replier)).ok()?;
+    reply.wait_timeout(ANSWER_TIMEOUT)?.ok()
 }
 
 /// The admin endpoint's view of these threads.
 pub(crate) fn inspector(
     name: &str,
-    map: MapNumber,
-    accepted_losses: u16,
     shards: &[Thread<ShardMail>],
     metadata: &Thread<MetaMail>,
+    control: &Thread<ControlMail>,
     draining: Arc<AtomicBool>,
 ) -> Arc<dyn Inspect> {
     Arc::new(Inspector {
         name: name.into(),
-        map,
-        accepted_losses,
         shards: shards.iter().map(|thread| thread.mail.clone()).collect(),
         metadata: metadata.mail.clone(),
+        control: control.mail.clone(),
         draining,
     })
 }
@@ -255,14 +326,13 @@ mod tests {
     #[test]
     fn a_node_that_stops_is_alive_and_not_ready() {
         let (metadata, _) = runtime::mailbox(1);
+        let (control, _) = runtime::mailbox(1);
         let draining = Arc::new(AtomicBool::new(false));
-        let (map, shards) = (MapNumber(1), Vec::new());
         let inspector = Inspector {
             name: "n".into(),
-            map,
-            accepted_losses: 0,
-            shards,
+            shards: Vec::new(),
             metadata,
+            control,
             draining: Arc::clone(&draining),
         };
         // Its threads have ended: while it stops that is as it should be.

@@ -5,21 +5,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal::{Expected, Format, Geometry, IoOutcome, IoToken, Kind, OpenError, SEGMENT_BYTES};
-use placement::Edition;
-use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, SlotRange, StoreFile};
+use placement::{ClusterMap, Edition};
+use runtime::{CloseReason, Io, LinkId, LinkKind, Receiver, Replier, Sender, SlotRange, StoreFile};
 use shard::{Dial, Effects, Link, Placement, Shard};
 use store::{Store, StoreConfig};
 use tracing::{error, info, warn};
-use wire::message::ShardState;
+use wire::control::{ChainId, Condition, LogEnd, StoreBeat, StoreReport, Synced};
+use wire::map::Unit;
+use wire::message::{ShardState, StoreCondition};
 use wire::{Nanos, Prefix, ShardIndex};
 
 use crate::config::Config;
+use crate::control_thread::ControlMail;
 use crate::disk::{Disk, STORE_HEADROOM_BYTES};
 use crate::error::Error;
 use crate::fullness::{Fullness, News};
 use crate::identity::Identity;
 use crate::progress::{Progress, Refusal, Stage};
 use crate::start::{nanoseconds, open_file};
+use crate::teller::{Standing, Teller, known_life};
 
 /// A map, shared by all threads.
 pub(crate) type SharedMap = Arc<Edition>;
@@ -31,6 +35,10 @@ pub(crate) enum ShardMail {
     Map(SharedMap),
     /// Its numbers are wanted.
     State(Replier<ShardState>),
+    /// The control agent wants to hear how it is.
+    Beat,
+    /// What the store is registered with, once it is open.
+    Report(Replier<StoreReport>),
 }
 
 /// The service on a shard's thread.
@@ -45,6 +53,7 @@ pub(crate) struct ShardThread {
     /// What the disk has ended and the shard hasn't been told yet.
     ended: Vec<(IoToken, IoOutcome)>,
     mail: Receiver<ShardMail>,
+    teller: Teller,
     progress: Progress,
     /// Tick at this time.
     deadline: Option<Nanos>,
@@ -62,7 +71,7 @@ impl ShardThread {
         path: PathBuf,
         mut shard: Shard,
         disk: Disk,
-        mail: Receiver<ShardMail>,
+        (mail, teller): (Receiver<ShardMail>, Teller),
         progress: Progress,
     ) -> Self {
         io.attach(&mail);
@@ -76,6 +85,7 @@ impl ShardThread {
             disk,
             ended: Vec::new(),
             mail,
+            teller,
             progress,
             deadline: None,
             stopping: false,
@@ -125,6 +135,7 @@ impl ShardThread {
             io.arm(at);
         }
         self.report(io);
+        self.tell_control();
         self.tell_room();
         self.tell_fullness(io.now());
         let dials = std::mem::take(&mut self.effects.dials);
@@ -191,6 +202,92 @@ impl ShardThread {
 }
 
 impl ShardThread {
+    /// Who has everything, and who doesn't answer.
+    fn tell_control(&mut self) {
+        let store = self.teller.store;
+        let synced = |synced: &shard::Synced| Synced {
+            chain: ChainId::Slice(synced.slice),
+            epoch: synced.epoch,
+            store,
+            missing: u32::try_from(synced.missing).unwrap_or(u32::MAX),
+        };
+        if !self.effects.synced.is_empty() {
+            let all = self.effects.synced.iter().map(synced).collect();
+            self.teller.tell(ControlMail::Synced(all));
+        }
+        for suspicion in &self.effects.suspects {
+            self.teller.suspect(suspicion.store, suspicion.is_suspect);
+        }
+        self.teller.tell_suspects();
+        if self.effects.fenced {
+            self.beat();
+        }
+    }
+
+    /// How the store is.
+    fn beat(&mut self) {
+        let store = self.shard.store();
+        let metrics = store.metrics();
+        let condition = if self.shard.condition() == StoreCondition::Fenced {
+            Condition::Fenced
+        } else {
+            Condition::Well
+        };
+        let beat = StoreBeat {
+            store: self.teller.store,
+            condition,
+            sequence: store.device().durable_sequence(),
+            used_bytes: metrics.live_bytes,
+            lag: self.shard.sync_progress().bytes_left,
+        };
+        self.teller.beat(beat, LogEnd::default(), self.marks());
+    }
+
+    /// Whether the store's recovery cut a tail, and whether it missed something (R7, R8).
+    fn marks(&self) -> (bool, bool) {
+        let store = self.shard.store();
+        (store.recovered_cut(), store.lacks() || store.metrics().chunks_damaged > 0)
+    }
+
+    /// What the store is registered with.
+    fn store_report(&self) -> Option<StoreReport> {
+        let store = self.shard.store();
+        let opened = store.opened()?;
+        let metrics = store.metrics();
+        let (recovered_cut, lacks) = self.marks();
+        Some(StoreReport {
+            store: self.teller.store,
+            unit: self.teller.unit,
+            address: String::new(),
+            incarnation: opened.incarnation,
+            lives: store.lives().to_vec(),
+            recovered_cut,
+            lacks,
+            log_end: LogEnd::default(),
+            sequence: opened.sequence,
+            capacity_bytes: metrics.capacity_bytes,
+            used_bytes: metrics.live_bytes,
+            condition: Condition::Well,
+        })
+    }
+
+    fn on_map(&mut self, io: &mut Io, edition: SharedMap) {
+        let (now, number) = (io.now(), edition.number());
+        let life = self.shard.store().opened().map(|opened| opened.incarnation);
+        let standing = life.map(|life| (life, Standing::of(edition.map(), self.teller.store, life)));
+        self.shard.on_map(now, edition, io.memory(), &mut self.effects);
+        self.carry_out(io);
+        if let Some((life, standing)) = standing.filter(|(_, standing)| standing.is_accepted) {
+            self.shard.on_accepted(now, life, io.memory(), &mut self.effects);
+            if standing.is_whole {
+                self.shard.on_whole(now, io.memory(), &mut self.effects);
+            }
+            self.carry_out(io);
+        }
+        self.teller.followed = number;
+        self.beat();
+    }
+
     /// Says once that the store wants to grow and its file system is full, and that it has room again.
     fn tell_room(&mut self) {
         let is_cramped = self.shard.store().device().segments().is_growth_blocked();
@@ -350,10 +447,12 @@ impl runtime::Service for ShardThread {
         self.tell_ended(io);
         while let Some(mail) = self.mail.pop() {
             match mail {
-                ShardMail::Map(edition) => {
-                    let now = io.now();
-                    self.shard.on_map(now, edition, io.memory(), &mut self.effects);
-                    self.carry_out(io);
+                ShardMail::Map(edition) => self.on_map(io, edition),
+                ShardMail::Beat => self.beat(),
+                ShardMail::Report(replier) => {
+                    if let Some(report) = self.store_report() {
+                        replier.send(report);
+                    }
                 }
                 ShardMail::State(replier) => replier.send(self.shard.state(io.memory_ref())),
             }
@@ -412,12 +511,15 @@ impl ShardStart {
         config: &Config,
         identity: &Identity,
         index: ShardIndex,
-        accept_data_loss: bool,
+        (accept_data_loss, map): (bool, Option<&ClusterMap>),
     ) -> Self {
         let mut store = StoreConfig::new(config.store_capacity(index.0), 0);
         store.prezero_bytes = config.store.prezero.0;
         store.scrub_pass = nanoseconds(config.store.scrub_period.0);
         store.accept_data_loss = accept_data_loss;
+        let own = identity.stores[usize::from(index.0)];
+        store.takes_over = map.filter(|_| accept_data_loss).map(|map| known_life(map, own));
+        store.life_random = u16::from_le_bytes(runtime::clock::random_bytes());
         let identity = shard::Identity {
             cluster: identity.cluster,
             node: identity.node,
@@ -430,7 +532,7 @@ impl ShardStart {
 
     /// Formats it first.
     pub(crate) fn format(config: &Config, identity: &Identity, index: ShardIndex) -> Self {
-        let start = Self::open(config, identity, index, false);
+        let start = Self::open(config, identity, index, (false, None));
         let format = Format {
             identity: start.journal_identity(),
             geometry: Geometry::new(SEGMENT_BYTES).expect("the design's segment size"),
@@ -459,7 +561,7 @@ impl ShardStart {
         mut self,
         io: &mut Io,
         file: &StoreFile,
-        mail: Receiver<ShardMail>,
+        (mail, control): (Receiver<ShardMail>, Sender<ControlMail>),
         progress: Progress,
     ) -> ShardThread {
         self.store.device_bytes = file.len().unwrap_or_else(|error| {
@@ -481,9 +583,10 @@ impl ShardStart {
             Some(format) => Store::format(self.store, format),
             None => Store::open(self.store, expected),
         };
+        let teller = Teller::new(control, Unit::Shard(self.index), self.identity.store);
         let shard = Shard::new(self.identity, store);
         let disk = Disk::new(io, file, STORE_HEADROOM_BYTES);
-        ShardThread::new(io, self.index, self.path, shard, disk, mail, progress)
+        ShardThread::new(io, self.index, self.path, shard, disk, (mail, teller), progress)
     }
 }
 

@@ -7,14 +7,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use placement::{ClusterMap, Edition};
-use runtime::{Io, OpenFileError, Reply, StoreFile, ThreadConfig};
+use runtime::{Io, OpenFileError, Receiver, Reply, Sender, StoreFile, ThreadConfig};
 use tracing::{info, warn};
-use wire::map::{Map, Unit};
-use wire::message::ShardState;
-use wire::{MapNumber, Nanos, ShardIndex};
+use wire::control::StoreReport;
+use wire::map::Map;
+use wire::{ClusterId, Nanos, ShardIndex};
 
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::control_thread::{ControlMail, ControlStart};
 use crate::error::{Error, not_listening};
 use crate::files::check_there;
 use crate::identity::{Identity, NodeDirectory, metadata_path, read_identity};
@@ -23,6 +24,7 @@ use crate::meta_thread::{MetaMail, MetaStart};
 use crate::node::{Node, Thread, Threads, inspector};
 use crate::progress::{Progress, Stage, Watch, progress};
 use crate::shard_thread::{ShardMail, ShardStart, SharedMap};
+use crate::{keeper, vote};
 
 /// Mails that a thread hasn't taken yet, at most.
 const MAILS_MAX: usize = 256;
@@ -44,60 +46,139 @@ const QUEUE_BYTES_MAX: usize = shard::LINK_GET_BYTES_MAX as usize + (8 << 20);
 const QUEUE_BYTES_TOTAL_MAX: usize = 128 << 20;
 /// Buffers of the metadata replica: log batches, checkpoint pages.
 const METADATA_ARENA_BYTES: usize = 128 << 20;
+/// Buffers of the control agent: its vote's log.
+const CONTROL_ARENA_BYTES: usize = 32 << 20;
+/// Mails to the control agent: each unit has a few under way.
+const CONTROL_MAILS_MAX: usize = 4096;
+/// A control group that answers does so well within this.
+const SERVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Starts a formatted node; returns when it serves.
-pub fn start(config: Config) -> Result<Node, Error> {
-    start_with(config, false)
+/// Starts a formatted node. Returns when it serves, or when it waits for the control group ([`Node::waits_for`]); then it serves as soon as that answers.
+pub fn start(mut config: Config) -> Result<Node, Error> {
+    let opened = Opened::open(&mut config, false)?;
+    let node = opened.serve(config)?;
+    node.wait_serving(SERVE_PATIENCE);
+    Ok(node)
 }
 
-/// Starts a node, with R29's override where the operator gave it.
-pub(crate) fn start_with(mut config: Config, accept_data_loss: bool) -> Result<Node, Error> {
-    config.validate()?;
-    warn_if_exposed(&config);
-    limit_connections(&mut config, runtime::raise_open_files_limit());
-    let directory = NodeDirectory::new(&config.directory);
-    let identity = read_identity(&config)?;
-    check_shards(&config, &identity)?;
-    let known = read_map(&directory)?;
-    check_there(&config)?;
+/// A formatted node whose stores and log are open, and which serves nothing yet.
+pub(crate) struct Opened {
+    identity: Identity,
+    directory: NodeDirectory,
+    edition: SharedMap,
+    threads: Threads,
+    inbox: Receiver<ControlMail>,
+    control: Sender<ControlMail>,
+}
 
-    // Whatever fails from here on, the threads that run are stopped.
-    let mut threads = Threads::default();
-    for index in 0..config.shard_count() {
-        let start = ShardStart::open(&config, &identity, ShardIndex(index), accept_data_loss);
-        let file = start.open_file()?;
-        warn_if_larger(&config, index, &file);
-        threads.shards.push(start_shard(&config, index, (start, file))?);
+impl Opened {
+    /// Opens everything, with R29's override where the operator gave it.
+    pub(crate) fn open(config: &mut Config, accept_data_loss: bool) -> Result<Self, Error> {
+        config.validate()?;
+        warn_if_exposed(config);
+        limit_connections(config, runtime::raise_open_files_limit());
+        let directory = NodeDirectory::new(&config.directory);
+        let identity = read_identity(config)?;
+        if identity.is_old() {
+            return Err(Error::NotAdopted { directory: config.directory.clone() });
+        }
+        check_shards(config, &identity)?;
+        let known = read_map(&directory)?;
+        check_there(config)?;
+
+        // Whatever fails from here on, the threads that run are stopped.
+        let (control, inbox) = runtime::mailbox(CONTROL_MAILS_MAX);
+        let mut threads = Threads::default();
+        for index in 0..config.shard_count() {
+            let start =
+                ShardStart::open(config, &identity, ShardIndex(index), (accept_data_loss, Some(&known)));
+            let file = start.open_file()?;
+            warn_if_larger(config, index, &file);
+            threads.shards.push(start_shard(config, index, (start, file), control.clone())?);
+        }
+        let metadata = start_metadata(config, &identity, &known, (accept_data_loss, control.clone()))?;
+        let metadata = threads.metadata.insert(metadata);
+        threads.shards.iter().try_for_each(wait_ready)?;
+        wait_ready(metadata)?;
+        Ok(Self { identity, directory, edition: Arc::new(Edition::new(known)), threads, inbox, control })
     }
-    let metadata = start_metadata(&config, &identity, &known, accept_data_loss)?;
-    let metadata = threads.metadata.insert(metadata);
 
-    let mut map = update_addresses(&directory, &known, &threads.shards, metadata)?;
-    send_map(&threads.shards, &map)?;
-    threads.shards.iter().try_for_each(wait_ready)?;
-    if let Some(stamped) = stamp_damage(&directory, &map, &threads.shards)? {
-        map = stamped;
-        send_map(&threads.shards, &map)?;
+    /// Stops it again.
+    pub(crate) fn close(mut self) -> Result<ClusterId, Error> {
+        self.threads.stop()?;
+        Ok(self.identity.cluster)
     }
-    // Not before: until it has a map it executes nothing, so no commit names a chunk that its store has just found missing (R8).
-    hand_over(metadata, metadata.mail.send(MetaMail::Map(Arc::clone(&map))).is_ok())?;
-    wait_ready(metadata)?;
 
-    let number = map.number();
-    let shards = std::mem::take(&mut threads.shards);
-    let metadata = threads.metadata.take().expect("it was just put in");
-    let draining = Arc::new(AtomicBool::new(false));
-    let accepted_losses = map.map().accepted_losses();
-    let inspect = inspector(&config.name, number, accepted_losses, &shards, &metadata, Arc::clone(&draining));
-    let address = config.admin_address();
-    let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
-        what: "the admin endpoint",
-        address,
-        source,
-    })?;
-    info!(node = %config.name, cluster = %identity.cluster, endpoint = %metadata.address, admin = %admin.address(), "serving; no redundancy: one copy of everything");
-    let (name, cluster) = (config.name, identity.cluster);
-    Ok(Node { name, cluster, map: number, shards, metadata, admin, draining })
+    /// Introduces the node to its control group: from then on it serves.
+    fn serve(mut self, config: Config) -> Result<Node, Error> {
+        let stores = store_reports(&self.threads)?;
+        tracing::debug!(?stores, "the stores as they are registered");
+        let logs = config.metadata_directory().to_owned();
+        let keeper =
+            keeper::start(self.directory.clone(), logs.clone(), self.identity.clone(), self.control.clone())?;
+        let vote = match self.identity.vote {
+            Some(vote) => vote::open(&logs, vote)?.map(|file| (vote, file)),
+            None => None,
+        };
+        let metadata = self.threads.metadata.as_ref().expect("it was opened");
+        let start = ControlStart {
+            identity: self.identity.clone(),
+            name: config.name.clone(),
+            rack: config.rack.clone(),
+            endpoints: config.join.iter().map(|endpoint| Arc::from(endpoint.as_str())).collect(),
+            links_max: config.limits.connections,
+            edition: Arc::clone(&self.edition),
+            stores,
+            vote,
+            shards: self.threads.shards.iter().map(|shard| shard.mail.clone()).collect(),
+            metadata: metadata.mail.clone(),
+            keeper,
+        };
+        let control = start_control(&config, start, self.control, self.inbox)?;
+        let control = self.threads.control.insert(control);
+        wait_ready(control)?;
+
+        let Threads { shards, metadata, control } = &mut self.threads;
+        let (shards, metadata, control) = (std::mem::take(shards), metadata.take(), control.take());
+        let (metadata, control) = (metadata.expect("it runs"), control.expect("it runs"));
+        let draining = Arc::new(AtomicBool::new(false));
+        let inspect = inspector(&config.name, &shards, &metadata, &control, Arc::clone(&draining));
+        let address = config.admin_address();
+        let threads = Threads { shards, metadata: Some(metadata), control: Some(control) };
+        let admin = Admin::start(address, inspect).map_err(|source| Error::Listen {
+            what: "the admin endpoint",
+            address,
+            source,
+        })?;
+        let node = Node::new(config.name, self.identity.cluster, threads, admin, draining);
+        info!(node = %node.name(), cluster = %node.cluster(), endpoint = %node.endpoint(), control = %node.control_address(), admin = %node.admin_address(), "started");
+        Ok(node)
+    }
+}
+
+/// What all stores are registered with.
+fn store_reports(threads: &Threads) -> Result<Vec<StoreReport>, Error> {
+    let mut reports = Vec::new();
+    for shard in &threads.shards {
+        let (replier, reply) = runtime::reply();
+        hand_over(shard, shard.mail.send(ShardMail::Report(replier)).is_ok())?;
+        reports.push(StoreReport { address: shard.address.to_string(), ..await_report(shard, reply)? });
+    }
+    if let Some(metadata) = &threads.metadata {
+        let (replier, reply) = runtime::reply();
+        hand_over(metadata, metadata.mail.send(MetaMail::Report(replier)).is_ok())?;
+        reports.push(StoreReport { address: metadata.address.to_string(), ..await_report(metadata, reply)? });
+    }
+    Ok(reports)
+}
+
+/// A store that didn't say what it lacks would count as one that lacks nothing (R8).
+fn await_report<M>(thread: &Thread<M>, reply: Reply<StoreReport>) -> Result<StoreReport, Error> {
+    let report = await_state(reply, RECOVERY_NOTICE, || {
+        info!(thread = %thread.what, "still waiting for its state");
+        thread.handle.is_finished()
+    });
+    report.ok_or_else(|| Error::Stopped { what: thread.what.clone() })
 }
 
 fn warn_if_exposed(config: &Config) {
@@ -159,80 +240,6 @@ pub(crate) fn read_map(directory: &NodeDirectory) -> Result<ClusterMap, Error> {
     ClusterMap::new(map).map_err(|error| damaged(error.to_string()))
 }
 
-/// A map whose addresses are where the threads really listen; a new number if that changed, stored before anybody sees it.
-fn update_addresses(
-    directory: &NodeDirectory,
-    known: &ClusterMap,
-    shards: &[Thread<ShardMail>],
-    metadata: &Thread<MetaMail>,
-) -> Result<SharedMap, Error> {
-    let mut map = known.as_map().clone();
-    for store in &mut map.stores {
-        match store.unit {
-            Unit::Shard(index) => {
-                if let Some(shard) = shards.get(usize::from(index.0)) {
-                    store.address = shard.address.to_string();
-                }
-            }
-            Unit::Group(_) => store.address = metadata.address.to_string(),
-        }
-    }
-    let changed = map != *known.as_map();
-    if changed {
-        map.number = MapNumber(map.number.0 + 1);
-    }
-    let map = ClusterMap::new(map)
-        .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    let edition = Edition::new(map);
-    if changed {
-        directory.write_map(edition.bytes())?;
-    }
-    Ok(Arc::new(edition))
-}
-
-/// Stores that lack chunks after their recovery: what was acked in them may be gone, and whoever still means to commit it has to write it again (R8).
-fn stamp_damage(
-    directory: &NodeDirectory,
-    edition: &Edition,
-    shards: &[Thread<ShardMail>],
-) -> Result<Option<SharedMap>, Error> {
-    let states = shard_states(shards)?;
-    let damaged = states.iter().filter(|state| state.damaged_count > 0);
-    let damaged: Vec<_> = damaged.map(|state| state.store).collect();
-    if damaged.is_empty() {
-        return Ok(None);
-    }
-    warn!(
-        stores = damaged.len(),
-        "chunks can't be read: `catena verify` names the files; uploads that were under way begin again"
-    );
-    let stamped = edition
-        .map()
-        .with_damaged_stores(&damaged)
-        .map_err(|error| Error::Damaged { path: directory.map_path(), reason: error.to_string() })?;
-    let stamped = edition.next(stamped);
-    directory.write_map(stamped.bytes())?;
-    Ok(Some(Arc::new(stamped)))
-}
-
-/// What the shards say of themselves, all asked at once. Nothing is served before each of them has said what it lacks.
-fn shard_states(shards: &[Thread<ShardMail>]) -> Result<Vec<ShardState>, Error> {
-    let ask = |shard: &Thread<ShardMail>| {
-        let (replier, reply) = runtime::reply();
-        hand_over(shard, shard.mail.send(ShardMail::State(replier)).is_ok()).map(|()| reply)
-    };
-    let replies: Vec<_> = shards.iter().map(ask).collect::<Result<_, _>>()?;
-    let states = shards.iter().zip(replies);
-    let states = states.map(|(shard, reply)| {
-        let state = await_state(reply, RECOVERY_NOTICE, || {
-            info!(thread = %shard.what, "still waiting for its state");
-            shard.handle.is_finished()
-        });
-        state.ok_or_else(|| Error::Stopped { what: shard.what.clone() })
-    });
-    states.collect()
-}
-
 /// An answer, however long it takes; each time that it took another `notice`, `is_over` says whether there will be none.
 fn await_state<T>(mut reply: Reply<T>, notice: Duration, is_over: impl Fn() -> bool) -> Option<T> {
     loop {
@@ -244,17 +251,12 @@ fn await_state<T>(mut reply: Reply<T>, notice: Duration, is_over: impl Fn() -> b
     }
 }
 
-fn send_map(shards: &[Thread<ShardMail>], map: &SharedMap) -> Result<(), Error> {
-    shards
-        .iter()
-        .try_for_each(|shard| hand_over(shard, shard.mail.send(ShardMail::Map(Arc::clone(map))).is_ok()))
-}
-
 /// Starts a shard's thread and waits until it listens.
 pub(crate) fn start_shard(
     config: &Config,
     index: u16,
     (start, file): (ShardStart, StoreFile),
+    control: Sender<ControlMail>,
 ) -> Result<Thread<ShardMail>, Error> {
     let what = format!("shard {index}");
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
@@ -265,7 +267,7 @@ pub(crate) fn start_shard(
     let thread = thread_config(config, format!("shard-{index}"), arena_bytes, cpu, spin);
     let handle = runtime::serve(thread, move |io| {
         listen(io, address, &progress);
-        start.begin(io, &file, inbox, progress)
+        start.begin(io, &file, (inbox, control), progress)
     });
     finish_start(what, handle, mail, watch)
 }
@@ -274,17 +276,18 @@ fn start_metadata(
     config: &Config,
     identity: &Identity,
     map: &ClusterMap,
-    accept_data_loss: bool,
+    (accept_data_loss, control): (bool, Sender<ControlMail>),
 ) -> Result<Thread<MetaMail>, Error> {
     let start = MetaStart::open(config, identity, map, accept_data_loss);
     let file = open_file(&metadata_path(config.metadata_directory()), start.is_format())?;
-    start_metadata_thread(config, (start, file))
+    start_metadata_thread(config, (start, file), control)
 }
 
 /// Starts the metadata replica's thread and waits until it listens.
 pub(crate) fn start_metadata_thread(
     config: &Config,
     (start, file): (MetaStart, StoreFile),
+    control: Sender<ControlMail>,
 ) -> Result<Thread<MetaMail>, Error> {
     let start = start.with_length(length_of(file.path(), file.len())?);
     let (mail, inbox) = runtime::mailbox(MAILS_MAX);
@@ -294,9 +297,26 @@ pub(crate) fn start_metadata_thread(
     let thread = thread_config(config, "metadata".into(), METADATA_ARENA_BYTES, cpu, spin);
     let handle = runtime::serve(thread, move |io| {
         listen(io, address, &progress);
-        start.begin(io, &file, inbox, progress)
+        start.begin(io, &file, (inbox, control), progress)
     });
     finish_start("the metadata replica".into(), handle, mail, watch)
+}
+
+/// Starts the control agent's thread. Its stores' addresses are known: it speaks at once.
+fn start_control(
+    config: &Config,
+    start: ControlStart,
+    mail: Sender<ControlMail>,
+    inbox: Receiver<ControlMail>,
+) -> Result<Thread<ControlMail>, Error> {
+    let (progress, watch) = progress();
+    let address = config.control_address();
+    let thread = thread_config(config, "control".into(), CONTROL_ARENA_BYTES, None, false);
+    let handle = runtime::serve(thread, move |io| {
+        let address = listen(io, address, &progress).unwrap_or(address);
+        start.begin(io, address, inbox, &progress)
+    });
+    finish_start("the control agent".into(), handle, mail, watch)
 }
 
 fn thread_config(
@@ -379,12 +399,16 @@ pub(crate) fn open_file(path: &Path, create: bool) -> Result<StoreFile, Error> {
 
 /// Listens at a configured address. Port 0 is a new port at each start, and the map tells it: one that the system gave before may be anybody's by now, so
 /// that keeping it where it is still free is a promise that holds most of the time.
-fn listen(io: &mut Io, address: SocketAddr, progress: &Progress) {
+fn listen(io: &mut Io, address: SocketAddr, progress: &Progress) -> Option<SocketAddr> {
     match io.listen(address) {
-        Ok(address) => progress.set(Stage::Listening(address)),
+        Ok(address) => {
+            progress.set(Stage::Listening(address));
+            Some(address)
+        }
         Err(error) => {
             progress.fail(format!("cannot listen on {address}: {}", not_listening(&error)));
             io.stop();
+            None
         }
     }
 }

@@ -118,6 +118,11 @@ impl Shard {
         &self.store
     }
 
+    /// How the store is, as it has said.
+    pub fn condition(&self) -> StoreCondition {
+        self.condition
+    }
+
     /// Hands the shard a cluster map; it serves from the first one on. Following a map is the promise (R1): from here on nothing is acked, nor listed, in a lower epoch
     /// than the map's, whatever is on the disk already.
     pub fn on_map(

@@ -1,10 +1,10 @@
 //! The conversation with the store: what it is asked, and its answers turned into frames.
 
 use journal::{IoOutcome, IoToken};
-use store::{Effect, Event, GotChunk};
+use store::{Effect, Event, GotChunk, Store};
 use wire::message::{ChunkIds, Reply, StoreCondition};
 use wire::planted::{Bug, planted};
-use wire::{ChunkId, Memory, Nanos, Slot, Status};
+use wire::{ChunkId, Incarnation, Memory, Nanos, Slot, Status};
 
 use crate::effects::Effects;
 use crate::get::{Found, send_found};
@@ -104,6 +104,38 @@ impl Shard {
         self.ending = true;
         self.abandon_fetches(memory);
         self.ask(now, Event::Shutdown, memory, effects);
+    }
+
+    /// The lives before the present one that the store remembers, oldest first ([`Store::lives`]).
+    pub fn lives(&self) -> &[Incarnation] {
+        self.store.lives()
+    }
+
+    /// Whether the store's recovery, now or before, cut a tail that may have been acked (R7, [`Store::recovered_cut`]).
+    pub fn recovered_cut(&self) -> bool {
+        self.store.recovered_cut()
+    }
+
+    /// Whether the store was found without batches that were durable, now or before (R8, [`Store::lacks`]).
+    pub fn lacks(&self) -> bool {
+        self.store.lacks()
+    }
+
+    /// Control has accepted this life of the store: it forgets those before. Passed over unless the store serves; written with the turn's end.
+    pub fn on_accepted(
+        &mut self,
+        now: Nanos,
+        incarnation: Incarnation,
+        memory: &mut impl Memory,
+        effects: &mut Effects,
+    ) {
+        self.tell(now, |store, _, answers| store.on_accepted(now, incarnation, answers), memory, effects);
+    }
+
+    /// All members that the store has are Serving again: it forgets that something was cut or lost. Passed over unless the store serves; written with
+    /// the turn's end.
+    pub fn on_whole(&mut self, now: Nanos, memory: &mut impl Memory, effects: &mut Effects) {
+        self.tell(now, |store, _, answers| store.on_whole(now, answers), memory, effects);
     }
 
     /// The store begins a pass of scrubbing.
@@ -231,9 +263,19 @@ impl Shard {
 
     /// Hands the store an event and carries its answers on.
     fn ask(&mut self, now: Nanos, event: Event<'_>, memory: &mut impl Memory, effects: &mut Effects) {
+        self.tell(now, |store, memory, answers| store.handle(now, event, memory, answers), memory, effects);
+    }
+
+    fn tell<M: Memory>(
+        &mut self,
+        now: Nanos,
+        what: impl FnOnce(&mut Store, &mut M, &mut store::Effects),
+        memory: &mut M,
+        effects: &mut Effects,
+    ) {
         let mut answers = std::mem::take(&mut self.scratch);
         answers.clear();
-        self.store.handle(now, event, memory, &mut answers);
+        what(&mut self.store, memory, &mut answers);
         effects.io.take_over(&answers.io);
         for effect in &answers.list {
             match *effect {

@@ -5,6 +5,7 @@ mod chain;
 mod chain_fuzz;
 mod gets;
 mod links;
+mod lives;
 #[cfg(planted)]
 mod planted;
 mod puts;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use journal::{IoEffects, IoOutcome, IoToken};
-use wire::{ChunkId, Nanos, Slot, Status};
+use wire::{ChunkId, Incarnation, Nanos, Slot, Status};
 
 /// What a store is given at its start, beside its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,11 @@ pub struct StoreConfig {
     pub scrub: bool,
     /// R29's override: opens although the log's end can't be read.
     pub accept_data_loss: bool,
+    /// Random: the low bits of the life that begins (R34). Whoever opens a store on a real disk sets it.
+    pub life_random: u16,
+    /// With R29's override: the life of this store that control knows, which may be later than what is left of it, as where an old backup was put back. What is
+    /// missing since counts as accepted, too.
+    pub takes_over: Option<Incarnation>,
 }
 
 impl StoreConfig {
@@ -35,6 +40,8 @@ impl StoreConfig {
             scrub_pass: 14 * 24 * 3600 * Nanos::SECOND,
             scrub: true,
             accept_data_loss: false,
+            life_random: 0,
+            takes_over: None,
         }
     }
 }

@@ -13,6 +13,8 @@ mod catalog;
 mod index;
 mod leaf_cache;
 #[cfg(all(test, not(planted)))]
+mod lives_tests;
+#[cfg(all(test, not(planted)))]
 mod replace_tests;
 #[cfg(all(test, not(planted)))]
 mod space_tests;

@@ -22,7 +22,7 @@ use journal::{
     Place,
 };
 use wire::limits::MESSAGE_CHUNKS_MAX;
-use wire::{ChunkId, ClusterId, Memory, Nanos, Slot, Status};
+use wire::{ChunkId, ClusterId, Incarnation, Memory, Nanos, Slot, Status};
 
 use crate::api::{ChunkRange, Effect, Effects, Event, ListedChunk, Metrics, StoreConfig};
 use crate::catalog::Catalog;
@@ -156,6 +156,22 @@ impl Store {
         self.invariants();
     }
 
+    /// Control has accepted this life: those before it are forgotten, durably with the next event ([`Device::on_accepted`]). Passed over unless the store serves.
+    pub fn on_accepted(&mut self, now: Nanos, incarnation: Incarnation, effects: &mut Effects) {
+        if self.stage == Stage::Serving {
+            self.device.on_accepted(incarnation);
+            self.arm(now, effects);
+        }
+    }
+
+    /// All members that the store has serve again: the marks go, durably with the next event ([`Device::on_whole`]). Passed over unless the store serves.
+    pub fn on_whole(&mut self, now: Nanos, effects: &mut Effects) {
+        if self.stage == Stage::Serving {
+            self.device.on_whole();
+            self.arm(now, effects);
+        }
+    }
+
     /// Follows what the device has to say, then does what is due in the background.
     fn settle<M: Memory>(&mut self, now: Nanos, memory: &mut M, effects: &mut Effects) {
         loop {
@@ -274,6 +290,9 @@ impl Store {
             let deadline = deadline.max(soonest);
             at = Some(at.map_or(deadline, |at: Nanos| at.min(deadline)));
         };
+        if self.device.has_news() {
+            want(soonest);
+        }
         if self.wants_empty_batch() {
             want(self.last_durable.after(IDLE_NANOS));
         }
@@ -414,6 +433,21 @@ impl Store {
         self.opened.as_ref()
     }
 
+    /// The lives before the present one that are remembered, oldest first ([`Device::lives`]).
+    pub fn lives(&self) -> &[Incarnation] {
+        self.device.lives()
+    }
+
+    /// Whether recovery, now or before, cut a tail that may have been acked (R7, [`Device::recovered_cut`]).
+    pub fn recovered_cut(&self) -> bool {
+        self.device.recovered_cut()
+    }
+
+    /// Whether durable batches were found damaged or lost, now or before: chunks may be missing (R8, [`Device::lacks`]).
+    pub fn lacks(&self) -> bool {
+        self.device.lacks()
+    }
+
     /// Why it can't be opened.
     pub fn open_error(&self) -> Option<OpenError> {
         self.open_error
@@ -514,6 +548,8 @@ fn device_config(config: &StoreConfig) -> DeviceConfig {
         device_bytes: config.device_bytes,
         prezero_bytes: config.prezero_bytes,
         accept_data_loss: config.accept_data_loss,
+        life_random: config.life_random,
+        takes_over: config.takes_over,
     }
 }
 

@@ -136,13 +136,13 @@ impl Bench {
         self.take_effects();
     }
 
-    fn take_effects(&mut self) {
+    pub(crate) fn take_effects(&mut self) {
         assert!(self.effects.list.len() + self.effects.io.requests.len() <= Effects::PER_EVENT_MAX);
         self.disk.submit(&self.effects.io, &mut self.memory);
         for effect in std::mem::take(&mut self.effects.list) {
             match effect {
                 Effect::Arm(at) => self.armed = Some(self.armed.map_or(at, |armed| armed.min(at))),
-                Effect::Opened => self.opened = true,
+                Effect::Opened => self.on_opened(),
                 Effect::OpenFailed | Effect::Fenced => {}
                 Effect::Done { token, status } => self.answer(token, Answer::Status(status)),
                 Effect::Got(got) => self.got(&got),
@@ -156,6 +156,14 @@ impl Bench {
             }
         }
         self.effects.clear();
+    }
+
+    fn on_opened(&mut self) {
+        self.opened = true;
+        let store = &self.store;
+        let has_lost = !store.damaged_batches().is_empty() || store.chunks_lost() > 0;
+        assert!(store.lacks() || !has_lost, "what is lost is remembered");
+        assert!(store.recovered_cut() || !store.opened().unwrap().recovered_cut, "and what was cut");
     }
 
     fn answer(&mut self, token: u64, answer: Answer) {

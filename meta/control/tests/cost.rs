@@ -75,6 +75,7 @@ fn registration(number: u32) -> Registration {
         incarnation: Incarnation(1),
         lives: Vec::new(),
         recovered_cut: false,
+        lacks: false,
         log_end: LogEnd::default(),
         sequence: 1,
         capacity_bytes: 1 << 30,

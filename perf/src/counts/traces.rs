@@ -135,8 +135,14 @@ struct MetaTrace {
 
 impl MetaTrace {
     fn format() -> Self {
-        let config =
-            LogConfig { capacity_bytes: 1 << 30, device_bytes: 0, prezero_bytes: 0, accept_data_loss: false };
+        let config = LogConfig {
+            capacity_bytes: 1 << 30,
+            device_bytes: 0,
+            prezero_bytes: 0,
+            accept_data_loss: false,
+            life_random: 0,
+            takes_over: None,
+        };
         let mut trace = Self {
             replica: Replica::new(ReplicaConfig::default(), NOW),
             effects: Effects::default(),

@@ -97,6 +97,20 @@ impl Dev {
         node
     }
 
+    /// Starts it where it isn't to become ready, and says why: what it says of that.
+    ///
+    /// # Panics
+    /// If it runs already, ends instead, or doesn't say so.
+    pub fn start_unready(&mut self, why: &str) -> String {
+        let mut process = self.spawn();
+        let said = deadline::wait_for("a reason", READY_WITHIN, || match process.ended() {
+            Some(status) => panic!("the node ended with {status}:\n{}", process.log_tail()),
+            None => self.admin("/readyz").filter(|(code, text)| *code != 200 && text.contains(why)),
+        });
+        self.process = Some(process);
+        said.1
+    }
+
     /// Starts it where it should refuse: waits for its end.
     ///
     /// # Panics

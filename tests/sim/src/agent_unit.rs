@@ -39,6 +39,11 @@ impl AgentUnit {
         self.agent.edition()
     }
 
+    /// Whether a unit gets the maps.
+    pub(crate) fn takes_part(&self, unit: wire::map::Unit) -> bool {
+        self.agent.takes_part(unit)
+    }
+
     /// The map that it has promised to follow.
     pub(crate) fn installed(&self) -> MapNumber {
         self.agent.installed()

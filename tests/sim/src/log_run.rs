@@ -594,6 +594,8 @@ fn start(
         device_bytes: length,
         prezero_bytes: random.below(3) * u64::from(settings.geometry.segment_bytes()),
         accept_data_loss: false,
+        life_random: random.life_bits(),
+        takes_over: None,
     };
     let identity = Identity { cluster: CLUSTER, store: LOG, node: NodeId(1), unit: 1 };
     let log = if length == 0 {

@@ -275,6 +275,8 @@ impl Node {
             leaf_tables: 16,
             scrub: self.random.per_mille(300),
             scrub_pass: self.random.between(2, 60) * Nanos::SECOND,
+            life_random: self.random.life_bits(),
+            takes_over: None,
             ..StoreConfig::new(self.settings.store_bytes, length)
         };
         if length == 0 {
@@ -290,6 +292,8 @@ impl Node {
             device_bytes: length,
             prezero_bytes: self.random.below(3) * u64::from(self.settings.log_geometry.segment_bytes()),
             accept_data_loss: false,
+            life_random: self.random.life_bits(),
+            takes_over: None,
         };
         if length == 0 {
             return Log::format(config, self.format(unit, self.settings.log_geometry));

@@ -32,6 +32,11 @@ impl Random {
         result
     }
 
+    /// Bits for a store's life, as a process draws them when it starts; what is drawn next stays the same.
+    pub(crate) fn life_bits(&self) -> u16 {
+        u16::try_from(self.clone().below(1 << 16)).expect("below 2^16")
+    }
+
     /// A number below `bound`, which is not 0. The bias of a modulo is far below what a simulation notices.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "nothing is below 0");

@@ -701,6 +701,8 @@ fn config(capacity: u64, length: u64, geometry: Geometry, random: &mut Random) -
         leaf_tables: u32::try_from(random.between(1, 64)).expect("small"),
         scrub: random.per_mille(500),
         scrub_pass: random.between(1, 100) * Nanos::SECOND,
+        life_random: random.life_bits(),
+        takes_over: None,
         ..StoreConfig::new(capacity, length)
     }
 }

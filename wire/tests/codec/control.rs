@@ -26,6 +26,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<'static>)> {
         incarnation: Incarnation(9),
         lives: vec![Incarnation(7), Incarnation(8)],
         recovered_cut: true,
+        lacks: true,
         log_end: LogEnd { epoch: Epoch(4), index: CommitIndex(1_000) },
         sequence: 55,
         capacity_bytes: 1 << 40,

@@ -1,4 +1,4 @@
-//! Where quickstart keeps its node: a directory that supports direct I/O and has room, found or named; and what of it is removed.
+//! Where quickstart keeps its nodes: a directory that supports direct I/O and has room, found or named; and what of it is removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Temporary;
 use crate::local::walk::FileId;
-use crate::local_node::{self, Kind, NODE_DIRECTORY};
+use crate::local_cluster;
+use crate::local_node::{self, Kind};
 use crate::text::size;
 
-/// Room that is wanted beside twice the data: a store's smallest capacity, its reserve, logs.
-const SPARE_BYTES: u64 = 2 << 30;
+/// Room that is wanted beside four times the data, which is kept in three copies: of each node its reserve and its logs.
+const SPARE_BYTES: u64 = 4 << 30;
 
 /// A directory for quickstart's node.
 #[derive(Debug)]
@@ -18,8 +19,8 @@ pub(crate) struct Home {
     directory: PathBuf,
     /// Whether a node is there from before.
     pub(crate) is_formatted: bool,
-    /// What goes at the end: the directory, or what was put into one that was there; nothing of a former node.
-    temporary: Option<Temporary>,
+    /// What goes at the end: the directory, or what was put into one that was there; nothing of former nodes.
+    temporaries: Vec<Temporary>,
 }
 
 impl Home {
@@ -51,10 +52,22 @@ impl Home {
                 .next("name a directory on a disk: catena quickstart --dir DIR"));
         }
         match kind {
-            Kind::Catena => Ok(Self { directory: directory.to_owned(), is_formatted: true, temporary: None }),
+            Kind::Catena if local_cluster::configured(directory) == 0 => Err(Failure::new(
+                Exit::Conflict,
+                directory.display().to_string(),
+                "holds a node that is alone; nothing was touched",
+            )
+            .next("name an empty or new directory: catena quickstart --dir DIR")),
+            Kind::Catena => {
+                Ok(Self { directory: directory.to_owned(), is_formatted: true, temporaries: Vec::new() })
+            }
             _ if exists => {
-                let mut home = Self::make(directory.join(NODE_DIRECTORY), keep)?;
-                directory.clone_into(&mut home.directory);
+                let mut home =
+                    Self { directory: directory.to_owned(), is_formatted: false, temporaries: Vec::new() };
+                for number in 1..=super::NODES {
+                    let node = Self::make(local_cluster::node_directory(directory, number), keep)?;
+                    home.temporaries.extend(node.temporaries);
+                }
                 Ok(home)
             }
             _ => Self::make(directory.to_owned(), keep),
@@ -64,24 +77,19 @@ impl Home {
     /// Makes `directory`, to be removed again unless it is to be kept.
     fn make(directory: PathBuf, keep: bool) -> Result<Self> {
         let failed = |error: &std::io::Error| Failure::path(&directory, error);
-        let temporary = if keep {
+        let temporaries = if keep {
             fs::create_dir(&directory).map_err(|error| failed(&error))?;
-            None
+            Vec::new()
         } else {
             let made = Temporary::make(directory.clone(), |path| fs::create_dir(path));
-            Some(made.map_err(|error| failed(&error))?.0)
+            vec![made.map_err(|error| failed(&error))?.0]
         };
-        Ok(Self { directory, is_formatted: false, temporary })
+        Ok(Self { directory, is_formatted: false, temporaries })
     }
 
     /// The directory that a person would name.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    /// Where the node itself lives.
-    pub(crate) fn node_directory(&self) -> PathBuf {
-        self.directory.join(NODE_DIRECTORY)
     }
 
     /// What must not be stored with everything else, if it lies there.
@@ -91,7 +99,7 @@ impl Home {
 
     /// Removes what was made; whether anything was.
     pub(crate) fn remove(self) -> bool {
-        self.temporary.is_some()
+        !self.temporaries.is_empty()
     }
 }
 
@@ -123,7 +131,7 @@ fn suits(directory: &Path, data_bytes: u64) -> std::result::Result<(), (Exit, St
     if !runtime::takes_direct_io(directory).map_err(failed)? {
         return unsuitable(format!("{} takes no direct I/O there", system.name));
     }
-    let wanted = data_bytes.saturating_mul(2).saturating_add(SPARE_BYTES);
+    let wanted = data_bytes.saturating_mul(4).saturating_add(SPARE_BYTES);
     if system.free_bytes < wanted {
         let (free, wanted) = (size::human(system.free_bytes), size::human(wanted));
         return unsuitable(format!("has {free} free, {wanted} are needed"));

@@ -1,4 +1,4 @@
-//! The proof: everything that the restarted node has is compared, byte by byte, with its source on this machine.
+//! The proof: everything that the nodes have is compared, byte by byte, with its source on this machine, and every copy of it with its checksums.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -32,6 +32,41 @@ pub(crate) struct Proof {
     pub(crate) links: u64,
     /// Sources that changed or went since they were stored: nothing to compare with.
     pub(crate) moved_on: u64,
+}
+
+/// Copies that were read, all of them right.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Copies {
+    /// Of chunks.
+    pub(crate) chunks: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+}
+
+/// Reads every copy of everything at `place`.
+pub(crate) fn check_copies(context: &mut Context, place: &RemotePath) -> Result<Copies> {
+    let walk = context.walk(place, true)?;
+    let volume = context.volume_of(place)?;
+    let mut copies = Copies::default();
+    for visit in walk {
+        let visit = visit?;
+        if visit.attributes.kind != InodeKind::File {
+            continue;
+        }
+        let shown = place.join(&visit.below).to_string();
+        let file = volume.at(visit.attributes.inode);
+        let entry = file.stat(b"", false).wait().map_err(|error| failure(&shown, &error))?;
+        let mut verifier = file.verify_file(&entry);
+        if let Some(damage) = verifier.next() {
+            let damage = damage.map_err(|error| failure(&shown, &error))?;
+            let reason = format!("a copy of its chunk {} isn't right", damage.chunk.id);
+            return Err(Failure::new(Exit::Integrity, shown, reason)
+                .next("please report this, with --keep and the directory"));
+        }
+        copies.chunks += verifier.checked_chunks();
+        copies.bytes += verifier.checked_bytes();
+    }
+    Ok(copies)
 }
 
 /// What became of one thing.

@@ -112,6 +112,8 @@ fn log_config(device_bytes: u64) -> LogConfig {
         device_bytes,
         prezero_bytes: 0,
         accept_data_loss: false,
+        life_random: 0,
+        takes_over: None,
     }
 }
 
@@ -295,7 +297,8 @@ impl World {
         let result = event(agent, now, &mut node.memory, &mut node.effects);
         let installed = agent.installed();
         node.promised = node.promised.max(installed);
-        let follows = node.followed.values().all(|number| *number >= installed);
+        let mut parts = node.followed.iter().filter(|(unit, _)| agent.takes_part(**unit));
+        let follows = parts.all(|(_, number)| *number >= installed);
         assert!(follows, "{:?} promises map {} before its units follow it (R5)", node.id, installed.0);
         self.carry_out(at);
         let node = &mut self.nodes[at];
@@ -337,7 +340,8 @@ impl World {
             self.schedule(at, 500_000, Happening::Stored { run, edition });
         }
         if let Some(edition) = publish {
-            for unit in units() {
+            let agent = self.nodes[at].agent.as_ref().expect("it has just spoken");
+            for unit in units().into_iter().filter(|unit| agent.takes_part(*unit)).collect::<Vec<_>>() {
                 self.schedule(at, 50_000, Happening::Followed { run, unit, edition: Arc::clone(&edition) });
             }
         }
@@ -771,6 +775,7 @@ fn reports(node: NodeId, incarnation: Incarnation, lives: &[Incarnation]) -> Vec
         incarnation,
         lives: lives.to_vec(),
         recovered_cut: false,
+        lacks: false,
         log_end: LogEnd { epoch: Epoch(0), index: CommitIndex(0) },
         sequence: 1,
         capacity_bytes: 100 << 30,

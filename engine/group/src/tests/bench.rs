@@ -73,6 +73,8 @@ fn log_config(device_bytes: u64) -> LogConfig {
         device_bytes,
         prezero_bytes: 0,
         accept_data_loss: false,
+        life_random: 0,
+        takes_over: None,
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Opening {
     pub(super) lost_its_end: bool,
     /// The operator doesn't accept that.
     pub(super) refusal: Option<OpenError>,
+    /// Batches that were durable aren't there, or may not be.
+    pub(super) lacks: bool,
     /// Where it ended, once it is made whole.
     pub(super) ended_at: Option<Place>,
 }
@@ -48,6 +50,7 @@ impl Default for Opening {
             salvage: Salvage::default(),
             lost_its_end: false,
             refusal: None,
+            lacks: false,
             ended_at: None,
         }
     }
@@ -428,9 +431,8 @@ impl Device {
     }
 
     pub(super) fn on_length_durable<M: Memory>(&mut self, memory: &mut M, io: &mut IoEffects) {
-        let superblock = self.superblock.as_mut().expect("known");
-        superblock.incarnation.0 += 1;
-        superblock.clean = false;
+        self.begin_life();
+        self.superblock.as_mut().expect("known").clean = false;
         let joins = self.join_fresh_segment();
         self.write_superblock(Covers { opens: true, joins, checkpoint: None }, memory, io);
     }

@@ -10,31 +10,38 @@ use crate::{Expected, Kind, OpenError};
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
-struct Bench {
-    log: Log,
-    disk: FakeDisk,
-    memory: FakeMemory,
-    effects: LogEffects,
-    config: LogConfig,
+pub(super) struct Bench {
+    pub(super) log: Log,
+    pub(super) disk: FakeDisk,
+    pub(super) memory: FakeMemory,
+    pub(super) effects: LogEffects,
+    pub(super) config: LogConfig,
     /// Records as appended, or as recovered.
-    records: Vec<Vec<u8>>,
+    pub(super) records: Vec<Vec<u8>>,
     /// The image that a checkpoint takes, or that recovery has read.
     image: Vec<u8>,
-    is_open: bool,
+    pub(super) is_open: bool,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with_seed(1)
+    }
+
+    /// What a crash keeps depends on the seed.
+    pub(super) fn with_seed(seed: u64) -> Self {
         let config = LogConfig {
             capacity_bytes: DATA_START + 64 * u64::from(SEGMENT_BYTES),
             device_bytes: 0,
             prezero_bytes: 0,
             accept_data_loss: false,
+            life_random: 0x1234,
+            takes_over: None,
         };
         let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
             log: Log::format(config, format),
-            disk: FakeDisk::new(1),
+            disk: FakeDisk::new(seed),
             memory: FakeMemory::default(),
             effects: LogEffects::default(),
             config,
@@ -48,7 +55,7 @@ impl Bench {
     }
 
     /// Killed, and started again.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.disk.kill(&mut self.memory);
         self.memory.clear();
         self.records.clear();
@@ -61,8 +68,13 @@ impl Bench {
     }
 
     /// One event and all that follows from it.
-    fn run(&mut self, event: LogEvent<'_>) {
+    pub(super) fn run(&mut self, event: LogEvent<'_>) {
         self.handle(event);
+        self.finish();
+    }
+
+    /// Until the disk has nothing left to do.
+    fn finish(&mut self) {
         for _ in 0..100_000 {
             let Some((io, outcome)) = self.disk.complete(&mut self.memory) else { return };
             self.handle(LogEvent::IoDone { io, outcome });
@@ -70,7 +82,7 @@ impl Bench {
         panic!("it comes to no end");
     }
 
-    fn handle(&mut self, event: LogEvent<'_>) {
+    pub(super) fn handle(&mut self, event: LogEvent<'_>) {
         self.log.handle(Nanos(1), event, &mut self.memory, &mut self.effects);
         loop {
             self.disk.submit(&self.effects.io, &mut self.memory);
@@ -118,7 +130,7 @@ impl Bench {
     }
 
     /// Durable records of `bytes` each, a batch each.
-    fn append(&mut self, count: usize, bytes: usize) {
+    pub(super) fn append(&mut self, count: usize, bytes: usize) {
         for _ in 0..count {
             let record = vec![u8::try_from(self.records.len() % 251).unwrap(); bytes];
             assert_eq!(self.log.room(bytes, &mut self.memory), LogRoom::Ready);
@@ -130,22 +142,27 @@ impl Bench {
         }
     }
 
-    fn checkpoint(&mut self) {
+    pub(super) fn checkpoint(&mut self) {
+        let before = self.log.counters().checkpoints;
+        self.begin_checkpoint();
+        self.finish();
+        assert_eq!(self.log.counters().checkpoints, before + 1);
+    }
+
+    pub(super) fn begin_checkpoint(&mut self) {
         for record in &self.records {
             self.image.extend_from_slice(&u32::try_from(record.len()).unwrap().to_le_bytes());
             self.image.extend_from_slice(record);
         }
-        let before = self.log.counters().checkpoints;
-        self.run(LogEvent::BeginCheckpoint { index: self.records.len() as u64 });
-        assert_eq!(self.log.counters().checkpoints, before + 1);
+        self.handle(LogEvent::BeginCheckpoint { index: self.records.len() as u64 });
     }
 
-    fn offset(&self, place: Place) -> u64 {
+    pub(super) fn offset(&self, place: Place) -> u64 {
         self.log.device().geometry().offset(place)
     }
 
     /// The first byte behind the log.
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.offset(self.log.device().durable_resume().place)
     }
 

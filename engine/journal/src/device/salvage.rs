@@ -170,6 +170,7 @@ impl Device {
             return false;
         }
         salvage.last = last;
+        self.opening_mut().lacks = true;
         self.notes.push_back(Note::Damaged(DamagedBatches { first, last, place }));
         true
     }

@@ -40,6 +40,8 @@ pub(super) struct SuperblockWriter {
     pub(super) parent: u64,
     phase: Phase,
     covers: Covers,
+    /// Something has changed in memory that no write has yet.
+    pub(super) news: bool,
     wanted: Option<Covers>,
 }
 
@@ -60,6 +62,7 @@ impl Device {
         }
         let Some(covers) = self.writer.wanted.take() else { return };
         self.writer.covers = covers;
+        self.writer.news = false;
         let slot = self.writer.slot.expect("taken when the device was opened");
         let superblock = self.superblock.as_mut().expect("known before it is written");
         superblock.sequence += 1;
@@ -73,7 +76,7 @@ impl Device {
 
     /// Whether the superblock on disk is the one in memory.
     pub(super) fn superblock_is_durable(&self) -> bool {
-        self.writer.phase == Phase::Idle && self.writer.wanted.is_none()
+        self.writer.phase == Phase::Idle && self.writer.wanted.is_none() && !self.writer.news
     }
 
     fn write_pair(&mut self, first_copy: usize, io: &mut IoEffects) {

@@ -158,6 +158,7 @@ impl Device {
             self.fail(OpenError::Damaged(damage));
             return false;
         }
+        self.opening_mut().lacks = true;
         self.notes.push_back(Note::Damaged(damage));
         self.config.kind == Kind::Chunks
     }
@@ -416,7 +417,13 @@ impl Device {
     /// and may be tried again. A search goes on: where the next batch must begin was read and none was there, so it takes a second fault to
     /// hide a durable one, and a bad sector in free space is no reason not to open.
     fn unreadable(&mut self, offset: u64, is_next: bool) -> Read {
-        if !is_next || self.config.accept_data_loss {
+        if !is_next {
+            return Read::None;
+        }
+        if self.config.accept_data_loss {
+            // What is there may have been acked, and may be all that was lost.
+            self.walk().recovered_cut = true;
+            self.opening_mut().lacks = true;
             return Read::None;
         }
         self.fail(OpenError::Unreadable { offset });
@@ -480,6 +487,7 @@ impl Device {
                 } else if is_good {
                     self.walk().entry += 1;
                 } else {
+                    self.opening_mut().lacks |= failed;
                     self.cut(memory);
                 }
                 true

@@ -47,6 +47,8 @@ impl Bench {
             device_bytes: 0,
             prezero_bytes: 3 * u64::from(SEGMENT_BYTES),
             accept_data_loss: false,
+            life_random: 0,
+            takes_over: None,
         };
         let format = format_of(ClusterId([1; 16]), StoreId([2; 16]), SEGMENT_BYTES);
         let mut bench = Self {
@@ -80,6 +82,9 @@ impl Bench {
         self.image_read.clear();
         (self.is_open, self.is_fenced, self.shut_down, self.armed) = (false, false, false, None);
         self.config.device_bytes = self.disk.length();
+        // Its own stream: known seeds go on to mean what they did.
+        let mut lives = self.random;
+        self.config.life_random = u16::try_from(lives.below(1 << 16)).unwrap();
         self.log = Log::open(self.config, expected());
         self.event(LogEvent::Start);
     }
@@ -126,6 +131,8 @@ impl Bench {
             }
             LogEffect::Opened { last_index } => {
                 assert_eq!(last_index, self.state.len() as u64);
+                assert!(self.log.recovered_cut() || !self.log.opened().unwrap().recovered_cut);
+                assert!(self.log.lacks() || self.log.loss().is_none());
                 self.is_open = true;
             }
             LogEffect::Durable { index } => self.durable = usize::try_from(index).unwrap(),

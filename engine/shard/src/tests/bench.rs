@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use journal::Expected;
 use journal::fake_disk::{FakeDisk, FakeMemory, format_of};
 use placement::{ClusterMap, Edition, OneNode, one_node};
 use store::{Store, StoreConfig};
@@ -20,6 +21,17 @@ pub(super) const CLUSTER: ClusterId = ClusterId([1; 16]);
 pub(super) const LINKS_MAX: u32 = 3;
 const STORE: StoreId = StoreId([2; 16]);
 const SEGMENT_BYTES: u32 = 16 << 20;
+
+const IDENTITY: Identity =
+    Identity { cluster: CLUSTER, node: NodeId(1), shard: ShardIndex(0), store: STORE, links_max: LINKS_MAX };
+
+fn config(device_bytes: u64) -> StoreConfig {
+    StoreConfig {
+        prezero_bytes: 0,
+        scrub: false,
+        ..StoreConfig::new((1 << 20) + 12 * u64::from(SEGMENT_BYTES), device_bytes)
+    }
+}
 
 /// A frame that the shard sent.
 #[derive(Clone, Debug)]
@@ -110,20 +122,9 @@ impl Chunk {
 impl Bench {
     /// A shard that serves under map 1, with link 1 greeted.
     pub(super) fn new() -> Self {
-        let config = StoreConfig {
-            prezero_bytes: 0,
-            scrub: false,
-            ..StoreConfig::new((1 << 20) + 12 * u64::from(SEGMENT_BYTES), 0)
-        };
-        let identity = Identity {
-            cluster: CLUSTER,
-            node: NodeId(1),
-            shard: ShardIndex(0),
-            store: STORE,
-            links_max: LINKS_MAX,
-        };
+        let store = Store::format(config(0), format_of(CLUSTER, STORE, SEGMENT_BYTES));
         let mut bench = Self {
-            shard: Shard::new(identity, Store::format(config, format_of(CLUSTER, STORE, SEGMENT_BYTES))),
+            shard: Shard::new(IDENTITY, store),
             disk: FakeDisk::new(1),
             memory: FakeMemory::default(),
             effects: Effects::default(),
@@ -133,12 +134,26 @@ impl Bench {
             conflicting: Vec::new(),
             encoder: Encoder::new(),
         };
-        bench.shard.on_start(bench.now, &mut bench.memory, &mut bench.effects);
-        bench.settle();
-        bench.run();
-        bench.change_map(1);
-        bench.greeted(1);
+        bench.begin();
         bench
+    }
+
+    /// Killed, and started again on the same disk.
+    pub(super) fn restart(&mut self) {
+        self.disk.kill(&mut self.memory);
+        self.memory.clear();
+        self.sent.clear();
+        let expected = Expected { cluster: Some(CLUSTER), store: Some(STORE), node: NodeId(1), unit: 0 };
+        self.shard = Shard::new(IDENTITY, Store::open(config(self.disk.length()), expected));
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.shard.on_start(self.now, &mut self.memory, &mut self.effects);
+        self.settle();
+        self.run();
+        self.change_map(1);
+        self.greeted(1);
     }
 
     pub(super) fn change_map(&mut self, number: u64) {

@@ -27,7 +27,7 @@ impl View<'_> {
         let store = self.store(member.store);
         if member.state.acks() {
             // Whoever acks promises durably, in the life that it acks in.
-            let has = store.presence == Presence::Fit && store.installed >= number;
+            let has = (store.presence == Presence::Fit || store.reads) && store.installed >= number;
             let waits = Waits::Promise { node: store.node, number };
             return (!has && !planted(Bug::ControlActivatesEarly)).then_some(waits);
         }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use wire::control::{CaughtUp, Condition, Heartbeat, Life, LogEnd, StoreReport};
-use wire::map::{Map, Standing};
+use wire::map::{Map, Standing, Unit};
 use wire::planted::{Bug, planted};
 use wire::{MapNumber, Nanos, NodeId, StoreId};
 
@@ -72,6 +72,7 @@ pub(super) struct StoreState {
     /// It was refused as stale (R34).
     pub(super) is_stale: bool,
     pub(super) cut: bool,
+    pub(super) lacks: bool,
     pub(super) log_end: LogEnd,
     /// The highest batch that was heard of in the store's present life (R34).
     pub(super) sequence: u64,
@@ -87,6 +88,7 @@ impl StoreState {
         life: None,
         is_stale: false,
         cut: false,
+        lacks: false,
         log_end: LogEnd { epoch: wire::Epoch(0), index: wire::CommitIndex(0) },
         sequence: 0,
         used_bytes: None,
@@ -238,6 +240,17 @@ impl Nodes {
         if store.is_present && store.condition == Condition::Well { Presence::Fit } else { Presence::Gone }
     }
 
+    /// Whether a store of chunks is fenced and its node lives: what it has can be read.
+    pub(super) fn reads(&self, map: &Map, place: u16) -> bool {
+        let record = &map.stores[usize::from(place)];
+        let store = self.store(place);
+        matches!(record.unit, Unit::Shard(_))
+            && record.standing == Standing::Member
+            && self.is_alive(record.node)
+            && store.is_present
+            && store.condition == Condition::Fenced
+    }
+
     /// Whether a live node keeps up with the maps: what is prepared with it is promised soon.
     pub(super) fn follows(&self, node: NodeId) -> bool {
         self.all.get(&node).is_some_and(|node| {
@@ -283,6 +296,7 @@ impl Nodes {
             life: Some(life),
             is_stale: false,
             cut: report.recovered_cut,
+            lacks: report.lacks,
             log_end: report.log_end,
             // A life that was accepted counts from where it began.
             sequence: report.sequence,

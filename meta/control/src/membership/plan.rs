@@ -2,7 +2,7 @@
 
 use wire::control::{ChainId, Waits};
 use wire::map::{Chain, Group, Map, MapDelta, Node, Slice, Store};
-use wire::{MapNumber, Nanos, NodeId};
+use wire::{MapNumber, Nanos, NodeId, SessionId};
 
 use super::config::{Config, HOLD_DOWN_MAX, HOLD_DOWN_MIN, REPLAN, UNHURRIED};
 use super::event::{Effect, Effects, Note};
@@ -16,8 +16,8 @@ pub(super) struct Draft<'a> {
     pub(super) delta: MapDelta,
     /// Somebody waits for it.
     pub(super) is_urgent: bool,
-    /// Stores whose process was started anew, by place: the change says so.
-    pub(super) restarted: Vec<u16>,
+    /// Stores whose process was started anew, by place: the change says so. And whether the new life lacks something (R8).
+    pub(super) restarted: Vec<(u16, bool)>,
 }
 
 impl<'a> Draft<'a> {
@@ -60,6 +60,31 @@ impl<'a> Draft<'a> {
         let known = (0_u16..=u16::MAX).zip(&self.map.stores);
         let unchanged = known.filter(|(place, _)| !self.delta.stores.contains_key(place));
         unchanged.chain(self.delta.stores.iter().map(|(place, store)| (*place, store)))
+    }
+
+    /// What was acked may be gone: whoever still means to commit a slice's chunks has to write them again (R8); of a group all sessions end, whose ids would be given
+    /// out again (R20). The chain is in the change.
+    fn stamp_loss(&mut self, id: ChainId) {
+        let number = self.number();
+        match id {
+            ChainId::Slice(slice) => {
+                if let Some(record) = self.delta.slices.get_mut(&slice) {
+                    record.loss_map_number = number;
+                }
+            }
+            ChainId::Group(group) => {
+                if let Some(record) = self.delta.groups.get_mut(&group) {
+                    record.generation += 1;
+                }
+            }
+        }
+    }
+
+    /// A group that has no generation left can't tell its sessions from those that it lost (R20): it stays down.
+    fn is_used_up(&self, id: ChainId) -> bool {
+        let ChainId::Group(group) = id else { return false };
+        let known = group_place(self.map, group).map(|place| &self.map.groups[place]);
+        known.is_some_and(|known| known.generation + 1 >= SessionId::GENERATION_COUNT)
     }
 
     pub(super) fn set_chain(&mut self, id: ChainId, chain: Chain) {
@@ -133,7 +158,13 @@ impl Leader {
         let is_quiet = !found.is_unsettled && draft.is_empty() && self.targets.is_empty();
         for (id, outcome) in found.outcomes {
             if let Some(next) = outcome.next {
+                if outcome.is_lossy && draft.is_used_up(id) {
+                    continue;
+                }
                 draft.set_chain(id, next);
+                if outcome.is_lossy {
+                    draft.stamp_loss(id);
+                }
                 draft.is_urgent |= outcome.is_urgent;
             }
             self.remember(now, id, &outcome, effects);
@@ -198,18 +229,20 @@ impl Leader {
                 StoreView {
                     node: record.node,
                     presence: self.nodes.presence(now, draft.map, place),
+                    reads: self.nodes.reads(draft.map, place),
                     follows: self.nodes.follows(record.node),
                     installed: node.map_or(MapNumber(0), |node| node.installed),
                     sealed: node.map_or(MapNumber(0), |node| node.sealed),
                     lease_until: self.nodes.lease_until(record.node),
                     cut: state.cut,
+                    lacks: state.lacks,
                     log_end: state.log_end,
                 }
             })
             .collect();
-        for place in &draft.restarted {
+        for (place, lacks) in &draft.restarted {
             if let Some(store) = stores.get_mut(usize::from(*place)) {
-                store.presence = Presence::Restarted;
+                (store.presence, store.reads, store.lacks) = (Presence::Restarted, false, *lacks);
             }
         }
         stores

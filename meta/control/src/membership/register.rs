@@ -232,7 +232,7 @@ impl Leader {
         let Some(known) = draft.store(place).cloned() else { return Ok(()) };
         let record = updated(&known, report);
         if record.incarnation > known.incarnation {
-            draft.restarted.push(place);
+            draft.restarted.push((place, report.lacks));
         }
         if record != known {
             draft.delta.stores.insert(place, record);
@@ -303,6 +303,8 @@ impl Leader {
         for (report, verdict) in registration.stores.iter().zip(&judged.verdicts) {
             let place = self.nodes.place(report.store);
             match (verdict, place) {
+                // One that was only announced, by a node that joins before it formats, isn't there yet: no chain waits for its promise.
+                (StoreVerdict::Accepted, Some(_)) if report.incarnation == Incarnation(0) => (),
                 (StoreVerdict::Accepted, Some(place)) => self.nodes.accept_store(place, life, report),
                 (StoreVerdict::Unknown, None) if self.strays.len() < STRAYS_MAX => {
                     self.strays.insert(report.store, Stray { node, life, report: report.clone() });

@@ -39,6 +39,7 @@ impl View<'_> {
                 ReplicaState::Syncing
             };
         }
+        outcome.is_lossy = self.store(seed).lacks;
         prepare(next);
         next.min_in_sync = chain.min_in_sync.min(self.min_in_sync);
         outcome.is_urgent = true;

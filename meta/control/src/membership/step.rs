@@ -28,6 +28,8 @@ use super::transition::mark_seeds;
 pub(super) struct StoreView {
     pub(super) node: NodeId,
     pub(super) presence: Presence,
+    /// It is fenced: it takes no writes any more, and still reads.
+    pub(super) reads: bool,
     /// What is prepared with it is promised soon.
     pub(super) follows: bool,
     /// What its node has promised durably, in the life that is registered.
@@ -37,6 +39,8 @@ pub(super) struct StoreView {
     /// Until when its node may have a lease.
     pub(super) lease_until: Nanos,
     pub(super) cut: bool,
+    /// Its recovery missed something that may have been acked (R8).
+    pub(super) lacks: bool,
     pub(super) log_end: LogEnd,
 }
 
@@ -92,6 +96,8 @@ pub(super) struct Outcome {
     pub(super) choice: Option<Choice>,
     /// Somebody could seed it.
     pub(super) may_seed: bool,
+    /// It goes on with a store that lacks something (R8).
+    pub(super) is_lossy: bool,
 }
 
 /// A step that nothing forced.
@@ -124,6 +130,8 @@ impl View<'_> {
         let is_lost = self.look_around(&mut next);
         if is_lost {
             self.without_lost(chain, &mut next);
+            let alone = next.serving().next().filter(|_| next.members.len() == 1);
+            outcome.is_lossy = alone.is_some_and(|member| self.store(member.store).lacks);
             outcome.is_urgent = true;
         } else if chain.serving().next().is_none() {
             self.seed(id, chain, &mut next, &mut outcome);
@@ -134,8 +142,8 @@ impl View<'_> {
         } else {
             self.wishes(id, chain, &mut next, &mut outcome);
         }
-        if next.epoch > chain.epoch {
-            lead_by_serving(&mut next);
+        if next.epoch != chain.epoch {
+            next.members = joiners_behind(&next.members);
         }
         mark_seeds(chain, &mut next, is_group(id));
         outcome.next = (next != *chain).then_some(next);
@@ -163,8 +171,17 @@ impl View<'_> {
     /// What members' stores have become. Whether one is gone that acks.
     fn look_around(&self, next: &mut Chain) -> bool {
         let mut is_lost = false;
+        // A fenced store that nobody else can stand in for goes on serving: it takes no writes, and all that was acked can be read from it (R6).
+        let serves = |member: &Member| {
+            member.state == ReplicaState::Serving
+                && matches!(self.store(member.store).presence, Presence::Fit | Presence::Unknown)
+        };
+        let has_others = next.members.iter().any(serves);
         for member in next.members.iter_mut() {
             let presence = self.store(member.store).presence;
+            if !has_others && member.state == ReplicaState::Serving && self.store(member.store).reads {
+                continue;
+            }
             let acks = member.state.acks();
             member.state = match (member.state, presence) {
                 (ReplicaState::Serving | ReplicaState::Syncing | ReplicaState::Waiting, Presence::Gone) => {
@@ -222,23 +239,14 @@ pub(super) fn is_group(id: ChainId) -> bool {
     matches!(id, ChainId::Group(_))
 }
 
-/// Whether the first of those who ack serves, if anybody does: the head.
-pub(super) fn is_led_by_serving(members: &Members) -> bool {
-    let mut ackers = members.iter().filter(|member| member.state.acks());
-    let is_serving = |member: &Member| member.state == ReplicaState::Serving;
-    ackers.next().is_none_or(is_serving) || !members.iter().any(is_serving)
-}
-
-/// A member that syncs is fed by those before it, so that it comes behind the head: one that led before it was away, too.
-fn lead_by_serving(next: &mut Chain) {
-    if is_led_by_serving(&next.members) {
-        return;
-    }
-    let acks = next.members.iter().position(|member| member.state.acks());
-    let serves = next.members.iter().position(|member| member.state == ReplicaState::Serving);
-    if let (Some(first), Some(head)) = (acks, serves) {
-        next.members[first..=head].rotate_right(1);
-    }
+/// The members with those that sync behind those that serve: the head is the first acker, and what it hands on reaches every one of them (R2, I5).
+pub(super) fn joiners_behind(members: &Members) -> Members {
+    let last = members.iter().rposition(|member| member.state == ReplicaState::Serving).unwrap_or(0);
+    let is_early =
+        |(place, member): &(usize, &Member)| *place < last && member.state == ReplicaState::Syncing;
+    let others = members.iter().enumerate().filter(|found| !is_early(found));
+    let early = members.iter().enumerate().filter(is_early);
+    others.chain(early).map(|(_, member)| *member).collect()
 }
 
 /// A new epoch, which is prepared first (R5).

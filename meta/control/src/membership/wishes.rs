@@ -8,7 +8,7 @@ use wire::map::{Chain, Member, Members, ReplicaState};
 
 use super::config::EVICTION_INTERVAL;
 use super::nodes::Presence;
-use super::step::{Choice, Outcome, View, is_group, is_led_by_serving, prepare};
+use super::step::{Choice, Outcome, View, is_group, joiners_behind, prepare};
 
 impl View<'_> {
     /// The step, if there is one to take.
@@ -136,17 +136,14 @@ impl View<'_> {
             }
             let mut with = *next;
             with.members[place].state = ReplicaState::Syncing;
-            let is_behind = is_led_by_serving(&with.members);
-            if !is_behind {
-                // Whoever led before it was away comes back behind the others.
-                let member = with.members.remove(place);
-                with.members.push(member);
-            }
             let node = |store: u16| self.store(store).node;
             let apart = |a: u16, b: u16| self.links.apart_until(self.now, node(a), node(b));
-            let bad = neighbours(&with.members).find_map(|(a, b)| apart(a, b));
+            let order = joiners_behind(&with.members);
+            // Two others that don't reach each other need it between them, once it serves.
+            let is_its = |(a, b): &(u16, u16)| *a == member.store || *b == member.store;
+            let bad = neighbours(&order).filter(is_its).find_map(|(a, b)| apart(a, b));
             if let Some(until) = bad {
-                let Some(members) = order_without(&with.members, |a, b| apart(a, b).is_some()) else {
+                let Some(members) = order_without(&order, |a, b| apart(a, b).is_some()) else {
                     let store = self.map.stores[usize::from(member.store)].store;
                     outcome.waits.push(Waits::HoldDown { store, left: until.since(self.now) });
                     continue;
@@ -154,7 +151,7 @@ impl View<'_> {
                 with.members = members;
             }
             *next = with;
-            if bad.is_some() || !is_behind {
+            if bad.is_some() {
                 // Places have moved: the others come in with the next epoch.
                 return;
             }
@@ -218,10 +215,11 @@ fn neighbours(members: &Members) -> impl Iterator<Item = (u16, u16)> {
     ackers.clone().zip(ackers.skip(1))
 }
 
-/// The members in an order in which no two neighbours are `apart`, one of them moved; `None`: there is none.
+/// The members in an order in which no two neighbours are `apart` and joiners are behind, one of them moved; `None`: there is none.
 fn order_without(members: &Members, apart: impl Fn(u16, u16) -> bool) -> Option<Members> {
-    let is_good =
-        |members: &Members| is_led_by_serving(members) && !neighbours(members).any(|(a, b)| apart(a, b));
+    let is_good = |members: &Members| {
+        joiners_behind(members) == *members && !neighbours(members).any(|(a, b)| apart(a, b))
+    };
     let count = members.len();
     let moves = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
     moves

@@ -377,9 +377,16 @@ impl Node {
         let Some(control) = &mut self.control else { return };
         if let Some(edition) = control.publishing.take_if(|edition| edition.number() <= stored) {
             for unit in 0..=self.settings.shards {
-                self.send_mail(unit, MAIL, Mail::Map(Arc::clone(&edition)), around);
+                if self.takes_part(unit) {
+                    self.send_mail(unit, MAIL, Mail::Map(Arc::clone(&edition)), around);
+                }
             }
         }
+    }
+
+    /// Whether the control group has accepted the unit's life (R34): others get no map.
+    fn takes_part(&self, unit: usize) -> bool {
+        self.agent().is_some_and(|agent| agent.takes_part(unit_of(unit, self.settings)))
     }
 
     fn give_voter_log(&mut self, unit: usize, log: Option<Log>, around: &mut Around<'_>) {
@@ -539,7 +546,7 @@ impl Node {
     pub(super) fn check_promise(&mut self) {
         let Some(installed) = self.agent().map(AgentUnit::installed) else { return };
         let stored = self.edition.number();
-        let units = self.settings.shards + 1;
+        let units: Vec<usize> = (0..=self.settings.shards).filter(|unit| self.takes_part(*unit)).collect();
         let control = self.control.as_mut().expect("only in clusters");
         control.promised = control.promised.max(installed);
         assert!(
@@ -547,25 +554,32 @@ impl Node {
             "R1: node {} promises {installed:?}, and has stored {stored:?}",
             self.number
         );
-        let follow = control.followed.values().filter(|number| **number >= installed).count();
+        let follows = |unit: &usize| {
+            let of = unit_of(*unit, self.settings);
+            control.followed.get(&of).is_some_and(|number| *number >= installed)
+        };
         assert!(
-            installed == MapNumber(0) || follow == units,
+            installed == MapNumber(0) || units.iter().all(follows),
             "R5: node {} promises {installed:?} before its units follow it",
             self.number
         );
     }
 }
 
+fn unit_of(unit: usize, settings: NodeSettings) -> Unit {
+    if unit < settings.shards { Unit::Shard(shard_index(unit)) } else { Unit::Group(settings.replica.group) }
+}
+
 fn blank_report((number, unit): (usize, usize), settings: NodeSettings, lives: &Lives) -> StoreReport {
     let is_shard = unit < settings.shards;
-    let of_unit = if is_shard { Unit::Shard(shard_index(unit)) } else { Unit::Group(settings.replica.group) };
     StoreReport {
         store: store_id(number, unit),
-        unit: of_unit,
+        unit: unit_of(unit, settings),
         address: super::address(number, unit, settings.shards),
         incarnation: lives.incarnation,
         lives: lives.before.clone(),
         recovered_cut: lives.was_cut,
+        lacks: false,
         log_end: LogEnd::default(),
         sequence: 0,
         capacity_bytes: if is_shard { settings.store_bytes } else { settings.log_bytes },
@@ -580,6 +594,8 @@ fn vote_config(device_bytes: u64) -> LogConfig {
         device_bytes,
         prezero_bytes: 0,
         accept_data_loss: false,
+        life_random: 0,
+        takes_over: None,
     }
 }
 

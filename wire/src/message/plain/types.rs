@@ -50,8 +50,8 @@ macro_rules! structs {
 structs! {
     Registration { node, life, join, name, rack, control, sent, installed, stores }
     StoreReport {
-        store, unit, address, incarnation, lives, recovered_cut, log_end, sequence, capacity_bytes,
-        used_bytes, condition
+        store, unit, address, incarnation, lives, recovered_cut, lacks, log_end, sequence,
+        capacity_bytes, used_bytes, condition
     }
     LogEnd { epoch, index }
     Heartbeat { node, life, sent, installed, stores, suspects, synced, caught_up, slow }

@@ -212,6 +212,7 @@ impl World {
                 incarnation: disk.incarnation,
                 lives: disk.lives.clone(),
                 recovered_cut: disk.cut,
+                lacks: disk.cut,
                 log_end: self.log_end(*store, *unit),
                 sequence: disk.sequence,
                 capacity_bytes: 1 << 30,

@@ -183,6 +183,32 @@ fn a_power_cut_is_survived() {
     assert!(cluster.map().number > MapNumber(0));
 }
 
+/// R8: what was acked in a slice may be gone where its chain goes on with a store that lost something; in a chain where others serve it isn't.
+#[test]
+fn a_seed_that_lacks_something_stamps_its_slices() {
+    let stamps = |cluster: &Cluster| -> Vec<u64> {
+        cluster.map().slices.iter().map(|slice| slice.loss_map_number.0).collect()
+    };
+    let mut cluster = Cluster::of(1, 2);
+    cluster.restart(1);
+    cluster.run(1_000 * MS);
+    assert!(cluster.is_whole() && stamps(&cluster) == [0; 4], "nothing was lost");
+    cluster.node(1).stores.iter_mut().for_each(|store| store.lacks = true);
+    let number = cluster.map().number;
+    cluster.handle(Event::Deposed { leader: None });
+    cluster.handle(Event::Elected);
+    cluster.restart(1);
+    cluster.run(1_000 * MS);
+    assert!(cluster.is_whole() && stamps(&cluster).iter().all(|stamp| *stamp > number.0), "R8");
+    assert_eq!(cluster.map().groups[0].generation, 1, "R20: every session is closed");
+
+    let mut cluster = Cluster::of(3, 2);
+    cluster.node(3).stores[0].lacks = true;
+    cluster.restart(3);
+    cluster.run(8_000 * MS);
+    assert!(cluster.is_whole() && stamps(&cluster) == [0; 4], "the others have everything");
+}
+
 #[test]
 fn a_leader_that_reached_nobody_blames_nobody() {
     let mut cluster = Cluster::of(3, 1);

@@ -37,11 +37,13 @@ impl Known {
         let store = |place: u32| StoreView {
             node: NodeId(place % 5 + 1),
             presence: Presence::Fit,
+            reads: false,
             follows: true,
             installed: PREPARED,
             sealed: PREPARED,
             lease_until: NOW.after(1),
             cut: false,
+            lacks: false,
             log_end: LogEnd::default(),
         };
         Self {
@@ -184,7 +186,7 @@ fn a_chain_goes_on_with_a_seed() {
     // R7: with one that cut its log only when all seeds did.
     let cut = |known: Known, place: usize| known.with(place, |store| store.cut = true);
     let old = "8P2 0L* 1O* 2W";
-    cut(slice(), 0).check(old, "9P2 1S* 0Y* 2Y");
+    cut(slice(), 0).check(old, "9P2 1S* 2Y 0Y*");
     let one = cut(slice(), 0).presence(1, Gone);
     assert_eq!(one.outcome(old).waits, [Waits::CleanSeed { missing: 1 }]);
     assert_eq!(one.outcome(old).next, None);
@@ -227,6 +229,18 @@ fn a_member_serves_when_it_has_synced_in_this_epoch() {
     assert!(with(&[report(7, 2)]).outcome("7A2 0S* 1O* 2Y").is_urgent, "writes wait for it");
     assert!(!with(&[report(7, 2)]).outcome(old).is_urgent);
     with(&[report(7, 2)]).check("7P2 0S* 1S* 2Y", "7A2 0S* 1S* 2Y");
+}
+
+/// A store whose write had failed was put out of the chain that it was alone in, and what it had couldn't be read any more.
+#[test]
+fn a_fenced_store_serves_while_nobody_else_does() {
+    let fenced = |known: Known, place: usize| {
+        known.presence(place, Presence::Gone).with(place, |store| store.reads = true)
+    };
+    fenced(slice(), 0).check("7A1 0S*", "7A1 0S*");
+    fenced(slice(), 0).presence(1, Presence::Gone).check("7A2 0S* 1S*", "8P2 0S* 1O*");
+    fenced(slice(), 0).check("7A2 0S* 1S*", "8P2 0O* 1S*");
+    fenced(slice(), 0).check("8P1 0S*", "8A1 0S*");
 }
 
 #[test]
@@ -315,7 +329,8 @@ fn neighbours_that_do_not_reach_each_other_are_parted() {
     suspects(slice(), &[(1, 2), (3, 2)]).check(full, "8P2 0S* 1W* 2S*");
     suspects(slice(), &[(2, 1), (3, 2)]).check(full, "8P2 0S* 1W* 2S*");
     // R6: not below min_in_sync.
-    suspects(slice(), &[(1, 2)]).check("7A2 0S* 1S* 2O", "8P2 1S* 2Y 0S*");
+    suspects(slice(), &[(1, 2)]).check("7A2 0S* 1S* 2O", "8P2 0S* 1S* 2Y");
+    suspects(slice(), &[(1, 2)]).check("7A2 0O 1S* 2S*", "8P2 1S* 2S* 0Y");
     suspects(slice(), &[(1, 2)]).presence(2, Presence::Gone).check("7A2 0S* 1S* 2O", "7A2 0S* 1S* 2O");
     suspects(slice(), &[(1, 2)]).check("7A1 0S* 1Y", "8P1 0S* 1W");
     // Who waits doesn't come in beside somebody he can't reach.

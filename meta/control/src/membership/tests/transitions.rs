@@ -119,6 +119,9 @@ fn steps_of_a_slice_are_checked() {
         // Another order, another min_in_sync.
         ("7A2 0S* 1S* 2S*", "8P2 2S* 0S* 1S*", Ok(())),
         ("7A2 0S* 1S* 2S*", "7A2 2S* 0S* 1S*", Err(Rule::Ackers)),
+        // The head came behind a member that synced, and what it handed on never reached that one (three processes, the head killed).
+        ("7A2 0W 1S* 2S*", "8P2 0Y 1S* 2S*", Err(Rule::Order)),
+        ("7A2 0W 1S* 2S*", "8P2 1S* 2S* 0Y", Ok(())),
         ("7A2 0S* 1S* 2S*", "7A1 0S* 1S* 2S*", Err(Rule::MinInSync)),
         ("7A2 0S* 1S* 2S*", "8P1 0S* 1S* 2S*", Err(Rule::MinInSync)),
         ("7A1 0S* 1S* 2S*", "8P2 0S* 1S* 2S*", Ok(())),

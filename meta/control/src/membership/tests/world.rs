@@ -58,6 +58,7 @@ pub(super) fn report(store: StoreId, unit: Unit) -> StoreReport {
         incarnation: next_incarnation(Incarnation(0), u16::from(store.0[0])),
         lives: Vec::new(),
         recovered_cut: false,
+        lacks: false,
         log_end: LogEnd::default(),
         sequence: 0,
         capacity_bytes: 4 << 30,

@@ -377,3 +377,20 @@ fn deletes_go_to_those_who_ack_and_orphans_to_their_holder() {
     world.calls.on_map(&world.map, &mut world.effects);
     assert_eq!(world.calls.deletes(), 1, "only what waits for the one that acks");
 }
+
+/// A store's machine lost power: nothing said so, and what was asked before stood in the way of what was asked again (sim cluster seed 1065).
+#[test]
+fn a_silent_store_is_dialled_again() {
+    let mut world = World::new();
+    world.calls.inventory(world.now, &world.map, 0, None, &mut world.effects);
+    let links = world.connected();
+    assert_eq!((links.len(), world.calls.calls(0)), (1, (0, 1)));
+    let due = world.calls.deadline().expect("it is waited for");
+    world.effects.closes.clear();
+    world.calls.on_turn(Nanos(due.0 - 1), &world.map, &mut world.effects);
+    assert!(world.effects.closes.is_empty());
+    world.calls.on_turn(due, &world.map, &mut world.effects);
+    assert_eq!(world.effects.closes, [(links[0], CloseReason::Redial)]);
+    world.calls.inventory(due, &world.map, 0, None, &mut world.effects);
+    assert_eq!(world.calls.calls(0), (1, 0), "asked again");
+}

@@ -59,6 +59,9 @@ impl Core {
         self.timers.clear(Timer::Directory);
         self.restart_fetch();
         self.directory.lively = self.links.lively(cx.now, LIVELY);
+        if self.links.is_owed(&self.map_candidate()) {
+            self.skip_owed_candidates();
+        }
         let deadline =
             if self.directory.map.is_some() { cx.now.after(REFRESH_PATIENCE) } else { Nanos(u64::MAX) };
         self.directory.fetch = Some(self.begin(cx, None, What::MapPage, deadline));
@@ -109,7 +112,25 @@ impl Core {
         if self.map_candidate() == failed {
             self.directory.candidate = self.directory.candidate.wrapping_add(1);
         }
+        self.skip_owed_candidates();
         self.restart_fetch();
+    }
+
+    /// A machine that says nothing has several addresses, each of which would be waited for.
+    fn skip_owed_candidates(&mut self) {
+        if self.directory.lively.is_some() {
+            return;
+        }
+        let (map, endpoints) = (&self.directory.map, self.settings.endpoints.len());
+        let count = endpoints + map.iter().flat_map(|map| logs(map).chain(shards(map))).count();
+        let start = self.directory.candidate;
+        for step in 0..count {
+            self.directory.candidate = start.wrapping_add(step);
+            if !self.links.is_owed(&self.map_candidate()) {
+                return;
+            }
+        }
+        self.directory.candidate = start;
     }
 
     /// Whether nobody needs the map that is being fetched for the first time.

@@ -152,11 +152,22 @@ impl Links {
         })
     }
 
-    /// The address that was heard of last, if that is no longer ago than `within`.
+    /// The address that was heard of last, if that is no longer ago than `within`; else one that owes nothing: of those that owe something, a dead one may be
+    /// among them.
     pub(super) fn lively(&self, now: Nanos, within: u64) -> Option<Arc<str>> {
         let ready = self.open.values().filter(|link| link.state == LinkState::Ready);
-        let last = ready.max_by_key(|link| link.last_heard)?;
-        (now.since(last.last_heard) <= within).then(|| Arc::clone(&last.address))
+        let last = ready.clone().max_by_key(|link| link.last_heard)?;
+        if now.since(last.last_heard) <= within {
+            return Some(Arc::clone(&last.address));
+        }
+        let idle = ready.filter(|link| link.in_flight.is_empty() && link.asked_at <= link.last_heard);
+        idle.max_by_key(|link| link.last_heard).map(|link| Arc::clone(&link.address))
+    }
+
+    /// Whether there is a connection to this address that owes something: where others don't, they are better asked.
+    pub(super) fn is_owed(&self, address: &str) -> bool {
+        let link = self.addresses.get(address).and_then(|entry| self.open.get(&entry.link?));
+        link.is_some_and(|link| link.state != LinkState::Ready || !link.in_flight.is_empty())
     }
 
     /// Whether no connection to this address is to be made now: others may answer sooner.

@@ -247,6 +247,13 @@ impl Requests {
         id
     }
 
+    /// Whether a request pauses because of where it has to go.
+    pub(super) fn any_astray(&self) -> bool {
+        let is_astray =
+            |request: &Request| request.state == State::Backoff && request.trouble.is_about_the_way();
+        self.table.values().any(is_astray)
+    }
+
     pub(super) fn get(&mut self, id: RequestId) -> Option<&mut Request> {
         self.table.get_mut(&id)
     }

@@ -346,8 +346,9 @@ impl Core {
     }
 }
 
-/// How long the map is waited for where no connection comes about, or no answer, before another endpoint is asked.
-pub(super) const CANDIDATE_PATIENCE: u64 = Nanos::SECOND;
+/// How long the map is waited for where no connection comes about, or no answer, before another endpoint is asked. A machine without power has several
+/// addresses, and writes have to flow again 3.5 s after its death; whoever answers later is still heard.
+pub(super) const CANDIDATE_PATIENCE: u64 = 300 * Nanos::MILLISECOND;
 /// From connecting to the answer to `Hello`.
 const OPEN_PATIENCE: u64 = 5 * Nanos::SECOND;
 /// All links are in use: look again after this.

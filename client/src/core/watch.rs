@@ -1,7 +1,8 @@
 //! What takes too long: silent connections, slow reads, requests whose way has changed.
 //!
 //! A node that dies without a word, or stands still, holds whatever was asked of it. Three things keep its users going:
-//! - **Silence.** A connection with something under way that says nothing for [`SILENCE`] makes the core ask others for the map.
+//! - **Silence.** A connection with something under way that says nothing for [`SILENCE`] makes the core ask others for the map, as does a request that pauses
+//!   because its way is gone.
 //! - **A new map** takes requests back from replicas that don't serve them any more, and sends them where they belong ([`Core::reroute`]).
 //! - **Hedges.** A read that takes far longer than reads do goes to a second replica as well; the first genuine answer is taken. They are paid
 //!   from a budget, one for [`READS_PER_HEDGE`] reads, so that a slow cluster isn't asked twice as much (Dean and Barroso, "The Tail at
@@ -90,7 +91,10 @@ impl Core {
             return;
         }
         self.watch(cx.now);
-        if self.links.any_silent(cx.now, SILENCE) && self.map().is_some() {
+        // Where others may take over, whoever waits for a way that is gone asks for the new one, however long the pause between its tries has become.
+        let is_redundant = self.map().is_some_and(|map| map.is_redundant());
+        let is_astray = is_redundant && self.requests.any_astray();
+        if (is_astray || self.links.any_silent(cx.now, SILENCE)) && self.map().is_some() {
             self.refresh_map(cx);
         }
         let patience = self.watch.patience();

@@ -366,12 +366,21 @@ impl Agent {
                     return Some(CloseReason::Redial); // an old address of somebody else's, which is ours now
                 }
                 self.peers.on_greeted(peer);
+                if peer == PeerId::Leader {
+                    self.talk.on_number(hello.map);
+                }
             }
-            (FrameKind::Register, Ok(Reply::Register(reply))) => {
-                let from = self.node_at(link);
-                self.talk.on_registered(now, from, *reply, effects);
-            }
-            (FrameKind::Heartbeat, Ok(Reply::Heartbeat(reply))) => self.talk.on_reply(now, &reply, effects),
+            (FrameKind::Register, Ok(Reply::Register(reply))) => match *reply {
+                Led::Elsewhere(Some(leader)) if self.is_stranger(leader) => self.look_for(now),
+                reply => {
+                    let from = self.node_at(link);
+                    self.talk.on_registered(now, from, reply, effects);
+                }
+            },
+            (FrameKind::Heartbeat, Ok(Reply::Heartbeat(reply))) => match reply {
+                Led::Elsewhere(Some(leader)) if self.is_stranger(leader) => self.look_for(now),
+                reply => self.talk.on_reply(now, &reply, effects),
+            },
             (FrameKind::GetMap, Ok(Reply::Map { number, page, pages, bytes })) => {
                 let newer = self.talk.on_page(number, (page, pages), bytes, self.follow.edition());
                 self.take_map(newer, effects);
@@ -380,6 +389,20 @@ impl Agent {
             _ => return Some(CloseReason::Redial),
         }
         None
+    }
+
+    /// Whether the map that there is doesn't say where this node is.
+    fn is_stranger(&self, node: NodeId) -> bool {
+        !self.follow.edition().map().as_map().nodes.iter().any(|known| known.node == node)
+    }
+
+    /// Somebody leads who joined since this node was there: the map of whoever said so tells where, if it is newer.
+    fn look_for(&mut self, now: Nanos) {
+        if self.talk.is_behind(self.follow.number()) {
+            self.talk.wait_for_map(now);
+        } else {
+            self.talk.look_elsewhere(now, None);
+        }
     }
 
     /// The node whose control port the leader's connection leads to.

@@ -133,6 +133,22 @@ impl Talk {
         self.next_at = if leader.is_some() { now } else { now.after(RETRY) };
     }
 
+    /// Whoever is talked to has this map.
+    pub(crate) fn on_number(&mut self, number: MapNumber) {
+        self.wanted = self.wanted.max(number);
+    }
+
+    /// Whether there is a newer map than this one.
+    pub(crate) fn is_behind(&self, number: MapNumber) -> bool {
+        self.wanted > number
+    }
+
+    /// Who leads isn't known to the map that there is; a newer one is being fetched from whoever is talked to.
+    pub(crate) fn wait_for_map(&mut self, now: Nanos) {
+        (self.stage, self.leader, self.unanswered_since) = (Stage::Searching, None, None);
+        self.next_at = now.after(RETRY);
+    }
+
     /// The connection is gone: what was asked has no answer.
     pub(crate) fn on_gone(&mut self, now: Nanos) {
         self.look_elsewhere(now, None);

@@ -3,7 +3,8 @@
 pub(crate) mod fuzz;
 mod world;
 
-use wire::Nanos;
+use wire::control::Command;
+use wire::{Nanos, NodeId};
 use world::{MS, World};
 
 #[test]
@@ -110,4 +111,32 @@ fn who_starts_again_passes_over_machines_that_say_nothing() {
         world.start_again(again);
         world.until("it is back", 20 * Nanos::SECOND, |world| world.nodes[again].lease > world.now);
     }
+}
+
+/// A node was away while another joined, and that one leads when it is back: it asked for the way to a node that its map didn't have, for ever (sim cluster seed 7).
+#[test]
+fn who_was_away_finds_a_leader_that_it_never_heard_of() {
+    let mut world = World::of(3, 4);
+    let away = world.leader().expect("one leads");
+    world.kill(away, false);
+    world.until("writes go on", 10 * Nanos::SECOND, |world| world.is_writable(2));
+    world.join(NodeId(4));
+    world.join(NodeId(5));
+    world.pass(5 * Nanos::SECOND);
+    world.command(Command::SetVoters(5));
+    world.pass(10 * Nanos::SECOND);
+    let vote = |world: &World| world.leader().is_some_and(|leader| leader >= 3);
+    // Those who voted before stand still in turn, until the new one leads.
+    for _ in 0..40 {
+        if vote(&world) {
+            break;
+        }
+        if let Some(leader) = world.leader() {
+            world.nodes[leader].stopped_until = world.now.after(4 * Nanos::SECOND);
+        }
+        world.pass(5 * Nanos::SECOND);
+    }
+    assert!(vote(&world), "{}", world.describe());
+    world.start_again(away);
+    world.until("it is back", 60 * Nanos::SECOND, |world| world.nodes[away].lease > world.now);
 }

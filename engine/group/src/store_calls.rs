@@ -20,6 +20,8 @@ use crate::effects::{CloseReason, Dial, Effects, Link, Note};
 
 /// A connection that can't be had is tried again after this.
 const RECONNECT_NANOS: u64 = Nanos::SECOND;
+/// A store that owes an answer, or a greeting, and says nothing for so long isn't there any more: its machine may have lost power, and then nobody says so.
+const SILENCE_NANOS: u64 = 10 * Nanos::SECOND;
 /// Calls that wait for a store; further ones are dropped, which the replica repeats.
 pub(crate) const WAITING_MAX: usize = 1024;
 /// Calls of one store that aren't answered; further ones wait. As many as a shard takes at once.
@@ -74,11 +76,19 @@ struct Peer {
     link: Option<Link>,
     greeted: bool,
     retry_at: Nanos,
+    /// When it said something, or was asked or dialled without owing anything.
+    heard: Nanos,
     waiting: VecDeque<Call>,
     asked: BTreeMap<u64, Call>,
 }
 
 impl Peer {
+    /// When it isn't waited for any more; `None`: it owes nothing.
+    fn silent_at(&self) -> Option<Nanos> {
+        let owes = self.link.is_some() && (!self.greeted || !self.asked.is_empty());
+        owes.then(|| self.heard.after(SILENCE_NANOS))
+    }
+
     /// A call that asks for the same, and isn't answered yet.
     fn same(&mut self, call: &Call) -> Option<&mut Call> {
         self.asked.values_mut().chain(&mut self.waiting).find(|known| known.asks_as(call))
@@ -118,6 +128,7 @@ impl StoreCalls {
                     link: None,
                     greeted: false,
                     retry_at: Nanos(0),
+                    heard: Nanos(0),
                     waiting: VecDeque::new(),
                     asked: BTreeMap::new(),
                 });
@@ -126,6 +137,27 @@ impl StoreCalls {
                 self.peers[index].address = Arc::from(store.address.as_str());
                 self.redial(index, Nanos(0), effects);
             }
+        }
+        self.give_up_on_former(map);
+    }
+
+    /// Deletes that wait for a store which doesn't ack for the chunks any more are given up, and the replica repeats them: it may never come back.
+    fn give_up_on_former(&mut self, map: &ClusterMap) {
+        let mut former = Vec::new();
+        for (store, peer) in (0_u16..=u16::MAX).zip(&self.peers) {
+            let acks = |id: &ChunkId| {
+                map.route(*id).members.iter().any(|member| member.store == store && member.state.acks())
+            };
+            for call in peer.waiting.iter().chain(peer.asked.values()) {
+                if let Call::Delete { ids, .. } = call
+                    && !ids.iter().all(acks)
+                {
+                    former.push(call.clone());
+                }
+            }
+        }
+        for call in &former {
+            self.give_up(call);
         }
     }
 
@@ -225,6 +257,9 @@ impl StoreCalls {
     /// Connects where calls wait for it, and sends where a connection is greeted.
     pub(crate) fn on_turn(&mut self, now: Nanos, map: &ClusterMap, effects: &mut Effects) {
         for index in 0..self.peers.len() {
+            if self.peers[index].silent_at().is_some_and(|at| now >= at) {
+                self.redial(index, now, effects);
+            }
             self.proceed(index, now, map, effects);
         }
     }
@@ -232,7 +267,7 @@ impl StoreCalls {
     /// When a connection may be tried again that calls wait for.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
         let cold = self.peers.iter().filter(|peer| peer.link.is_none() && !peer.waiting.is_empty());
-        cold.map(|peer| peer.retry_at).min()
+        cold.map(|peer| peer.retry_at).chain(self.peers.iter().filter_map(Peer::silent_at)).min()
     }
 
     fn proceed(&mut self, index: usize, now: Nanos, map: &ClusterMap, effects: &mut Effects) {
@@ -242,7 +277,7 @@ impl StoreCalls {
         }
         let Some(link) = peer.link else {
             if now >= peer.retry_at {
-                peer.retry_at = now.after(RECONNECT_NANOS);
+                (peer.retry_at, peer.heard) = (now.after(RECONNECT_NANOS), now);
                 let peer_number = u16::try_from(index).expect("stores have 16-bit indices");
                 effects.dials.push(Dial { peer: peer_number, address: Arc::clone(&peer.address) });
             }
@@ -254,6 +289,9 @@ impl StoreCalls {
         {
             if !is_wanted(&self.deletes, &call) {
                 continue;
+            }
+            if peer.asked.is_empty() {
+                peer.heard = now;
             }
             self.last += 1;
             let head = RequestHead { correlation: self.last, deadline_ms: 0 };
@@ -324,6 +362,7 @@ impl StoreCalls {
                 return None;
             }
         };
+        self.peers[index].heard = now;
         if prefix.kind == FrameKind::Hello {
             if matches!(reply, Reply::Hello(_)) {
                 self.peers[index].greeted = true;

@@ -140,7 +140,7 @@ impl World {
                     self.on_reply(*client, *correlation, *status, body);
                 }
                 Effect::DeleteChunks { first, count, orphans, .. } => {
-                    self.on_delete(*first, *count, *orphans)
+                    self.on_delete(*first, *count, *orphans);
                 }
                 Effect::RequestInventory { source, after } => self.inventory = Some((*source, *after)),
                 Effect::WriteCheckpointPage { index, record, number, last, bytes } => {

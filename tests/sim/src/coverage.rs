@@ -23,6 +23,8 @@ pub(crate) struct Table {
     title: &'static str,
     columns: &'static [&'static str],
     rows: &'static [Row],
+    /// Seeds are few: of each row only the first outcome has to be reached.
+    few: bool,
 }
 
 impl Table {
@@ -30,7 +32,7 @@ impl Table {
     pub(crate) fn gaps(&self, tally: &Tally) -> Vec<String> {
         let mut gaps = Vec::new();
         for row in self.rows {
-            for column in row.often.iter().filter(|column| tally.of(row.name, column) == 0) {
+            for column in self.often(row).iter().filter(|column| tally.of(row.name, column) == 0) {
                 gaps.push(format!("{}: {column} was never reached", row.name));
             }
             for column in tally.columns(row.name) {
@@ -40,6 +42,11 @@ impl Table {
             }
         }
         gaps
+    }
+
+    /// What must be reached of a row.
+    fn often(&self, row: &Row) -> &'static [&'static str] {
+        if self.few { &row.often[..row.often.len().min(1)] } else { row.often }
     }
 
     /// Whether its rows have their columns in common.
@@ -59,7 +66,8 @@ impl Table {
             for column in self.columns {
                 let width = heading(column).len();
                 let count = tally.of(row.name, column);
-                let cell = match (count, row.often.contains(column), row.seldom.contains(column)) {
+                let is_known = row.often.contains(column) || row.seldom.contains(column);
+                let cell = match (count, self.often(row).contains(column), is_known) {
                     (0, true, _) => "0!".to_owned(),
                     (0, _, true) => "(0)".to_owned(),
                     (0, ..) => "·".to_owned(),
@@ -156,6 +164,7 @@ const OUTCOMES: &[&str] = &[
 pub(crate) const OPERATIONS: Table = Table {
     title: "operation",
     columns: OUTCOMES,
+    few: false,
     rows: &[
         row(
             "put",
@@ -257,10 +266,14 @@ pub(crate) const OPERATIONS: Table = Table {
     ],
 };
 
+/// The same in a cluster.
+pub(crate) const CLUSTER_OPERATIONS: Table = Table { few: true, ..OPERATIONS };
+
 /// Faults on the whole node, and what came of them.
 pub(crate) const NODE_FAULTS: Table = Table {
     title: "fault",
     columns: &[],
+    few: false,
     rows: &[
         row(
             "fault",
@@ -321,10 +334,161 @@ pub(crate) const NODE_FAULTS: Table = Table {
     ],
 };
 
+/// Faults in a cluster, and what came of them.
+pub(crate) const CLUSTER_FAULTS: Table = Table {
+    title: "fault",
+    columns: &[],
+    few: false,
+    rows: &[
+        row(
+            "fault",
+            &[
+                "kill",
+                "power cut",
+                "crash in recovery",
+                "node pause",
+                "weather",
+                "reset",
+                "slow disk",
+                "disk errors",
+                "isolated",
+                "split",
+                "one way",
+                "ring",
+                "control cut",
+                "replaced",
+                "voters",
+                "min in sync",
+            ],
+            // Each seed leaves half of the kinds out, and there are few seeds.
+            &[
+                "power cut of all",
+                "client crash",
+                "client pause",
+                "partition",
+                "full disk",
+                "flipped bit",
+                "broken sector",
+                "lost writes",
+                "clock set",
+            ],
+        ),
+        row("clock", &[], &["set forward", "set back"]),
+        row(
+            "disk",
+            &["power cuts", "kills", "sectors dropped", "writes", "flushes"],
+            &[
+                "bits flipped",
+                "reads failed",
+                "writes failed",
+                "flushes failed",
+                "torn cuts",
+                "reordered cuts",
+            ],
+        ),
+        row("medium", &[], &["sectors broken", "allocations refused", "writes lost", "writes misdirected"]),
+        row(
+            "network",
+            &[
+                "connections",
+                "refused",
+                "frames",
+                "frames lost",
+                "resets",
+                "half open",
+                "held back",
+                "chunks delivered again",
+                "mutations delivered again",
+                "mutations overtaken",
+            ],
+            &["slow", "flips", "mutations answered from the results"],
+        ),
+        row("client", &["cancelled", "compacted"], &[]),
+        row("store", &["opened"], &["fenced", "damage reported", "open failed", "batches reported damaged"]),
+        row(
+            "log",
+            &["opened", "checkpoint"],
+            &[
+                "fenced",
+                "open failed",
+                "checkpoint damaged",
+                "checkpoint failed",
+                "opened after an orderly end",
+            ],
+        ),
+        // Lives of agents and votes, maps, and the rise of all chains' epochs together.
+        row(
+            "control",
+            &[
+                "registered",
+                "elected",
+                "deposed",
+                "lease lost",
+                "lease renewed",
+                "maps",
+                "epochs",
+                "nodes replaced",
+            ],
+            &[
+                "registration refused",
+                "store stale",
+                "store forgotten",
+                "store refused",
+                "voter fenced",
+                "voter failed",
+                "nodes given up",
+            ],
+        ),
+        row("chain", &["caught up", "synced", "head deposed", "began anew"], &[]),
+        row("gc", &["orphans deleted", "reclaimed"], &["calls dropped"]),
+        CHECKER,
+        row("seed", &["verified"], &[]),
+    ],
+};
+
+/// The death of one node, and what of its roles it had.
+pub(crate) const DEATHS: Table = Table {
+    title: "death",
+    columns: &[],
+    few: false,
+    rows: &[
+        row("death", &["head", "middle", "tail", "control leader", "by power", "by a kill"], &[]),
+        // How long after the death the last write was answered that it held up, and the slowest read.
+        row(
+            "writes resume",
+            &["within 3.5 s"],
+            &[
+                "later",
+                "within 0.5 s",
+                "within 1 s",
+                "within 1.5 s",
+                "within 2 s",
+                "within 2.5 s",
+                "within 3 s",
+            ],
+        ),
+        row(
+            "slowest read",
+            &[],
+            &[
+                "within 0.1 s",
+                "within 0.5 s",
+                "within 1 s",
+                "within 2 s",
+                "within 4 s",
+                "within 10 s",
+                "longer",
+            ],
+        ),
+        row("seed", &["verified"], &[]),
+    ],
+};
+
 /// Faults under the log alone, and what came of them.
 pub(crate) const LOG_FAULTS: Table = Table {
     title: "fault",
     columns: &[],
+    few: false,
     rows: &[
         row("fault", &["kill", "power cut", "crash in recovery", "connection lost"], &[]),
         DISK,
@@ -343,6 +507,7 @@ pub(crate) const LOG_FAULTS: Table = Table {
 pub(crate) const STORE: Table = Table {
     title: "store",
     columns: &[],
+    few: false,
     rows: &[
         row("put", &["ok", "no space", "busy"], &["store failed", "not serving", "exists already"]),
         row(
@@ -376,8 +541,12 @@ pub(crate) const STORE: Table = Table {
 mod tests {
     use super::*;
 
-    const TABLE: Table =
-        Table { title: "t", columns: &["ok", "bad", "odd"], rows: &[row("put", &["ok"], &["bad"])] };
+    const TABLE: Table = Table {
+        few: false,
+        title: "t",
+        columns: &["ok", "bad", "odd"],
+        rows: &[row("put", &["ok"], &["bad"])],
+    };
 
     #[test]
     fn a_zero_without_explanation_and_a_count_that_cannot_be_are_found() {

@@ -208,7 +208,7 @@ impl Faults {
             Fault::ClientCrash | Fault::ClientPause => (100, 15_000),
             Fault::NodePause => *self.random.pick(&[(10, 1_000), (1_000, 3_000), (2_000, 9_000)]),
             Fault::Weather | Fault::SlowDisk => (100, 10_000),
-            Fault::DiskErrors | Fault::FullDisk | Fault::LostWrites => (10, 3_000),
+            Fault::DiskErrors | Fault::FullDisk | Fault::LostWrites => (100, 12_000),
             _ => *self.random.pick(&[(10, 1_500), (1_000, 6_000), (4_000, 25_000)]),
         };
         self.random.between(low, high) * Nanos::MILLISECOND

@@ -19,6 +19,8 @@ pub enum Level {
     Node,
     /// Clients and several whole nodes.
     Cluster,
+    /// The same, where nothing goes wrong but that one node dies.
+    OneDeath,
 }
 
 /// What running several seeds gave.
@@ -36,7 +38,7 @@ pub struct Runs {
 
 impl Level {
     /// Every level.
-    pub const ALL: [Self; 4] = [Self::Store, Self::Log, Self::Node, Self::Cluster];
+    pub const ALL: [Self; 5] = [Self::Store, Self::Log, Self::Node, Self::Cluster, Self::OneDeath];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -45,6 +47,7 @@ impl Level {
             Self::Log => "log",
             Self::Node => "node",
             Self::Cluster => "cluster",
+            Self::OneDeath => "one-death",
         }
     }
 
@@ -60,6 +63,7 @@ impl Level {
             Self::Log => log_run::run(case),
             Self::Node => world::run(case),
             Self::Cluster => world::run_cluster(case),
+            Self::OneDeath => world::run_one_death(case),
         }
     }
 
@@ -69,7 +73,8 @@ impl Level {
             Self::Store => &[coverage::STORE],
             Self::Log => &[coverage::OPERATIONS, coverage::LOG_FAULTS],
             Self::Node => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
-            Self::Cluster => &[coverage::OPERATIONS, coverage::NODE_FAULTS],
+            Self::Cluster => &[coverage::CLUSTER_OPERATIONS, coverage::CLUSTER_FAULTS],
+            Self::OneDeath => &[coverage::DEATHS],
         }
     }
 

@@ -1,14 +1,15 @@
 //! The deterministic simulator: the shipped logic on one thread, in virtual time, from a seed.
 //!
-//! Three levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Log`] a metadata replica on its log, asked
+//! Its levels: [`Level::Store`] drives the chunk store alone on a simulated disk; [`Level::Log`] a metadata replica on its log, asked
 //! directly; [`Level::Node`] drives several [`client::core::Core`]s against a
-//! node made of [`shard::Shard`]s and a [`replica::Replica`] on its [`journal::log::Log`], over a simulated network, disks and clocks. The same seed gives
+//! node made of [`shard::Shard`]s and a [`replica::Replica`] on its [`journal::log::Log`], over a simulated network, disks and clocks;
+//! [`Level::Cluster`] several such nodes, each with its [`agent::Agent`]; [`Level::OneDeath`] a cluster of which one node dies. The same seed gives
 //! the same trace, whose hash is compared by a test. What clients were told is checked against a plain map (`checker`); whatever the
 //! crates assert of themselves is checked after every event, since a panic is a failure too. `docs/simulator.md` says what goes wrong and what must be
 //! survived.
 //!
 //! Layout: `random`, `schedule`, `trace`, `memory`, `disk`, `network` (the simulated world's parts), `shard_unit`, `meta_unit`,
-//! `node` (a node and its drivers), `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`,
+//! `agent_unit`, `mail`, `node` (a node and its drivers), `operator`, `client_process`, `task`, `workload` (clients), `faults`, `world` (who meets whom), `history`, `model`, `checker`,
 //! `kept` (what must hold), `store_run` (the store alone), `level`, `seeds`, `planted`, `report` (running it).
 
 #![forbid(unsafe_code)]

@@ -13,7 +13,9 @@ The deterministic simulator: the shipped client, shard, store, log and namespace
 
 usage: cargo run -p sim -- [--level LEVEL] [--seed N [--trace | --shrink] | --seeds A..B | --planted]
 
-  --level LEVEL      store: the chunk store alone; log: the metadata replica on its log; node: clients and a whole node. Default: all
+  --level LEVEL      store: the chunk store alone; log: the metadata replica on its log; node: clients and a whole node;
+                     cluster: clients and three to five nodes; one-death: the same, and one node dies. Default: all
+  --profile NAME     one-death: of level cluster that
   --seed N           one seed; prints the hash of its trace
   --trace            what happens, line by line, on standard error
   --shrink           a seed that fails: leaves out faults and operations as long as it fails, and tells the rest as a story
@@ -75,6 +77,15 @@ fn parse(mut rest: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--seed" => {
                 let seed: u64 = value()?.parse().map_err(|error| format!("--seed: {error}"))?;
                 arguments.seeds = Some(seed..seed + 1);
+            }
+            "--profile" => {
+                let name = value()?;
+                let is_known = name == Level::OneDeath.name();
+                arguments.levels = if is_known {
+                    vec![Level::OneDeath]
+                } else {
+                    return Err(format!("no profile is called {name}"));
+                };
             }
             "--seeds" => arguments.seeds = Some(parse_range(&value()?)?),
             "--trace" => arguments.case.printed = true,

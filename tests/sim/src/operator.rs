@@ -78,11 +78,6 @@ impl Operator {
         self.last
     }
 
-    /// Whether anything is asked.
-    pub(crate) fn is_busy(&self) -> bool {
-        !self.asks.is_empty()
-    }
-
     /// Whether there is an answer.
     pub(crate) fn has_told(&self, number: u64) -> bool {
         self.told.contains_key(&number)

@@ -66,7 +66,8 @@ pub fn count(level: Level) -> u64 {
         Level::Store => 100,
         Level::Log => 60,
         Level::Node => 150,
-        Level::Cluster => 4,
+        Level::Cluster => 16,
+        Level::OneDeath => 12,
     })
 }
 

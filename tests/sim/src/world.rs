@@ -3,6 +3,7 @@
 mod blows;
 mod cluster;
 mod copies;
+mod death;
 mod ending;
 mod events;
 mod filling;
@@ -12,6 +13,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use client::core::{Done, Ticket};
+use journal::Geometry;
 use replica::ReplicaConfig;
 use wire::{Nanos, Status, VolumeId};
 
@@ -219,6 +221,11 @@ pub(crate) fn run_cluster(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
     told("cluster", case, World::of_cluster(case), World::cluster_everything)
 }
 
+/// Runs one case in which one node dies.
+pub(crate) fn run_one_death(case: &Case) -> Result<(Tally, u64), Box<Failed>> {
+    told("one-death", case, World::of_cluster_with(case, roomy), World::one_death)
+}
+
 fn told(
     level: &'static str,
     case: &Case,
@@ -269,11 +276,15 @@ impl World {
     }
 
     fn of_cluster(case: &Case) -> Self {
+        Self::of_cluster_with(case, |settings| settings)
+    }
+
+    fn of_cluster_with(case: &Case, fit: impl Fn(NodeSettings) -> NodeSettings) -> Self {
         let mut world = Self::new(case);
         let mut random = Random::stream(case.seed, "cluster");
         let size = usize::try_from(random.between(3, 5)).expect("few");
         let ring_bits = u8::try_from(random.between(3, 5)).expect("small");
-        let cluster = Cluster::new(cluster_settings(&mut random), ring_bits, size);
+        let cluster = Cluster::new(fit(cluster_settings(&mut random)), ring_bits, size);
         world.faults = Faults::of_cluster(case.seed);
         world.nodes = vec![cluster.founder(case.seed)];
         world.cluster = Some(Box::new(cluster));
@@ -401,6 +412,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Stores that nobody fills: whoever waits doesn't wait for space.
+fn roomy(settings: NodeSettings) -> NodeSettings {
+    let geometry = Geometry::new(1 << 20).expect("a legal size");
+    let bytes = settings::device_bytes(geometry, 256);
+    NodeSettings { geometry, store_bytes: bytes, log_geometry: geometry, log_bytes: bytes, ..settings }
 }
 
 fn cluster_settings(random: &mut Random) -> NodeSettings {

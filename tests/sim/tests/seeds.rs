@@ -42,6 +42,16 @@ fn clients_and_a_node() {
 }
 
 #[test]
+fn a_cluster() {
+    run_level(Level::Cluster);
+}
+
+#[test]
+fn the_death_of_one_node() {
+    run_level(Level::OneDeath);
+}
+
+#[test]
 fn seeds_that_failed_once() {
     for level in Level::ALL {
         for seed in seeds::recorded(level) {

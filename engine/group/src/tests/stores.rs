@@ -363,4 +363,34 @@ fn deletes_go_to_those_who_ack_and_orphans_to_their_holder() {
     let orphan = ChunkId { ordinal: 7, ..first() };
     world.calls.delete(world.now, &world.map, (orphan, 1), (true, Some(1)), &mut world.effects);
     assert_eq!((world.calls.calls(0).0, world.calls.calls(1).0), (2, 1));
+    // The second one is gone for good once it has been asked: what waits for it is given up, and may be asked again of those who are there.
+    for slice in 0..world.map.as_map().slices.len() {
+        let mut map = world.map.as_map().clone();
+        map.slices[slice].chain.members[1].state = ReplicaState::Serving;
+        world.map = placement::ClusterMap::new(map).unwrap();
+    }
+    world.delete_from(20, 1);
+    assert_eq!((world.calls.deletes(), world.calls.calls(1).0), (3, 2));
+    let mut map = world.map.as_map().clone();
+    map.slices.iter_mut().for_each(|slice| slice.chain.members[1].state = ReplicaState::Offline);
+    world.map = placement::ClusterMap::new(map).unwrap();
+    world.calls.on_map(&world.map, &mut world.effects);
+    assert_eq!(world.calls.deletes(), 1, "only what waits for the one that acks");
+}
+
+/// A store's machine lost power: nothing said so, and what was asked before stood in the way of what was asked again (sim cluster seed 1065).
+#[test]
+fn a_silent_store_is_dialled_again() {
+    let mut world = World::new();
+    world.calls.inventory(world.now, &world.map, 0, None, &mut world.effects);
+    let links = world.connected();
+    assert_eq!((links.len(), world.calls.calls(0)), (1, (0, 1)));
+    let due = world.calls.deadline().expect("it is waited for");
+    world.effects.closes.clear();
+    world.calls.on_turn(Nanos(due.0 - 1), &world.map, &mut world.effects);
+    assert!(world.effects.closes.is_empty());
+    world.calls.on_turn(due, &world.map, &mut world.effects);
+    assert_eq!(world.effects.closes, [(links[0], CloseReason::Redial)]);
+    world.calls.inventory(due, &world.map, 0, None, &mut world.effects);
+    assert_eq!(world.calls.calls(0), (1, 0), "asked again");
 }

@@ -76,6 +76,8 @@ pub(crate) struct Control {
     free_at: BTreeMap<usize, Nanos>,
     /// Stores that control refuses, and why.
     pub refused: Vec<(StoreId, StoreVerdict)>,
+    /// Another vote took the place of one whose log this life had open: its buffers are lost with it.
+    pub changed_vote: bool,
     /// The vote's log can't be used any more.
     pub vote_is_lost: bool,
     pub(super) random: Random,
@@ -97,16 +99,12 @@ impl Control {
         if let Some(edition) = self.storing.take().filter(|_| is_written) {
             *stored = edition;
         }
+        self.changed_vote = false;
         self.publishing = None;
         self.lease = Nanos(0);
         self.refused.clear();
         self.free_at.clear();
         self.followed.clear();
-    }
-
-    /// The newest map that was ever promised.
-    pub(crate) fn promised(&self) -> MapNumber {
-        self.promised
     }
 }
 
@@ -149,6 +147,7 @@ impl Node {
             lease: Nanos(0),
             free_at: BTreeMap::new(),
             refused: Vec::new(),
+            changed_vote: false,
             vote_is_lost: false,
             random,
         }));
@@ -183,11 +182,6 @@ impl Node {
             Logic::Agent(agent) => Some(agent),
             _ => None,
         }
-    }
-
-    /// The map that it has stored.
-    pub(crate) fn stored(&self) -> &Arc<Edition> {
-        &self.edition
     }
 
     /// Whether its lease is good.
@@ -359,6 +353,7 @@ impl Node {
             Order::FormatVoter(id) => {
                 let control = self.control.as_mut().expect("only in clusters");
                 if control.votes.insert(id) {
+                    control.changed_vote |= control.vote.is_some();
                     control.vote = Some(id);
                     // Its log is made later: until then there is nothing of it.
                     let name = format!("vote {}.{id}", self.number);

@@ -21,7 +21,9 @@ impl World {
         match fault {
             Fault::PowerCutAll => {
                 let living: Vec<usize> = self.living().map(|(number, _)| number).collect();
-                living.into_iter().for_each(|node| self.end_node(node, true));
+                for node in living {
+                    self.end_node(node, true);
+                }
             }
             Fault::Isolate | Fault::ControlCut => {
                 let node = vec![Machine::Node(self.target())];

@@ -139,7 +139,7 @@ impl World {
     }
 
     /// A command, and its answer.
-    pub(super) fn command(&mut self, command: Command) -> Result<Answer, String> {
+    pub(super) fn command(&mut self, command: &Command) -> Result<Answer, String> {
         let ask = self.ask_control(Wish::Manage(command.clone()), QUIET_LIMIT);
         self.until("the control group's answer", 2 * QUIET_LIMIT, |world| {
             world.cluster.as_ref().is_some_and(|cluster| cluster.operator.has_told(ask))
@@ -312,7 +312,7 @@ impl World {
         let volume = self.make_volume()?;
         self.storm(volume)?;
         self.calm()?;
-        self.command(Command::SetMinInSync(2))?;
+        self.command(&Command::SetMinInSync(2))?;
         self.become_whole("after the faults")?;
         self.read_everything(volume)?;
         self.hold_while_replaced(volume)?;

@@ -103,7 +103,7 @@ impl World {
         Ok(())
     }
 
-    fn begin(&mut self, number: usize, action: Action) {
+    pub(super) fn begin(&mut self, number: usize, action: Action) {
         self.last_stamp += 1;
         let mut orders = Vec::new();
         let now = self.schedule.now();
@@ -187,7 +187,7 @@ impl World {
         self.nodes.iter().flat_map(|node| &node.hosts).any(|host| host.disk.is_damaged())
     }
 
-    fn is_idle(&self, client: usize) -> bool {
+    pub(super) fn is_idle(&self, client: usize) -> bool {
         self.clients[client].workload.under_way() == 0
     }
 
@@ -263,10 +263,18 @@ impl World {
         let quiet = self.schedule.now().after(Nanos::SECOND);
         self.schedule.at(quiet, Happening::Fault);
         self.until("the last frames", QUIET_LIMIT, |world| world.schedule.now() >= quiet)?;
-        for host in self.living().flat_map(|(_, node)| &node.hosts) {
-            let leaks = host.memory.leaks_beside_devices_own();
-            if !leaks.is_empty() {
-                return Err(format!("slots leaked: {leaks:?}"));
+        for (number, node) in self.living() {
+            for (unit, host) in node.hosts.iter().enumerate() {
+                let leaks = host.memory.leaks_beside_devices_own();
+                // An agent drops the log of a vote that was taken from it, with what is under way, and keeps a buffer of one that it couldn't open.
+                let is_excused = unit + 1 == node.hosts.len()
+                    && node
+                        .control
+                        .as_ref()
+                        .is_some_and(|control| control.changed_vote || control.vote_is_lost);
+                if !leaks.is_empty() && !is_excused {
+                    return Err(format!("slots leaked at {number}.{unit}: {leaks:?}"));
+                }
             }
         }
         Ok(())

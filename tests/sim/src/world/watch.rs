@@ -56,7 +56,7 @@ impl Watch {
             is_new |= self.leases.insert(number, has_lease) != Some(has_lease) && has_lease;
         }
         if is_new {
-            self.check_leases(now, nodes)?;
+            Self::check_leases(now, nodes)?;
         }
         self.check_group_heads(nodes)
     }
@@ -102,7 +102,7 @@ impl Watch {
     }
 
     /// R5, R18: once a newer epoch of a chain acks anywhere, no node that isn't in it has a lease and a promise to the older one.
-    fn check_leases(&self, now: Nanos, nodes: &[Node]) -> Result<(), String> {
+    fn check_leases(now: Nanos, nodes: &[Node]) -> Result<(), String> {
         let agents = || nodes.iter().filter_map(|node| Some((node, node.agent()?)));
         let newest = agents().map(|(_, agent)| agent.edition()).max_by_key(|edition| edition.number());
         let Some(newest) = newest else { return Ok(()) };

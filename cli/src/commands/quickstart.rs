@@ -157,7 +157,7 @@ impl Quickstart {
             store(context, &mut cluster, source, excluded, bytes)?;
         context.output.line(&stored_line(&stored, stored_nanoseconds, disk))?;
         context.output.line(&blow.line(bytes))?;
-        let (proof, proof_nanoseconds) = self.read_back(context, &endpoint, &place, (source, since))?;
+        let (proof, proof_nanoseconds) = read_back(context, &endpoint, &place, (source, since))?;
         context.output.line(&proof_lines(&proof, proof_nanoseconds, disk))?;
         let watch = Stopwatch::start();
         cluster.restart(VICTIM)?;
@@ -207,24 +207,23 @@ impl Quickstart {
         client.close();
         Ok(copies)
     }
+}
 
-    /// Compares everything with its source, through a client that knows nothing of the first one.
-    fn read_back(
-        &self,
-        context: &Context,
-        endpoint: &str,
-        place: &RemotePath,
-        (source, since): (&Path, Timestamp),
-    ) -> Result<(Proof, u64)> {
-        let mut fresh = connect(context, endpoint);
-        let progress = Progress::new(&fresh);
-        let watch = Stopwatch::start();
-        let proof = proof::prove(&mut fresh, place, source, since, &progress);
-        progress.finish();
-        let nanoseconds = watch.nanoseconds();
-        fresh.close();
-        Ok((proof?, nanoseconds))
-    }
+/// Compares everything with its source, through a client that knows nothing of the first one.
+fn read_back(
+    context: &Context,
+    endpoint: &str,
+    place: &RemotePath,
+    (source, since): (&Path, Timestamp),
+) -> Result<(Proof, u64)> {
+    let mut fresh = connect(context, endpoint);
+    let progress = Progress::new(&fresh);
+    let watch = Stopwatch::start();
+    let proof = proof::prove(&mut fresh, place, source, since, &progress);
+    progress.finish();
+    let nanoseconds = watch.nanoseconds();
+    fresh.close();
+    Ok((proof?, nanoseconds))
 }
 
 /// What a link that was named leads to: that is stored and compared, under its own name.

@@ -129,6 +129,8 @@ impl Control {
             Reply::Managed(answer) => match *answer {
                 Answer::Refused(Refusal::NotLeader(leader)) => Heard::Elsewhere(leader),
                 Answer::Refused(Refusal::Busy) => Heard::Later,
+                // Leadership was lost before it was answered, and a question can be asked again.
+                Answer::Refused(Refusal::Unknown) if is_question => Heard::Elsewhere(None),
                 answer => Heard::Answer(answer),
             },
             _ => Heard::Nonsense,

@@ -53,7 +53,8 @@ enum Command {
 #[command(after_help = "\
 Examples:
   catena server init --config catena.toml
-  catena server init --adopt --config catena.toml")]
+  catena server init --adopt --config catena.toml
+  catena admin cluster init --config catena.toml")]
 pub(crate) struct Init {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
@@ -68,6 +69,7 @@ pub(crate) struct Init {
 #[command(after_help = "\
 Examples:
   catena server join --config catena.toml --endpoint 192.0.2.7:7421
+  catena admin cluster join --config catena.toml --endpoint 192.0.2.7:7421
   catena server --config catena.toml
 
 Any address of any node will do as endpoint. Cut off, the same command goes on. Starting the node brings it in: chains get replicas in it by themselves.")]

@@ -8,7 +8,7 @@ fn the_fuzz_catches_planted_bugs() {
     let mut unnoticed = Vec::new();
     for bug in Bug::AGENT {
         choose(Some(*bug));
-        let caught = std::panic::catch_unwind(|| crate::tests::fuzz::run_all(0..60)).is_err();
+        let caught = std::panic::catch_unwind(|| crate::tests::fuzz::run_all(0..400)).is_err();
         choose(None);
         if !caught {
             unnoticed.push(*bug);

@@ -288,6 +288,10 @@ impl ControlThread {
                 Unit::Group(_) => Self::is_stuck(&self.metadata, MetaMail::Map(Arc::clone(&edition))),
             };
             self.tell_stuck(is_stuck);
+            if is_stuck {
+                // Whoever has it passes over it: all get it again with the next beat.
+                self.unpublished = Some(Arc::clone(&edition));
+            }
         }
     }
 
@@ -305,6 +309,7 @@ impl ControlThread {
     /// Asks the units how they are.
     fn ask_units(&mut self, now: Nanos) {
         self.beat_at = now.after(BEAT_INTERVAL);
+        self.publish();
         for shard in &self.shards {
             self.tell_stuck(Self::is_stuck(shard, ShardMail::Beat));
         }

@@ -103,10 +103,14 @@ impl Keeper {
         vote::open(&self.logs, vote)
     }
 
-    fn tell(&self, mail: ControlMail) {
-        // Refused only where the thread has ended: it takes what it is told at once.
-        if self.control.send(mail).is_err() && !self.control.is_closed() {
-            error!("the control thread doesn't take its mail");
+    /// The agent waits for it: it is tried until it is taken, or nobody is there any more.
+    fn tell(&self, mut mail: ControlMail) {
+        while let Err(refused) = self.control.send(mail) {
+            if self.control.is_closed() {
+                return;
+            }
+            mail = refused;
+            std::thread::park_timeout(RETRY);
         }
     }
 }

@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) struct Blow {
     /// Bytes that had been stored.
     pub(crate) after_bytes: u64,
+    /// Whom it hit.
+    victim: usize,
     /// It came before everything was stored.
     is_during: bool,
     /// The longest time afterwards in which nothing went on.
@@ -39,7 +41,7 @@ pub(crate) fn during<T>(
             let (after_bytes, is_during) = (progress.position(), !is_done.load(Ordering::Acquire));
             cluster.kill(victim)?;
             let pause_nanoseconds = longest_pause(progress, &is_done);
-            Ok(Blow { after_bytes, is_during, pause_nanoseconds })
+            Ok(Blow { after_bytes, victim, is_during, pause_nanoseconds })
         });
         let result = work();
         is_done.store(true, Ordering::Release);
@@ -64,11 +66,12 @@ fn longest_pause(progress: &Progress, is_done: &AtomicBool) -> u64 {
 impl Blow {
     /// What a person reads.
     pub(crate) fn line(&self, bytes: u64) -> String {
+        let victim = self.victim + 1;
         if !self.is_during {
-            return "killed     node-2 (SIGKILL), when everything was stored already".to_owned();
+            return format!("killed     node-{victim} (SIGKILL), when everything was stored already");
         }
         format!(
-            "killed     node-2 (SIGKILL) meanwhile, after {} of {}; the longest pause was {}",
+            "killed     node-{victim} (SIGKILL) meanwhile, after {} of {}; the longest pause was {}",
             size::human(self.after_bytes.min(bytes)),
             size::human(bytes),
             time::duration(self.pause_nanoseconds)

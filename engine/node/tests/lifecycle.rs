@@ -250,3 +250,25 @@ fn an_accepted_loss_is_in_the_map() {
     let (last, _) = map();
     assert!(last.number > after.number && last.groups[0].generation == 1);
 }
+
+/// A directory of the release before control groups had the same files but a vote's.
+#[test]
+fn a_directory_without_a_control_group_is_adopted_once() {
+    let directory = directory();
+    let config = config(directory.path());
+    let made = node::init(&config).expect("formatted");
+    stopped(&config);
+    let path = directory.path().join("identity.toml");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let old = text.split("[vote]").next().expect("a part").replace("format = 3", "format = 2");
+    std::fs::write(&path, old).expect("written");
+    std::fs::remove_file(directory.path().join("control-1.log")).expect("it was there");
+
+    assert!(matches!(node::start(config.clone()), Err(Error::NotAdopted { .. })));
+    assert_eq!(node::adopt(&config).expect("adopted"), made.cluster);
+    stopped(&config);
+    assert!(matches!(node::adopt(&config), Err(Error::Adopted { .. })));
+    let node = node::start(config).expect("started");
+    assert_eq!(node.waits_for(), None);
+    node.stop().expect("stopped");
+}
